@@ -1,0 +1,136 @@
+"""Budgets as arithmetic: which counters a call touches, how much it wants of each, and what a refusal means.
+
+Pure: counters are kept by ``proxy.state`` (memory or Redis), which takes all claims of an attempt or none. Money is
+nano-dollars, so a counter is an integer that no order of settling can change.
+
+    reserve   worst case of the attempt: input estimate + bound on the output, at the target's and key's price
+    settle    what it used, or the estimate of what was sent and received when the provider did not say
+    free      nothing was sent
+
+A claim that would not fit into an unused window, or not beside what is already spent, is *spent*: refused
+until the window ends. One that only others' reservations stand in the way of is *held*: they will settle for less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from proxy.accounting.money import NANO, usd_text
+from proxy.accounting.windows import Window
+from proxy.state.limits import Claim, Counter, Refusal
+
+__all__ = ["METRICS", "Amounts", "Bucket", "Budget", "obstacle"]
+
+METRICS = ("usd", "tokens", "calls")
+_KEPT = 10_000
+_AFTER = 3_600.0  # a counter outlives its window by an hour, for calls that settle late
+
+
+class Amounts(NamedTuple):
+    """What an attempt wants or used: nano-dollars, tokens, calls."""
+
+    usd: int
+    tokens: int
+    calls: int = 1
+
+
+class Bucket(NamedTuple):
+    """The counters of one budget for one value of its dimensions, while ``starts <= now < ends`` (Unix seconds)."""
+
+    value: str
+    starts: float
+    ends: float
+    counters: tuple[tuple[int, Counter], ...]
+    """(place in METRICS, counter)"""
+
+
+class Budget:
+    """One entry of a chain: limits per window for each value of its dimensions."""
+
+    def __init__(
+        self,
+        name: str,
+        per: Sequence[str],
+        window: Window,
+        *,
+        usd: int | None = None,
+        tokens: int | None = None,
+        calls: int | None = None,
+    ) -> None:
+        """``name``: unique in the configuration; counters are found by it. ``usd`` in nano-dollars."""
+        limits = {"usd": usd, "tokens": tokens, "calls": calls}
+        self.limits: Mapping[str, int] = {name: limit for name, limit in limits.items() if limit is not None}
+        if not self.limits:
+            raise ValueError(f"budget {name}: needs at least one of usd, tokens, calls")
+        self.name = name
+        self.per = tuple(per)
+        self.window = window
+        self._buckets: dict[str, Bucket] = {}
+
+    def bucket(self, value: str, now: float) -> Bucket:
+        """The counters for ``value`` (its dimensions joined by ``|``) at wall time ``now``. One look-up mostly."""
+        found = self._buckets.get(value)
+        if found is not None and found.starts <= now < found.ends:
+            return found
+        return self._make(value, now)
+
+    def _make(self, value: str, now: float) -> Bucket:
+        span = self.window.at(now)
+        rolling = self.window.rolling
+        counters = tuple(
+            (
+                METRICS.index(metric),
+                Counter(
+                    f"budget:{self.name}:{metric}:{span.name}:{value}",
+                    limit,
+                    rolling if rolling else span.end - now + _AFTER,
+                    span=rolling,
+                ),
+            )
+            for metric, limit in self.limits.items()
+        )
+        if len(self._buckets) >= _KEPT:  # values come from clients
+            self._buckets.clear()
+        lasts = (0.0, float("inf")) if rolling else span[:2]
+        found = self._buckets[value] = Bucket(value, *lasts, counters)
+        return found
+
+    def claims(
+        self, bucket: Bucket, amounts: Amounts, *, priced: bool = True
+    ) -> tuple[tuple[Claim, ...], tuple[int, ...]]:
+        """What the attempt wants of each counter, and the claims' places in METRICS.
+
+        An unpriced model counts as tokens and calls alone.
+        """
+        counters = bucket.counters if priced else tuple(entry for entry in bucket.counters if entry[0])
+        return tuple((counter, amounts[place]) for place, counter in counters), tuple(place for place, _ in counters)
+
+    def resets(self, now: float) -> float:
+        """Unix seconds at which the current window ends; for a rolling one, when all of it is past."""
+        return now + self.window.rolling if self.window.rolling else self.window.at(now).end
+
+    def explain(self, refusal: Refusal, wanted: int, value: str, now: float) -> str:
+        """What the caller reads: which budget, how much of it is gone, when it begins anew."""
+        prefix = f"budget:{self.name}:"
+        shown = _shown(refusal.limit.name.removeprefix(prefix).partition(":")[0])
+        window = f"the last {self.window.rolling:g} s" if self.window.rolling else f"this {self.window.kind}"
+        who = f"{'/'.join(self.per)} {value!r}" if self.per != ("all",) else "all calls"
+        back = datetime.fromtimestamp(self.resets(now), UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        text = f"Budget {self.name} of {who}: {shown(int(refusal.used))} of {shown(int(refusal.limit.limit))} are spent"
+        if refusal.held:
+            text += f", {shown(int(refusal.held))} are reserved by calls in flight"
+        renewed = "it frees as calls grow old" if self.window.rolling else f"it begins anew at {back}"
+        return f"{text} for {window}; this call may need {shown(wanted)}; {renewed}."
+
+
+def obstacle(refusal: Refusal, wanted: int) -> Literal["spent", "held"]:
+    """Why a claim of ``wanted`` does not fit: the limit is used up, or only others' reservations stand there."""
+    return "held" if refusal.used + wanted <= refusal.limit.limit else "spent"
+
+
+def _shown(metric: str) -> Callable[[int], str]:
+    if metric == "usd":
+        return lambda nano: f"${usd_text(nano, places=4 if nano < NANO else 2)}"
+    return lambda count: f"{count} {metric}"

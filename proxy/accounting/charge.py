@@ -1,0 +1,116 @@
+"""What one attempt used and what that cost: worked out once, for ``account`` and ``budget`` alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxy.accounting.prices import SERVICES, PriceBook
+from proxy.accounting.rates import Price, Unpriced
+from proxy.accounting.usage import Usage, estimate_tokens_from_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.exchange import Attempt, Exchange
+
+__all__ = ["ASSUMED_OUTPUT", "Charge", "Tariff", "bound_of", "used"]
+
+ASSUMED_OUTPUT = 1_000
+_CHARGED = "accounting.charge"
+# Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
+_CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
+
+
+class Charge(NamedTuple):
+    """An attempt's usage, its cost in nano-dollars, and the price that was used."""
+
+    usage: Usage
+    cost: int
+    price: Price | Unpriced
+
+
+class Tariff:
+    """Prices seen from an exchange: which model at which provider with which key."""
+
+    def __init__(self, prices: PriceBook, base_urls: Mapping[str, str]) -> None:
+        """``base_urls``: upstream -> base URL, by which the bundled list knows the provider."""
+        self.prices = prices
+        self._base_urls = base_urls
+
+    def price(self, exchange: Exchange, attempt: Attempt) -> Price | Unpriced:
+        """The price of this attempt's target with its key, in the service class that the request asks for."""
+        key = attempt.key
+        model = attempt.target.model or exchange.model_asked or ""
+        base_url = self._base_urls.get(attempt.upstream, "")
+        return self.prices.price(model, base_url, key.id if key is not None else "", service_class(exchange))
+
+    def model_price(self, model: str, upstream: str) -> Price | Unpriced:
+        """The list price of a model at an upstream, whoever asks."""
+        return self.prices.price(model, self._base_urls.get(upstream, ""))
+
+    def charge(self, exchange: Exchange, attempt: Attempt) -> Charge | None:
+        """What the attempt used and cost; None when nothing of it is paid. Final once the attempt has an outcome."""
+        found: Charge | None = attempt.local.get(_CHARGED)
+        if found is not None:
+            return found
+        usage = used(exchange, attempt)
+        if usage is None:
+            return None
+        price = self.price(exchange, attempt)
+        charge = Charge(usage, price.cost(usage), price)
+        if attempt.outcome is not None:
+            attempt.local[_CHARGED] = charge
+        return charge
+
+
+def service_class(exchange: Exchange) -> str:
+    """``service_tier`` of a request that somebody has read; ``standard`` for all others."""
+    body = exchange.request.body
+    if body is None or not body.was_read:
+        return "standard"
+    tier = body.strict().get("service_tier")
+    return tier if isinstance(tier, str) and tier in SERVICES else "standard"
+
+
+def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
+    """The attempt's usage: the provider's, else an estimate; None for what costs nothing.
+
+    Nothing was sent: nothing. An error that the provider answered with: nothing, unless it says so. Cut off, cancelled
+    or lost on the way: the estimate of what was sent and of what came back until then.
+    """
+    if attempt.usage is not None:
+        return attempt.usage
+    if not attempt.sent or attempt.outcome == "vetoed":
+        return None
+    if attempt.outcome == "failed" and attempt.failure not in _CUT_OFF:
+        return None
+    if attempt.status is not None and attempt.status >= 400:
+        return None
+    return Usage(
+        input=input_estimate(exchange),
+        output=estimate_tokens_from_size(attempt.received_bytes),
+        estimated=True,
+    )
+
+
+def input_estimate(exchange: Exchange) -> int:
+    """Input tokens: the exchange's own estimate where the body was read or estimated, else four bytes a token."""
+    count = exchange.estimated_input
+    if count is not None:
+        return count
+    body = exchange.request.body
+    if body is not None and body.was_read and exchange.dialect is not None:
+        return exchange.input_estimate()
+    return estimate_tokens_from_size(exchange.request.content_length or 0)
+
+
+def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
+    """Output tokens in the worst case: the client's own limit, else ``assumed``, times the number of answers.
+
+    ``read``: look into the body also if nobody has yet.
+    """
+    body, dialect = exchange.request.body, exchange.dialect
+    if body is None or dialect is None or not (read or body.was_read):
+        return assumed
+    bound = dialect.bound(body.strict())
+    return (assumed if bound.tokens is None else bound.tokens) * max(1, bound.choices)

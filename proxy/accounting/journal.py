@@ -1,0 +1,367 @@
+"""The journal: what must survive a crash, appended to a local file before a call's last piece leaves.
+
+``append`` only puts a line on a list. All lines of one turn of the event loop are one ``write`` at the turn's end, and
+whoever must know that its line stands awaits ``flushed``. Without fsync: what was written survives the process, also
+``kill -9``; ``fsync: true`` survives the machine, and then the write and the sync run in a thread.
+
+States: ``ok``; ``slow`` (a write took over 100 ms: writes run in a thread until 50 quick ones in a row); ``full`` (no
+room or an I/O error: lines wait in memory, up to a bound, and are tried again every second until they fit).
+
+Two promises hold for the lines in a segment: every line in a file is whole (a short write is cut back before the next
+try), and the begin of every open call stands in the newest segment, because a new segment starts with a copy
+of them. So old segments can go as soon as the ledger has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from proxy.accounting import record
+from proxy.accounting.segments import Directory, claim, read_lines, repair
+
+__all__ = ["Journal", "recover"]
+
+log = logging.getLogger("proxy.accounting")
+
+SLOW_WRITE = 0.100
+_QUICK_WRITE = 0.010
+_QUICK_IN_A_ROW = 50
+_TRY_AGAIN = 1.0
+_AT_ONCE = 2_000  # lines a write, some 0.6 MB: what waited for long does not stop the loop when it goes out
+
+
+class Journal:
+    """Opened by one process on one event loop. ``open`` repairs and recovers, ``close`` writes what is left."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        fsync: bool = False,
+        on_full: str = "continue",
+        segment_bytes: int = 8 << 20,
+        held_bytes: int = 64 << 20,
+        alarm: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """``root``: directory for journals; ``held_bytes``: how much may wait in memory while there is no room.
+
+        ``alarm(state, text)`` is called on the loop when ``state`` changes to ``ok``, ``slow``, ``full`` or ``lost``.
+        """
+        if on_full not in ("continue", "refuse"):
+            raise ValueError(f"on_full: {on_full!r}; allowed are continue, refuse")
+        self._root = root
+        self._fsync = fsync
+        self.on_full = on_full
+        self._segment_bytes = segment_bytes
+        self._held_bytes = held_bytes
+        self._alarm = alarm
+        self.state = "closed"
+        self.lost = 0
+        """Lines that were given up because no more could be held in memory while the disk was full."""
+        self.recovered = 0
+        """Calls found as abandoned when the journal was opened."""
+        self.ids = record.Ids()
+        self.grew = asyncio.Event()
+        """Set whenever lines reached the file; the ledger's writer waits for it."""
+        self._pending: list[bytes] = []
+        self._open: dict[int, bytes] = {}
+        self._scheduled = False
+        self._waiters: list[asyncio.Future[bool]] = []  # one each: a cancelled caller cancels only its own
+        self._in_flight: list[asyncio.Future[bool]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._quick = 0
+        self._in_thread = fsync
+        self._measured = 0
+        self._measured_bytes = 0
+
+    # --- life
+
+    def open(self) -> None:
+        """Claim a directory, repair its last line, close the calls of the process that died. Blocks: at start only."""
+        self.directory = claim(self._root)
+        left = recover(self.directory)
+        self.recovered = len(left)
+        numbers = self.directory.segments()
+        self.number = numbers[-1] if numbers else 1
+        self._loop = asyncio.get_running_loop()
+        self._fd = -1
+        self.state = "ok"
+        self._pending = left
+        try:
+            self._open_segment(self.number)
+            if left:
+                self._write(left)
+                self._pending = []
+        except OSError as error:
+            self._no_room(error)
+
+    async def close(self) -> None:
+        """Write what is left and give the directory back."""
+        if self.state == "closed":
+            return
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        while self._writing is not None:
+            await self._writing
+        if self._pending:
+            try:
+                self._write(self._pending)
+                self._pending = []
+            except OSError as error:
+                log.error(
+                    "journal %s: %d lines are lost at the end: %s", self.directory.path, len(self._pending), error
+                )
+        _wake(self._waiters, written=not self._pending)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.state = "closed"
+        self.grew.set()
+        self.directory.release()
+
+    # --- writing
+
+    def begin(self, number: int, line: bytes) -> None:
+        """Append the begin of call ``number``, a line of ``record.begin``."""
+        self._open[number] = line
+        self.append(line)
+
+    def end(self, number: int, line: bytes) -> None:
+        """Append the end of call ``number``, a line of ``record.end``."""
+        self._open.pop(number, None)
+        self.append(line)
+
+    def append(self, line: bytes) -> None:
+        """Append one line (with its newline). It is in the file at the end of this turn of the loop."""
+        self._pending.append(line)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def flushed(self) -> asyncio.Future[bool]:
+        """Done when everything appended so far stands in the file: True. False at once if there is no room for it."""
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        if self.state in ("full", "closed"):
+            waiter.set_result(False)
+        elif self._pending:
+            self._waiters.append(waiter)
+        elif self._writing is not None:
+            self._in_flight.append(waiter)
+        else:
+            waiter.set_result(True)
+        return waiter
+
+    @property
+    def refusing(self) -> bool:
+        """Whether new calls must be refused: no room to write, and configured so."""
+        return self.state == "full" and self.on_full == "refuse"
+
+    @property
+    def held(self) -> int:
+        """Lines that wait in memory."""
+        return len(self._pending)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._writing is not None or not self._pending:
+            return
+        if self.state == "full":
+            self._bound()
+            _wake(self._waiters, written=False)
+            return
+        if self._in_thread:
+            self._writing = self._loop.create_task(self._write_in_thread())
+            return
+        started = time.monotonic()
+        lines, self._pending = self._pending[:_AT_ONCE], self._pending[_AT_ONCE:]
+        try:
+            self._write(lines)
+        except OSError as error:
+            self._pending = lines + self._pending
+            self._no_room(error)
+            return
+        took = time.monotonic() - started
+        if took > SLOW_WRITE:
+            self._in_thread = True
+            self._quick = 0
+            self._change("slow", f"a write of the journal took {took * 1000:.0f} ms; writes run in a thread now")
+        self._written()
+
+    def _written(self) -> None:
+        self.grew.set()
+        if not self._pending:
+            _wake(self._waiters, written=True)
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    async def _write_in_thread(self) -> None:
+        try:
+            while self._pending and self.state != "full":
+                lines, self._pending = self._pending, []
+                self._in_flight, self._waiters = self._waiters, []
+                started = time.monotonic()
+                try:
+                    await asyncio.to_thread(self._write, lines)
+                except OSError as error:
+                    self._pending = lines + self._pending
+                    self._no_room(error)
+                    return
+                _wake(self._in_flight, written=True)
+                self.grew.set()
+                self._judge(time.monotonic() - started)
+        finally:
+            self._writing = None
+            if self._pending and not self._scheduled and self.state != "full":
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
+
+    def _judge(self, took: float) -> None:
+        """Go back to writing on the loop once the disk is quick again."""
+        self._quick = self._quick + 1 if took < _QUICK_WRITE else 0
+        if self.state == "slow" and self._quick >= _QUICK_IN_A_ROW:
+            self._in_thread = self._fsync
+            self._change("ok", "the journal's disk is quick again")
+
+    def _write(self, lines: list[bytes]) -> None:
+        """All lines in one write, whole or not at all. Raises ``OSError``."""
+        if self._fd < 0 or self._size >= self._segment_bytes:
+            self._next_segment()
+        data = b"".join(lines)
+        written = 0
+        try:
+            written = os.write(self._fd, data)
+            while written < len(data):  # a short write: the rest tells what is wrong
+                more = os.write(self._fd, data[written:])
+                if not more:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written += more
+            if self._fsync:
+                os.fsync(self._fd)
+        except OSError:
+            if written:
+                os.ftruncate(self._fd, self._size)
+            raise
+        self._size += len(data)
+
+    def _next_segment(self) -> None:
+        """Start a new file with the begins of all open calls, so that the older files are no longer needed for them."""
+        old, number = self._fd, self.number
+        if old >= 0:
+            number += 1
+        file = self.directory.file(number)
+        carried = b"".join(self._open.copy().values())
+        fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if old >= 0 and carried and os.write(fd, carried) < len(carried):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.close(fd)
+            file.unlink(missing_ok=True)
+            raise
+        if old >= 0:
+            os.close(old)
+        self._fd, self.number, self._size = fd, number, os.fstat(fd).st_size
+
+    def _open_segment(self, number: int) -> None:
+        file = self.directory.file(number)
+        self._fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._fd).st_size
+
+    # --- no room
+
+    def _no_room(self, error: OSError) -> None:
+        reason = "no room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else str(error)
+        if self.state != "full":
+            then = "calls are refused" if self.on_full == "refuse" else "calls go on, their records wait in memory"
+            self._change("full", f"journal {self.directory.path}: {reason}; {then} until it can be written again")
+        self._bound()
+        _wake(self._in_flight, written=False)
+        _wake(self._waiters, written=False)
+        if self._again is None:
+            self._again = self._loop.call_later(_TRY_AGAIN, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        if self.state != "full":
+            return
+        lines, rest = self._pending[:_AT_ONCE], self._pending[_AT_ONCE:]
+        try:
+            self._write(lines)
+        except OSError as error:
+            self._no_room(error)
+            return
+        waited, self._pending = len(self._pending), rest
+        self._quick = self._measured = self._measured_bytes = 0
+        self._change("ok", f"the journal can be written again; {waited} lines that waited go in")
+        self._written()
+
+    def _bound(self) -> None:
+        """Give the oldest lines up when more wait than may; said once for each thousand."""
+        self._measured_bytes += sum(map(len, self._pending[self._measured :]))
+        self._measured = len(self._pending)
+        if self._measured_bytes <= self._held_bytes:
+            return
+        given_up = 0
+        while self._measured_bytes > self._held_bytes * 0.9:  # a tenth at once, not a list shifted for every line
+            self._measured_bytes -= len(self._pending[given_up])
+            given_up += 1
+        del self._pending[:given_up]
+        self._measured = len(self._pending)
+        before, self.lost = self.lost, self.lost + given_up
+        if before // 1_000 != self.lost // 1_000 or not before:
+            self._tell("lost", f"the journal has had no room for so long that {self.lost} records are lost")
+
+    def _change(self, state: str, text: str) -> None:
+        self.state = state
+        self._tell(state, text)
+
+    def _tell(self, state: str, text: str) -> None:
+        log.log(logging.INFO if state == "ok" else logging.ERROR, "%s", text)
+        if self._alarm is not None:
+            self._alarm(state, text)
+
+
+def _wake(waiters: list[asyncio.Future[bool]], *, written: bool) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(written)
+    waiters.clear()
+
+
+def recover(directory: Directory) -> list[bytes]:
+    """Repair the last segment and make an end, ``abandoned``, for every call that has a begin and none.
+
+    The caller appends these lines in one write. Stopped before or during that, the next start makes them again.
+    """
+    numbers = directory.segments()
+    if not numbers:
+        return []
+    repair(directory.file(numbers[-1]))
+    begun: dict[int, list[Any]] = {}
+    ended: set[int] = set()
+    for number in numbers:
+        for line in read_lines(directory.file(number).read_bytes(), str(directory.file(number))):
+            if line[0] == "b":
+                begun[line[1]] = line
+            else:
+                ended.add(line[1])
+    left = [line for number, line in begun.items() if number not in ended]
+    if left:
+        log.warning(
+            "journal %s: %d calls were in flight when the last process died; entered as abandoned with their estimates "
+            "(%.6f USD)",
+            directory.path,
+            len(left),
+            sum(line[5] for line in left) / 1e9,
+        )
+    return [record.abandoned(line) for line in left]

@@ -1,0 +1,174 @@
+"""What a ledger is, to its writer and to reports: rows once, sums by dimension, pruning in small steps."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from proxy.accounting.ledger.batch import SUMS, Batch
+from proxy.accounting.ledger.statements import DAY, HOUR, TABLES, Dialect
+from proxy.accounting.record import DIMENSIONS
+
+__all__ = ["Conflict", "Ledger", "Position", "Slice", "Totals", "ask_histogram", "ask_totals", "open_ledger", "slices"]
+
+Totals = dict[str, int]
+"""Name of ``SUMS`` -> sum; money in nano-dollars, ``ms`` in milliseconds."""
+
+
+class Position(NamedTuple):
+    """How far a journal has been taken over: everything before ``place`` (bytes) in ``segment``."""
+
+    segment: int
+    place: int
+
+
+class Conflict(Exception):  # noqa: N818 - not an error: a fact the writer acts on
+    """The ledger's position is not the one the batch began at: an earlier commit got through unseen. Read it again."""
+
+
+class Ledger(Protocol):
+    """One database. Every method may raise the driver's errors; nothing is half done when it does."""
+
+    async def open(self) -> None:
+        """Connect and make the tables if they are not there."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+    async def position(self, source: str) -> Position | None:
+        """How far journal ``source`` is in here; None if never seen."""
+
+    async def apply(self, source: str, begun: Position, reached: Position, batch: Batch) -> None:
+        """Rows, roll-ups and the new position in one transaction. Raises ``Conflict``."""
+
+    async def rows(self, sql: str, parameters: Sequence[Any]) -> list[Sequence[Any]]:
+        """The answer to a query."""
+
+    async def prune(self, table: str, before: int, limit: int) -> int:
+        """Delete at most ``limit`` rows older than ``before`` (Unix ms); how many there were to delete."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Its SQL."""
+
+
+class Slice(NamedTuple):
+    """A stretch of time to be read from one table, in milliseconds."""
+
+    table: str
+    since: int
+    until: int
+
+
+def slices(since: int, until: int, pruned: Mapping[str, int], *, finest: str = "") -> list[Slice]:
+    """Cut ``[since, until)`` (Unix ms) so that whole days come from ``days``, whole hours from ``hours``, the rest
+    from ``calls``.
+
+    Where finer rows are pruned the coarser table stands in for the edge: its whole hour (day) is counted. ``finest``
+    forces one table (``hours`` to see hours apart).
+    """
+    if since >= until:
+        return []
+    if finest == "hours":
+        return [Slice("hours", since - since % HOUR, until + -until % HOUR)]
+    if since < pruned.get("calls", 0):
+        since -= since % HOUR
+    if until < pruned.get("calls", 0):
+        until += -until % HOUR
+    if since < pruned.get("hours", 0):
+        since -= since % DAY
+    if until < pruned.get("hours", 0):
+        until += -until % DAY
+    parts: list[Slice] = []
+    _cut(parts, since, until, (("days", DAY), ("hours", HOUR), ("calls", 1)))
+    return parts
+
+
+def _cut(parts: list[Slice], since: int, until: int, tables: Sequence[tuple[str, int]]) -> None:
+    (table, step), finer = tables[0], tables[1:]
+    first, last = since + -since % step, until - until % step
+    if first >= last:
+        if finer:
+            _cut(parts, since, until, finer)
+        return
+    if since < first:
+        _cut(parts, since, first, finer)
+    parts.append(Slice(table, first, last))
+    if last < until:
+        _cut(parts, last, until, finer)
+
+
+async def ask_totals(
+    ledger: Ledger,
+    since: int,
+    until: int,
+    by: Sequence[str] = (),
+    where: Mapping[str, str] | None = None,
+    *,
+    finest: str = "",
+) -> dict[tuple[Any, ...], Totals]:
+    """Sums between two moments (Unix ms) by columns of ``groups`` (and ``slot`` for hours), exact where rows stand.
+
+    ``where`` holds dimension values that must be equal. An empty ``by`` gives the one key ``()``.
+    """
+    now = int(time.time() * 1000)
+    if until > now:  # nothing stands there: whole days and hours can be read to their end
+        until += -until % DAY
+    pruned = {name: int(before) for name, before in await ledger.rows("SELECT name, before FROM pruned", ())}
+    found: dict[tuple[Any, ...], Totals] = {}
+    width = len(by)
+    condition, values = _where(ledger, where)
+    for part in slices(since, until, pruned, finest=finest):
+        _, step = TABLES[part.table]
+        sql = ledger.dialect.totals(part.table, ", ".join(by), condition)
+        for row in await ledger.rows(sql, (part.since // step, part.until // step, *values)):
+            if row[width] is None:  # a sum over nothing
+                continue
+            totals = found.setdefault(tuple(row[:width]), dict.fromkeys(SUMS, 0))
+            for name, value in zip(SUMS, row[width:], strict=True):
+                totals[name] += int(value)
+    return found
+
+
+async def ask_histogram(
+    ledger: Ledger, since: int, until: int, by: Sequence[str] = (), where: Mapping[str, str] | None = None
+) -> dict[tuple[Any, ...], list[tuple[int, int]]]:
+    """Calls by cost bucket for the days (UTC) that ``[since, until)`` touches."""
+    condition, values = _where(ledger, where)
+    sql = ledger.dialect.histogram(", ".join(by), condition)
+    found: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    for row in await ledger.rows(sql, (since // DAY, -(-until // DAY), *values)):
+        found.setdefault(tuple(row[: len(by)]), []).append((int(row[-2]), int(row[-1])))
+    return found
+
+
+def _where(ledger: Ledger, where: Mapping[str, str] | None) -> tuple[str, list[str]]:
+    conditions: list[str] = []
+    values: list[str] = []
+    mark = ledger.dialect.marks(1)[0]
+    for name, value in (where or {}).items():
+        if name not in DIMENSIONS:
+            raise ValueError(f"{name!r} is no dimension; there are {', '.join(DIMENSIONS)}")
+        values.append(value)
+        conditions.append(f"AND groups.{name} = {mark}{len(values) + 2}")
+    return " ".join(conditions), values
+
+
+def open_ledger(url: str, data: Path) -> Ledger:
+    """The ledger that ``url`` names (not yet opened): ``sqlite://FILE``, ``postgresql://...``, empty: in ``data``."""
+    if not url:
+        url = f"sqlite://{data / 'ledger.db'}"
+    kind, _, rest = url.partition("://")
+    if kind == "sqlite" and rest:
+        from proxy.accounting.ledger.sqlite import SqliteLedger  # noqa: PLC0415 - only the one that is used
+
+        return SqliteLedger(Path(rest).expanduser())
+    if kind in ("postgresql", "postgres"):
+        from proxy.accounting.ledger.postgres import PostgresLedger  # noqa: PLC0415 - asyncpg is heavy and optional
+
+        return PostgresLedger(url)
+    shown = re.sub(r"//[^@/]*@", "//...@", url)
+    raise ValueError(f"ledger: {shown!r}: must be sqlite:///path/to/file or postgresql://...")

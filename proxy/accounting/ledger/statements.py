@@ -1,0 +1,126 @@
+"""The SQL of the ledger, one text for SQLite and PostgreSQL; parameters are ``?1`` there and ``$1`` here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from proxy.accounting.ledger.batch import CALL_COLUMNS, GROUP_COLUMNS, SUMS
+
+__all__ = ["DAY", "HOUR", "TABLES", "Dialect", "fresh_table", "schema"]
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+TABLES = {"calls": ("at", 1), "hours": ("slot", HOUR), "days": ("slot", DAY), "costs": ("slot", DAY)}
+"""Table -> (its time column, milliseconds a step of that column)."""
+
+
+class Dialect:
+    """The statements with one database's parameter mark (``?`` or ``$``)."""
+
+    def __init__(self, mark: str, new_calls: str) -> None:
+        """``new_calls``: the SQL source of the rows that a transaction has just brought."""
+        self._mark = mark
+        names = ", ".join(CALL_COLUMNS)
+        self.insert_call = f"INSERT INTO calls ({names}) VALUES ({self.marks(len(CALL_COLUMNS))})"
+        self.insert_group = (
+            f"INSERT INTO groups ({', '.join(GROUP_COLUMNS)}) VALUES ({self.marks(len(GROUP_COLUMNS))}) "
+            "ON CONFLICT (id) DO NOTHING"
+        )
+        self.read_position = f"SELECT segment, place FROM positions WHERE source = {mark}1"
+        self.start_position = (
+            f"INSERT INTO positions (source, segment, place) VALUES ({self.marks(3)}) ON CONFLICT (source) DO NOTHING"
+        )
+        self.move_position = (
+            f"UPDATE positions SET segment = {mark}2, place = {mark}3 "
+            f"WHERE source = {mark}1 AND segment = {mark}4 AND place = {mark}5"
+        )
+        self.sum_up = self._sum_up(new_calls)
+        self.roll_up = (self._roll_up("hours", 1), self._roll_up("days", 24))
+        self.insert_costs = (
+            f"INSERT INTO costs (slot, grp, bucket, calls) VALUES ({self.marks(4)}) "
+            "ON CONFLICT (slot, grp, bucket) DO UPDATE SET calls = costs.calls + excluded.calls"
+        )
+
+    def marks(self, count: int) -> str:
+        """``?1, ?2, ...``"""
+        return ", ".join(f"{self._mark}{number}" for number in range(1, count + 1))
+
+    def _sum_up(self, new_calls: str) -> str:
+        """The new rows by hour and group, into the temporary table ``fresh``: read once for both roll-ups."""
+        sums = ", ".join(f"SUM({expression})" for expression in SUMS.values())
+        names = ", ".join(SUMS)
+        return f"INSERT INTO fresh (slot, grp, {names}) SELECT at / {HOUR}, grp, {sums} FROM {new_calls} GROUP BY 1, 2"
+
+    @staticmethod
+    def _roll_up(table: str, hours: int) -> str:
+        names = ", ".join(SUMS)
+        sums = ", ".join(f"SUM({name})" for name in SUMS)
+        added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+        # ordered, so that two replicas lock the rows they share in the same order
+        return (
+            f"INSERT INTO {table} (slot, grp, {names}) SELECT slot / {hours}, grp, {sums} FROM fresh WHERE TRUE "
+            f"GROUP BY 1, 2 ORDER BY 1, 2 ON CONFLICT (slot, grp) DO UPDATE SET {added}"
+        )
+
+    def totals(self, table: str, columns: str, where: str) -> str:
+        """Sums of one table between two moments, by ``columns`` (SQL for the dimensions, may be empty)."""
+        time, _ = TABLES[table]
+        source = SUMS.values() if table == "calls" else SUMS.keys()
+        sums = ", ".join(f"SUM({name})" for name in source)
+        by = f"GROUP BY {columns}" if columns else ""
+        chosen = f"{columns}, " if columns else ""
+        return (
+            f"SELECT {chosen}{sums} FROM {table} JOIN groups ON groups.id = {table}.grp "
+            f"WHERE {table}.{time} >= {self._mark}1 AND {table}.{time} < {self._mark}2 {where} {by}"
+        )
+
+    def histogram(self, columns: str, where: str) -> str:
+        """Calls by cost bucket between two days, by ``columns``."""
+        chosen = f"{columns}, " if columns else ""
+        return (
+            f"SELECT {chosen}bucket, SUM(calls) FROM costs JOIN groups ON groups.id = costs.grp "
+            f"WHERE slot >= {self._mark}1 AND slot < {self._mark}2 {where} GROUP BY {chosen}bucket"
+        )
+
+    def prune(self, table: str, limit: int) -> str:
+        """Delete at most ``limit`` of the rows before a moment."""
+        time, _ = TABLES[table]
+        row = "rowid" if self._mark == "?" else "ctid"
+        if self._mark == "?" and table != "calls":  # tables without rowid: the key itself
+            key = "slot, grp, bucket" if table == "costs" else "slot, grp"
+            return (
+                f"DELETE FROM {table} WHERE ({key}) IN "
+                f"(SELECT {key} FROM {table} WHERE {time} < ?1 ORDER BY {key} LIMIT {limit})"
+            )
+        return (
+            f"DELETE FROM {table} WHERE {row} IN "
+            f"(SELECT {row} FROM {table} WHERE {time} < {self._mark}1 ORDER BY {time} LIMIT {limit})"
+        )
+
+    @property
+    def mark_pruned(self) -> str:
+        """Remember that a table is no longer complete before a moment."""
+        return (
+            f"INSERT INTO pruned (name, before) VALUES ({self.marks(2)}) "
+            "ON CONFLICT (name) DO UPDATE SET before = excluded.before WHERE excluded.before > pruned.before"
+        )
+
+
+def fresh_table() -> str:
+    """The temporary table of ``Dialect.sum_up``, for one connection."""
+    return f"CREATE TEMP TABLE fresh (slot BIGINT, grp BIGINT, {', '.join(f'{name} BIGINT' for name in SUMS)})"
+
+
+def schema(kind: str) -> list[str]:
+    """The statements that make the tables, for ``sqlite`` or ``postgres``; each may be run again."""
+    lite = kind == "sqlite"
+    text = (files("proxy.accounting.ledger") / "schema.sql").read_text()
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    text = text.replace(
+        "{serial}", "INTEGER PRIMARY KEY" if lite else "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+    )
+    text = text.replace("{int8}", "INTEGER" if lite else "BIGINT").replace(
+        "{without_rowid}", "WITHOUT ROWID" if lite else ""
+    )
+    text = text.replace("{sums}", ", ".join(f"{name} {'INTEGER' if lite else 'BIGINT'} NOT NULL" for name in SUMS))
+    return [statement.strip() for statement in text.split(";") if statement.strip()]

@@ -1,0 +1,110 @@
+"""The admin port: an aiohttp application of its own, away from the calls.
+
+Health and metrics need no token; everything else needs ``admin.token`` when one is set, and it has to be set off
+loopback. Host and Origin are checked as on the data port, so that no web page can read or change anything here.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from proxy import __version__
+from proxy.browser import Hosts
+from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.app import App
+
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+def answer(data: Any, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=orjson.dumps(data, default=str), status=status, content_type="application/json")
+
+
+class Admin:
+    """The admin port of one process."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        config = app.config.admin
+        self._token = config.token.get_secret_value().encode() if config.token is not None else None
+        self._hosts = Hosts(config.host, config.hosts)
+        self._runner: web.AppRunner | None = None
+
+    def _application(self) -> web.Application:
+        from proxy.admin import api  # noqa: PLC0415 - kept beside its only user
+
+        application = web.Application(middlewares=[self._guard()])
+        application.router.add_get("/healthz", self._health)
+        application.router.add_get("/readyz", self._ready)
+        api.add_routes(application, self.app)
+        return application
+
+    def _guard(self) -> Any:
+        @web.middleware
+        async def guard(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            try:
+                self._hosts.check(request.headers.get("host"))
+            except ProxyError as error:
+                return _refused(403, error.message)
+            origin = request.headers.get("origin")
+            if origin is not None and origin != f"{request.scheme}://{request.host}":
+                return _refused(403, "calls from other web pages are not allowed")
+            if self._token is not None and request.path not in _OPEN:
+                said = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+                if not hmac.compare_digest(said, self._token):
+                    return _refused(401, "the admin port needs `Authorization: Bearer` with admin.token")
+            return await handler(request)
+
+        return guard
+
+    async def start(self) -> str:
+        """Listen. Returns the URL. Raises OSError."""
+        config = self.app.config.admin
+        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        await self._runner.setup()
+        context = None
+        if config.tls is not None:
+            import ssl  # noqa: PLC0415 - only for TLS
+
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(config.tls.cert, config.tls.key)
+        site = web.TCPSite(self._runner, config.host, config.port, ssl_context=context, shutdown_timeout=1.0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        scheme = "http" if context is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Close the port."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return answer({"status": "ok", "version": __version__})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        app = self.app
+        reasons = [] if app.ready else ["draining" if app.draining else "starting"]
+        if app.snapshot is not None:
+            for part in app.snapshot.services.made().values():
+                unready = getattr(part, "unready", None)
+                if unready is not None:
+                    reason = unready()
+                    if reason is not None:
+                        reasons.append(reason)
+        return answer({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+
+def _refused(status: int, message: str) -> web.Response:
+    return answer({"error": {"message": message, "type": "admin", "param": None, "code": None}}, status)

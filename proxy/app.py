@@ -1,0 +1,201 @@
+"""Wires one snapshot into a running process: starts it, drains it, stops it.
+
+App(loaded).run()      what `llm-sidecar serve` does
+start, drain, stop     the steps, for tests and for the worker supervisor
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+from proxy import lifecycle
+from proxy.browser import is_loopback
+from proxy.clock import SystemClock
+from proxy.listener import Connection, Listener
+from proxy.services import Services
+from proxy.snapshot import Snapshot
+from proxy.telemetry.logs import Logs
+from proxy.wiring import offer_services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+    from proxy.config import Loaded
+    from proxy.config.problem import Problem
+
+log = logging.getLogger("llm_sidecar.app")
+
+
+class StartError(Exception):
+    """The process cannot start as configured; one line that says what to do."""
+
+
+class App:
+    """One process. ``ready`` is what /readyz says; ``where`` the URLs of the data port."""
+
+    def __init__(self, loaded: Loaded, warnings: list[Problem] | None = None, *, reuse_port: bool = False) -> None:
+        self.loaded = loaded
+        self.config = loaded.config
+        self.warnings = warnings or []
+        self.logs: Logs | None = None
+        self.snapshot: Snapshot | None = None
+        self.listener: Listener | None = None
+        self.admin: Any = None
+        self.ready = False
+        self.draining = False
+        self.where: list[str] = []
+        self.admin_url: str | None = None
+        self.reuse_port = reuse_port
+        self._demo: Any = None
+        self._stop: asyncio.Event = asyncio.Event()
+        self._hurry: asyncio.Event = asyncio.Event()
+
+    # --- steps -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Everything up and listening. Raises StartError."""
+        config = self.config
+        self._refuse_open_door()
+        try:
+            self.logs = Logs(config.log)
+        except OSError as error:
+            raise StartError(
+                f"log.file {config.log.file}: cannot be opened ({error.strerror}); check the path"
+            ) from None
+        for problem in self.warnings:
+            log.warning(str(problem))
+        services = Services(SystemClock(), config, workers=config.server.workers)
+        offer_services(services)
+        addresses = await self._start_demo()
+        self.snapshot = Snapshot(config, services, addresses=addresses, access=self.logs.access)
+        await self.snapshot.start()
+        self.listener = Listener(config.server, self._serve)
+        try:
+            self.where = await self.listener.open(reuse_port=self.reuse_port)
+        except (OSError, OverflowError) as error:
+            raise StartError(self._bind_problem("server", config.server.host, config.server.port, error)) from None
+        if config.admin.enabled:
+            from proxy.admin.app import Admin  # noqa: PLC0415 - not every process has an admin port
+
+            self.admin = Admin(self)
+            try:
+                self.admin_url = await self.admin.start()
+            except (OSError, OverflowError) as error:
+                raise StartError(self._bind_problem("admin", config.admin.host, config.admin.port, error)) from None
+        self.ready = True
+
+    async def _serve(self, connection: Connection, message: RawRequestMessage, payload: StreamReader) -> None:
+        snapshot = self.snapshot
+        assert snapshot is not None
+        if self.draining:
+            connection.close_after_answer()
+        await lifecycle.serve(snapshot, connection, message, payload)
+
+    async def drain(self) -> None:
+        """/readyz says 503 at once, no new connections; calls in flight get up to ``server.drain`` to end."""
+        self.ready = False
+        self.draining = True
+        if self.listener is None:
+            return
+        self.listener.stop_accepting()
+        waiting = asyncio.ensure_future(self.listener.drain(self.config.server.drain))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait((waiting, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, hurry):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def stop(self) -> None:
+        """Everything down; safe after a start that failed half-way."""
+        if self.listener is not None:
+            self.listener.stop_accepting()
+            await self.listener.close()
+        if self.admin is not None:
+            await self.admin.stop()
+        if self.snapshot is not None:
+            await self.snapshot.stop()
+        if self._demo is not None:
+            await self._demo.stop()
+        if self.logs is not None:
+            self.logs.close()
+
+    async def run(self, started: Callable[[App], None] | None = None) -> int:
+        """Serve until SIGTERM or SIGINT; a second signal ends now. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.signalled)
+        try:
+            await self.start()
+            if started is not None:
+                started(self)
+            await self._stop.wait()
+            await self.drain()
+        finally:
+            await self.stop()
+        return 0
+
+    def signalled(self) -> None:
+        """What a signal does: the first drains, the second ends now."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+        self.ready = False
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    async def _start_demo(self) -> dict[str, str]:
+        """Start the embedded upstream if a route or alias can reach one; its address by upstream name."""
+        names = [name for name, upstream in self.config.upstreams.items() if upstream.api == "demo"]
+        used = {route.upstream for route in self.config.routes if route.enabled}
+        used |= {alias.upstream for alias in self.config.models.values() if alias.upstream is not None}
+        if not names:
+            return {}
+        if not used & set(names) and not any(e.policy == "fallback" for c in self.config.chains.values() for e in c):
+            return dict.fromkeys(names, "http://127.0.0.1:9/v1")  # never called: no route leads there
+        from proxy.demo import Demo  # noqa: PLC0415 - only for the demo upstream
+
+        self._demo = Demo()
+        port = await self._demo.start("127.0.0.1", 0)
+        return dict.fromkeys(names, f"http://127.0.0.1:{port}/v1")
+
+    def _refuse_open_door(self) -> None:
+        server = self.config.server
+        if server.unix is not None or is_loopback(server.host) or server.hosts:
+            return
+        open_chains = [
+            name
+            for name in dict.fromkeys(route.chain for route in self.config.routes if route.enabled)
+            if not any(
+                entry.policy == "authenticate"
+                and entry.mode != "off"
+                and getattr(entry.options, "method", "none") != "none"
+                for entry in self.config.chains.get(name, ())
+            )
+        ]
+        if open_chains:
+            raise StartError(
+                f"server.host {server.host} is reachable by others, and chain {open_chains[0]!r} lets everybody in: give "
+                "the chain `authenticate` with method keys, jwt or passthrough, or list the names under server.hosts, "
+                "or bind 127.0.0.1"
+            )
+
+    @staticmethod
+    def _bind_problem(section: str, host: str, port: int, error: Exception) -> str:
+        import errno  # noqa: PLC0415 - only on the way out
+
+        number = getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
+            return f"{section}.port {port} on {host} is in use: stop what listens there or set another {section}.port"
+        if number == errno.EACCES:
+            return f"{section}.port {port} on {host}: not allowed; ports below 1024 need privileges, take a higher one"
+        if number == errno.EADDRNOTAVAIL:
+            return f"{section}.host {host} is not an address of this machine; take 127.0.0.1 or 0.0.0.0"
+        return f"{section}: cannot listen on {host}:{port}: {error}"

@@ -1,0 +1,338 @@
+"""A chain, compiled at load: for each phase the list of policies that have it, in the order they are called.
+
+Requests go down the list, answers and events come back up it through exactly those policies that
+were entered above the place where the answer arose. A policy whose ``when`` does not hold is not
+entered for that call: its bit is set in ``exchange.local[SKIPPED]`` and every phase passes it by.
+
+One policy may split the chain (``cache``): what stands below it becomes a chain of its own
+(``below``), run by a flight. See ``proxy.flight``.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.errors import ProxyError
+from proxy.exchange import Answer
+from proxy.policy import Decision, Policy, Stage, Stop, Verdict, Veto, Wait
+
+if TYPE_CHECKING:
+    from proxy.exchange import Attempt, EndReason, Exchange, Origin
+    from proxy.flight import Below
+    from proxy.stream.sse import Event
+
+log = logging.getLogger("llm_sidecar.chain")
+
+SKIPPED: Final = "chain.skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of a chain. closed: what happens when the policy itself breaks: True refuses the call."""
+
+    policy: Policy
+    closed: bool
+    when: Callable[[Exchange], bool] | None = None
+
+    @property
+    def label(self) -> str:
+        """The entry's name in logs, timings and ``x-sidecar-policy``."""
+        return self.policy.label
+
+
+def _has(policy: Policy, phase: str) -> bool:
+    return getattr(type(policy), phase) is not getattr(Policy, phase)
+
+
+class Chain:
+    """The compiled chain. ``steps`` in YAML order; ``below`` what stands below a split, else None."""
+
+    def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "") -> None:
+        self.name = name
+        self.digest = digest
+        self.all_steps = tuple(steps)
+        split = next((i for i, step in enumerate(steps) if step.policy.splits), None)
+        self.split: Step | None = None if split is None else steps[split]
+        self.below: Chain | None = None if split is None else Chain(name, steps[split + 1 :], digest=digest)
+        self.steps = tuple(steps if split is None else steps[: split + 1])
+        self.count = len(self.steps)
+
+        # (index, function, step) for every policy that has the phase; going up: innermost first.
+        self._request = [
+            (i, step.policy.on_request if _has(step.policy, "on_request") else None, step)
+            for i, step in enumerate(self.steps)
+            if _has(step.policy, "on_request") or step.when is not None
+        ]
+        self._attempt = self._phase("on_attempt")
+        self._result = self._phase("on_result", up=True)
+        self._attempt_end = self._phase("on_attempt_end", up=True)
+        self._response = self._phase("on_response", up=True)
+        self._stream = self._phase("open_stream", up=True)
+        self._settle = self._phase("on_settle", up=True)
+        self._done = self._phase("on_done", up=True)
+        self._conditional = any(step.when is not None for step in self.steps)
+
+        mine = [step.policy for step in self.steps]
+        self.settles = bool(self._settle)
+        self.opens_streams = bool(self._stream)
+        self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
+        self.needs_usage = any(p.needs_usage for p in self.policies)
+        self.late_commit = any(p.late_commit for p in self.policies)
+        self.selects_key = any(p.selects_key for p in self.policies)
+
+    def _phase(self, phase: str, *, up: bool = False) -> list[tuple[int, Any, Step]]:
+        found = [(i, getattr(s.policy, phase), s) for i, s in enumerate(self.steps) if _has(s.policy, phase)]
+        return found[::-1] if up else found
+
+    @property
+    def policies(self) -> list[Policy]:
+        """Every policy, those below a split included."""
+        return [step.policy for step in self.all_steps]
+
+    def find(self, name: str) -> Policy | None:
+        """The first policy of this name."""
+        return next((policy for policy in self.policies if policy.name == name), None)
+
+    # --- going down ----------------------------------------------------------------------------
+
+    async def down(self, exchange: Exchange) -> Answer | None:
+        """Run the request phase. Returns an Answer when a policy answered at once; ``exchange.entered``
+        is then the number of policies above it. Raises ProxyError when one refused."""
+        for index, hook, step in self._request:
+            exchange.entered = index
+            if step.when is not None and not step.when(exchange):
+                exchange.local[SKIPPED] = exchange.local.get(SKIPPED, 0) | 1 << index
+                continue
+            if hook is None:
+                continue
+            try:
+                answer = await hook(exchange)
+            except ProxyError as error:
+                error.policy = error.policy or step.label
+                raise
+            except Exception as error:
+                self._broken(step, "on_request", error, exchange)
+                continue
+            if answer is not None:
+                return answer  # type: ignore[no-any-return]
+        exchange.entered = self.count
+        return None
+
+    async def fly(self, exchange: Exchange, below: Below) -> Answer:
+        """Let the policy that splits the chain take the place of what stands below it. When it breaks and is
+        open, the work below is done as if it were not there."""
+        step = self.split
+        assert step is not None
+        skipped = self._conditional and exchange.local.get(SKIPPED, 0) >> (self.count - 1) & 1
+        if not skipped:
+            try:
+                return await step.policy.on_flight(exchange, below)
+            except ProxyError:
+                raise
+            except Exception as error:
+                self._broken(step, "on_flight", error, exchange)
+        return await below.start().join(exchange)
+
+    # --- around one attempt --------------------------------------------------------------------
+
+    async def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+        """Run on_attempt from the outside in. ``attempt.entered`` counts those that returned."""
+        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        for index, hook, step in self._attempt:
+            if skipped >> index & 1:
+                continue
+            try:
+                said = await hook(exchange, attempt)
+            except ProxyError as error:
+                error.policy = error.policy or step.label
+                return Veto("call", error)
+            except Exception as error:
+                try:
+                    self._broken(step, "on_attempt", error, exchange)
+                except ProxyError as refused:
+                    return Veto("call", refused)
+                continue
+            attempt.entered = index + 1
+            if said is not None:
+                if isinstance(said, Veto):
+                    said.error.policy = said.error.policy or step.label
+                return said  # type: ignore[no-any-return]
+        attempt.entered = self.count
+        return None
+
+    async def judge(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
+        """Ask on_result, innermost first, until one decides."""
+        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        decision: Decision | None = None
+        for index, hook, step in self._result:
+            if skipped >> index & 1:
+                continue
+            try:
+                said = await hook(exchange, attempt, verdict)
+            except Exception as error:
+                self._log(step, "on_result", error, exchange)
+                continue
+            if decision is None and said is not None:
+                decision = said
+        return decision
+
+    async def end_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Run on_attempt_end for every policy whose on_attempt returned: exactly once, innermost first."""
+        if attempt.ended:
+            return
+        attempt.ended = True
+        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        for index, hook, step in self._attempt_end:
+            if index >= attempt.entered or skipped >> index & 1:
+                continue
+            try:
+                await hook(exchange, attempt)
+            except Exception as error:
+                self._log(step, "on_attempt_end", error, exchange)
+
+    # --- going up ------------------------------------------------------------------------------
+
+    async def up(self, exchange: Exchange, answer: Answer) -> Answer:
+        """Run on_response for a whole answer through the policies entered. A refusal on the way up
+        becomes the answer for those above."""
+        entered = exchange.entered
+        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        for index, hook, step in self._response:
+            if index >= entered or skipped >> index & 1:
+                continue
+            try:
+                changed = await hook(exchange, answer)
+            except ProxyError as error:
+                error.policy = error.policy or step.label
+                answer = refuse(exchange, error)
+                continue
+            except Exception as error:
+                try:
+                    self._broken(step, "on_response", error, exchange)
+                except ProxyError as refused:
+                    answer = refuse(exchange, refused)
+                continue
+            if changed is not None:
+                answer = changed
+        return answer
+
+    def open_stages(self, exchange: Exchange, answer: Answer) -> list[Stage]:
+        """The stages that this call's stream needs, innermost first. Raises ProxyError when one refuses."""
+        entered = exchange.entered
+        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        stages: list[Stage] = []
+        for index, hook, step in self._stream:
+            if index >= entered or skipped >> index & 1:
+                continue
+            try:
+                stage = hook(exchange, answer)
+            except ProxyError as error:
+                error.policy = error.policy or step.label
+                raise
+            except Exception as error:
+                self._broken(step, "open_stream", error, exchange)
+                continue
+            if stage is not None:
+                stages.append(_Guarded(stage, step, self, exchange))
+        return stages
+
+    # --- the end -------------------------------------------------------------------------------
+
+    async def settle(self, exchange: Exchange) -> None:
+        """Run on_settle through the policies entered."""
+        await self._finally(self._settle, "on_settle", exchange)
+
+    async def done(self, exchange: Exchange) -> None:
+        """Run on_done through the policies entered."""
+        await self._finally(self._done, "on_done", exchange)
+
+    async def _finally(self, hooks: list[tuple[int, Any, Step]], phase: str, exchange: Exchange) -> None:
+        entered = exchange.entered
+        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        for index, hook, step in hooks:
+            if index >= entered or skipped >> index & 1:
+                continue
+            try:
+                await hook(exchange)
+            except Exception as error:
+                self._log(step, phase, error, exchange)
+
+    # --- a policy that breaks ------------------------------------------------------------------
+
+    def _broken(self, step: Step, phase: str, error: Exception, exchange: Exchange) -> None:
+        self._log(step, phase, error, exchange)
+        if step.closed:
+            message = f"The policy {step.label} failed; the call was refused."
+            raise ProxyError("policy_failed", message, policy=step.label)
+
+    def _log(self, step: Step, phase: str, error: Exception, exchange: Exchange) -> None:
+        # The message of a foreign exception may quote a body, so only its type and the places are logged.
+        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-3:]]
+        log.error(
+            "policy failed",
+            extra={
+                "policy": step.label,
+                "phase": phase,
+                "error": type(error).__name__,
+                "at": places,
+                "on_error": "closed" if step.closed else "open",
+                "request_id": exchange.id,
+            },
+        )
+
+
+class _Guarded(Stage):
+    """A stage whose failure ends the stream (closed) or takes the stage out of it (open)."""
+
+    __slots__ = ("_chain", "_exchange", "_out", "_stage", "_step")
+
+    def __init__(self, stage: Stage, step: Step, chain: Chain, exchange: Exchange) -> None:
+        self._stage, self._step, self._chain, self._exchange = stage, step, chain, exchange
+        self._out = False
+
+    def feed(self, event: Event) -> Sequence[Event] | Stop:
+        if self._out:
+            return (event,)
+        try:
+            return self._stage.feed(event)
+        except ProxyError as error:
+            error.policy = error.policy or self._step.label
+            return Stop(error)
+        except Exception as error:
+            try:
+                self._chain._broken(self._step, "stream", error, self._exchange)
+            except ProxyError as refused:
+                return Stop(refused)
+            self._out = True
+            return (event,)
+
+    def end(self, reason: EndReason) -> Sequence[Event]:
+        if self._out:
+            return ()
+        self._out = True
+        try:
+            return self._stage.end(reason)
+        except Exception as error:
+            self._chain._log(self._step, "stream end", error, self._exchange)
+            return ()
+
+
+def refuse(exchange: Exchange, error: ProxyError) -> Answer:
+    """Our own error as an answer in the client's dialect."""
+    dialect = exchange.dialect
+    assert dialect is not None
+    exchange.error = error
+    headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, -int(-error.retry_after // 1))))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if error.policy is not None:
+        headers.append((b"x-sidecar-policy", error.policy.encode()))
+    headers.extend(error.headers)
+    origin: Origin = "policy" if error.policy else "sidecar"
+    return Answer(error.status, headers, origin=origin, raw=dialect.error(error), error=error)

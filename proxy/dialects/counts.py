@@ -1,0 +1,110 @@
+"""Token counts as providers write them, turned into one ``Usage``.
+
+OpenAI (chat, completions, embeddings): ``prompt_tokens`` holds cached and audio tokens, ``completion_tokens`` holds
+reasoning and audio. Responses API: the same as ``input_tokens`` and ``output_tokens``. Anthropic: ``input_tokens``
+leaves out what was read from and written to the cache, so both are added to the total here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from proxy.accounting.usage import Usage
+
+__all__ = ["anthropic_usage", "any_usage", "greater", "openai_usage"]
+
+_MOST: Final = 2**62
+_NONE: Final[dict[str, Any]] = {}
+
+
+def _count(value: Any) -> int:
+    """A token count; 0 for what is none."""
+    if type(value) is int:
+        return value if 0 <= value <= _MOST else 0
+    if type(value) is float and 0 <= value <= _MOST:
+        return int(value)
+    return 0
+
+
+def _details(counts: dict[str, Any], *keys: str) -> dict[str, Any]:
+    for key in keys:
+        value = counts.get(key)
+        if type(value) is dict:
+            return value
+    return _NONE
+
+
+def openai_usage(counts: Any) -> Usage | None:
+    """``usage`` of OpenAI's APIs and of those that follow them; None when it holds no counts."""
+    if type(counts) is not dict or not counts:
+        return None
+    given = counts.get("prompt_tokens")
+    made = counts.get("completion_tokens")
+    if given is None and made is None:
+        given = counts.get("input_tokens")
+        made = counts.get("output_tokens")
+        if given is None and made is None:
+            # Only a total: it can be charged as input at least.
+            given = counts.get("total_tokens")
+            if given is None:
+                return None
+    inputs = _details(counts, "prompt_tokens_details", "input_tokens_details")
+    outputs = _details(counts, "completion_tokens_details", "output_tokens_details")
+    cached = _count(inputs.get("cached_tokens")) or _count(counts.get("prompt_cache_hit_tokens"))
+    written = _count(inputs.get("cache_write_tokens")) or _count(inputs.get("cache_creation_tokens"))
+    return Usage(
+        input=_count(given),
+        cached_input=cached,
+        cache_write=written,
+        output=_count(made),
+        reasoning=_count(outputs.get("reasoning_tokens")),
+        audio_input=_count(inputs.get("audio_tokens")),
+        audio_output=_count(outputs.get("audio_tokens")),
+    )
+
+
+def anthropic_usage(counts: Any) -> Usage | None:
+    """``usage`` of the messages API; ``input`` is all input, cache reads and writes included."""
+    if type(counts) is not dict or not counts:
+        return None
+    if counts.get("input_tokens") is None and counts.get("output_tokens") is None:
+        return None
+    read = _count(counts.get("cache_read_input_tokens"))
+    written = _count(counts.get("cache_creation_input_tokens"))
+    if not written:
+        written = sum(_count(value) for value in _details(counts, "cache_creation").values())
+    details = _details(counts, "output_tokens_details")
+    return Usage(
+        input=_count(counts.get("input_tokens")) + read + written,
+        cached_input=read,
+        cache_write=written,
+        output=_count(counts.get("output_tokens")),
+        reasoning=_count(details.get("thinking_tokens")) or _count(details.get("reasoning_tokens")),
+    )
+
+
+def any_usage(counts: Any) -> Usage | None:
+    """Counts of a provider that is not known: Anthropic's words tell Anthropic's way of counting."""
+    if type(counts) is dict and ("cache_read_input_tokens" in counts or "cache_creation_input_tokens" in counts):
+        return anthropic_usage(counts)
+    return openai_usage(counts)
+
+
+def greater(before: Usage | None, now: Usage) -> Usage:
+    """Two readings of one stream as one: counts in a stream are running totals, so the greater of each stands.
+
+    Anthropic gives the input with the first event and, from some hosts, only the output with the last.
+    """
+    if before is None:
+        return now
+    return Usage(
+        input=max(before.input, now.input),
+        cached_input=max(before.cached_input, now.cached_input),
+        cache_write=max(before.cache_write, now.cache_write),
+        output=max(before.output, now.output),
+        reasoning=max(before.reasoning, now.reasoning),
+        audio_input=max(before.audio_input, now.audio_input),
+        audio_output=max(before.audio_output, now.audio_output),
+        images=max(before.images, now.images),
+        estimated=now.estimated,
+    )

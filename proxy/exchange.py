@@ -1,0 +1,507 @@
+"""The state of one call and its answer: the one object that travels down a chain and back up.
+
+Configured objects are frozen and shared; everything that belongs to one call hangs here. Policies
+meet in the typed fields; what only one policy needs between its own phases goes into ``local``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from proxy.document import Document
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+
+    from proxy.accounting.usage import Usage
+    from proxy.dialects.base import Dialect
+    from proxy.errors import ProxyError
+
+RawHeaders = list[tuple[bytes, bytes]]
+Origin = Literal["upstream", "cache", "policy", "sidecar"]
+Priority = Literal["critical", "high", "normal", "background"]
+Outcome = Literal["answered", "refused", "failed", "truncated", "cancelled"]
+AttemptOutcome = Literal["answered", "failed", "truncated", "stalled", "vetoed", "cancelled", "lost", "stopped"]
+EndReason = Literal["finished", "upstream_failed", "truncated", "cancelled", "stopped"]
+FailureClass = Literal[
+    "unreachable",  # no connection, reset before the head
+    "timeout",  # connect, first byte, total deadline
+    "stalled",  # idle deadline between bytes
+    "truncated",  # broken framing, no finish
+    "invalid_response",  # not HTTP, error event after a 200 head
+    "rate_limited",  # 429
+    "auth",  # 401, 403
+    "quota",  # 402, or 429 insufficient_quota
+    "server_error",  # 5xx
+    "conflict",  # 408, 409
+    "context_too_long",  # 400 with the provider's code for it
+    "content_refused",  # 400 content filter
+    "client_error",  # any other 4xx
+    "overloaded",  # no place in our own connection pool; nothing was sent
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls. id: stable, safe to show. project: pays by default; projects: what else it may bill.
+
+    models: globs of allowed models, empty for all. tags: settled by the key, they win over the
+    client's. expires: wall seconds. key_id: the virtual key's id, never its secret.
+    """
+
+    id: str
+    project: str | None = None
+    projects: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    priority: Priority = "normal"
+    expires: float | None = None
+    key_id: str | None = None
+    method: str = "none"
+
+
+ANONYMOUS = Principal("anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An upstream and the model to ask it for; model None sends what the client wrote."""
+
+    upstream: str
+    model: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.upstream}/{self.model}" if self.model else self.upstream
+
+
+class Request:
+    """What the client sent. Headers are read through ``header`` so that edits are seen.
+
+    target: the request target as received. path: decoded, slashes collapsed, without query.
+    raw_path: as received, slashes collapsed. query: raw, without ``?``. peer: the client's address.
+    body: the JSON document of an API that is understood; None when the body is streamed or absent.
+    stream: the body's pieces when it is not held. content_encoding of ``raw_body`` as received.
+    """
+
+    __slots__ = (
+        "body",
+        "content_length",
+        "edits",
+        "headers",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "raw_body",
+        "raw_headers",
+        "raw_path",
+        "secure",
+        "stream",
+        "target",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        path: str,
+        raw_path: str,
+        query: str,
+        headers: Mapping[str, str],
+        raw_headers: tuple[tuple[bytes, bytes], ...],
+        peer: str,
+        *,
+        secure: bool = False,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.raw_path = raw_path
+        self.query = query
+        self.headers = headers
+        self.raw_headers = raw_headers
+        self.peer = peer
+        self.secure = secure
+        self.body: Document | None = None
+        self.raw_body: bytes | None = None
+        self.stream: AsyncIterable[bytes] | None = None
+        self.content_length: int | None = None
+        self.edits: dict[str, str | None] | None = None
+
+    def header(self, name: str) -> str | None:
+        """A header's value as it stands now; ``name`` in lower case."""
+        if self.edits is not None and name in self.edits:
+            return self.edits[name]
+        return self.headers.get(name)
+
+    def set_header(self, name: str, value: str) -> None:
+        """Send this header upward instead of what the client sent."""
+        if self.edits is None:
+            self.edits = {}
+        self.edits[name.lower()] = value
+
+    def remove_header(self, name: str) -> None:
+        """Do not send this header upward."""
+        if self.edits is None:
+            self.edits = {}
+        self.edits[name.lower()] = None
+
+
+class Source(Protocol):
+    """Where the bytes of a streamed answer come from. ``proxy.upstream.transport.Incoming`` is one."""
+
+    def start(self, sink: Sink) -> None:
+        """Begin to push into ``sink``; called once."""
+
+    def pause(self) -> None:
+        """Push nothing until ``resume``."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def abort(self) -> None:
+        """End now; nothing is pushed after this."""
+
+
+class Sink(Protocol):
+    """Who takes the bytes of a streamed answer, called synchronously."""
+
+    def feed(self, data: bytes) -> None:
+        """The body bytes of one read."""
+
+    def finish(self) -> None:
+        """The body ended as its framing says."""
+
+    def fail(self, error: Exception) -> None:
+        """The body broke off."""
+
+
+class Answer:
+    """What goes up: the upstream's answer or error, our own error, a refusal, a hit.
+
+    headers: end-to-end headers, as received. ``body`` for a whole answer that may be read as JSON,
+    ``raw`` for other whole bytes, ``source`` for a streamed one: exactly one is set (all None: no body).
+    error: set when this proxy made the answer as an error; ``failed`` is true for any status >= 400.
+    events: the streamed body is server-sent events. encoding: content-encoding the bytes stand in.
+    """
+
+    __slots__ = (
+        "body", "content_length", "encoding", "error", "events", "headers", "origin", "raw", "source", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        status: int,
+        headers: RawHeaders,
+        *,
+        origin: Origin,
+        body: Document | None = None,
+        raw: bytes | None = None,
+        source: Source | None = None,
+        events: bool = False,
+        error: ProxyError | None = None,
+        encoding: str | None = None,
+        content_length: int | None = None,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.origin: Origin = origin
+        self.body = body
+        self.raw = raw
+        self.source = source
+        self.events = events
+        self.error = error
+        self.encoding = encoding
+        self.content_length = content_length
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the body comes piece by piece."""
+        return self.source is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error of anybody's."""
+        return self.status >= 400
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header; ``name`` in lower case."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+    def set_header(self, name: bytes, value: bytes) -> None:
+        """Replace or add a header."""
+        self.remove_header(name)
+        self.headers.append((name, value))
+
+    def remove_header(self, name: bytes) -> None:
+        """Drop every header of this name."""
+        low = name.lower()
+        self.headers = [pair for pair in self.headers if pair[0].lower() != low]
+
+
+class Attempt:
+    """One request sent to one target with one key, or the intention to.
+
+    Policies set ``key`` (an object with ``id`` and ``secret``), ``upstream`` (a key may move the
+    attempt to another endpoint of the same dialect), ``deadline`` (loop time), ``hedge_after``
+    (seconds) and ``hedge_target`` in ``on_attempt``. Everything else is set by the attempt loop.
+
+    number: 1 for the first request of the call. try_number: 1 for the first request to this target.
+    usage: tokens of this attempt, estimated when the provider was silent (``usage.estimated``).
+    sent: whether any byte of the request may have reached the upstream.
+    """
+
+    __slots__ = (
+        "deadline",
+        "ended",
+        "ended_at",
+        "entered",
+        "failure",
+        "first_byte_at",
+        "hedge_after",
+        "hedge_of",
+        "hedge_target",
+        "key",
+        "local",
+        "number",
+        "outcome",
+        "received_bytes",
+        "resent",
+        "response_headers",
+        "retry_after",
+        "sent",
+        "started_at",
+        "status",
+        "target",
+        "try_number",
+        "upstream",
+        "usage",
+    )
+
+    def __init__(self, number: int, try_number: int, target: Target, upstream: str, started_at: float) -> None:
+        self.number = number
+        self.try_number = try_number
+        self.target = target
+        self.upstream = upstream
+        self.started_at = started_at
+        self.key: AttemptKey | None = None
+        self.deadline: float | None = None
+        self.hedge_after: float | None = None
+        self.hedge_of: Attempt | None = None
+        self.hedge_target: Target | None = None
+        self.outcome: AttemptOutcome | None = None
+        self.failure: FailureClass | None = None
+        self.status: int | None = None
+        self.retry_after: float | None = None
+        self.response_headers: RawHeaders | None = None
+        self.first_byte_at: float | None = None
+        self.ended_at: float | None = None
+        self.usage: Usage | None = None
+        self.received_bytes = 0
+        self.sent = False
+        self.resent = False
+        self.ended = False
+        self.entered = 0
+        self.local: dict[Hashable, Any] = {}
+
+    def __repr__(self) -> str:
+        key = f" key={self.key.id}" if self.key is not None else ""
+        return f"<Attempt {self.number} {self.target}{key} {self.outcome or 'running'} {self.status or ''}>"
+
+
+class AttemptKey(Protocol):
+    """What an attempt needs of a provider key."""
+
+    @property
+    def id(self) -> str:
+        """Shown everywhere instead of the secret."""
+
+    def reveal(self) -> str:
+        """The secret itself, for the wire only."""
+
+
+class Exchange:
+    """One call: identity, request, chain, attempts, usage, cost, outcome."""
+
+    __slots__ = (
+        "_model",
+        "_streaming",
+        "added_headers",
+        "alternatives",
+        "answer",
+        "attempts",
+        "cache_status",
+        "chain_name",
+        "committed",
+        "cost_nanos",
+        "deadline",
+        "dialect",
+        "ended_at",
+        "entered",
+        "error",
+        "estimated_input",
+        "excluded_keys",
+        "explain",
+        "first_byte_at",
+        "flight_of",
+        "id",
+        "local",
+        "notes",
+        "on_commit",
+        "outcome",
+        "own_answer",
+        "principal",
+        "priority",
+        "project",
+        "request",
+        "route_name",
+        "saved_nanos",
+        "served_by",
+        "started_at",
+        "started_wall",
+        "tags",
+        "target",
+        "timings",
+        "usage",
+    )
+
+    def __init__(self, id: str, request: Request, started_at: float, started_wall: float) -> None:  # noqa: A002
+        self.id = id
+        self.request = request
+        self.started_at = started_at
+        self.started_wall = started_wall
+        self.dialect: Dialect | None = None
+        self.route_name = ""
+        self.chain_name = ""
+        self.principal: Principal = ANONYMOUS
+        self.project: str | None = None
+        self.tags: dict[str, str] = {}
+        self.priority: Priority = "normal"
+        self._model: str | None = None
+        self.target = Target("")
+        self._streaming: bool | None = None
+        self.deadline: float | None = None
+        self.estimated_input: int | None = None
+        self.attempts: list[Attempt] = []
+        self.excluded_keys: set[str] = set()
+        self.alternatives: tuple[Target, ...] = ()
+        self.served_by: Attempt | None = None
+        self.answer: Answer | None = None
+        self.committed = False
+        self.cache_status: str | None = None
+        self.flight_of: Exchange | None = None
+        self.usage: Usage | None = None
+        self.cost_nanos: int | None = None
+        self.saved_nanos: int | None = None
+        self.outcome: Outcome | None = None
+        self.error: ProxyError | None = None
+        self.first_byte_at: float | None = None
+        self.ended_at: float | None = None
+        self.entered = 0
+        self.local: dict[Hashable, Any] = {}
+        self.added_headers: RawHeaders = []
+        self.notes: list[tuple[str, str]] = []
+        self.explain: Callable[[str, str], None] | None = None
+        self.on_commit: list[Callable[[], None]] | None = None
+        self.own_answer: Callable[[Exchange], Awaitable[Answer]] | None = None
+        self.timings: dict[str, float] | None = None
+
+    @property
+    def body(self) -> Document | None:
+        """The request's JSON document, None for bodies that are streamed or absent."""
+        return self.request.body
+
+    @property
+    def tree(self) -> dict[str, Any] | None:
+        """The request's parsed body; raises ``invalid_json`` when it is none. None without a JSON body."""
+        body = self.request.body
+        return body.strict() if body is not None else None
+
+    @property
+    def model_asked(self) -> str | None:
+        """The model the client asked for; reads the body when first asked. Raises ``invalid_json``."""
+        if self._streaming is None:
+            self._look()
+        return self._model
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the client asked for a stream; reads the body when first asked. Raises ``invalid_json``."""
+        streaming = self._streaming
+        if streaming is None:
+            self._look()
+            return bool(self._streaming)
+        return streaming
+
+    @property
+    def model_known(self) -> str | None:
+        """The model asked for, if the body was read at all; for logs."""
+        return self._model
+
+    def look_again(self) -> None:
+        """The body's model or stream field was edited."""
+        self._streaming = None
+
+    def _look(self) -> None:
+        body = self.request.body
+        if body is None or self.dialect is None:
+            self._streaming = False
+            return
+        tree = body.strict()
+        self._model = self.dialect.model(tree)
+        self._streaming = self.dialect.wants_stream(tree)
+
+    def input_estimate(self) -> int:
+        """Estimated input tokens, worked out once; 0 without a body that is understood."""
+        count = self.estimated_input
+        if count is None:
+            from proxy.dialects.size import estimate_input  # noqa: PLC0415 - most chains never ask
+
+            body = self.request.body
+            count = 0 if body is None or self.dialect is None else estimate_input(self.dialect, body.strict())
+            self.estimated_input = count
+        return count
+
+    @property
+    def task(self) -> str | None:
+        """The task tag."""
+        return self.tags.get("task")
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the provider key that served the call."""
+        served = self.served_by
+        return served.key.id if served is not None and served.key is not None else None
+
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, whichever answer it will be."""
+        self.added_headers.append((name, value))
+
+    def note(self, policy: str, text: str) -> None:
+        """Say what a policy did or, in observe mode, would have done: shown by explain, debug and the log."""
+        self.notes.append((policy, text))
+
+    def dimension(self, per: str) -> str:
+        """The value of a dimension (``principal``, ``project``, ``model``, ``task``, ``ip``, ``tag:NAME``,
+        ``upstream``, ``all``); a dimension that the call lacks is the one bucket ``-``."""
+        match per:
+            case "principal":
+                return self.principal.id
+            case "project":
+                return self.project or "-"
+            case "model":
+                return self.model_asked or "-"
+            case "task":
+                return self.tags.get("task", "-")
+            case "ip":
+                return self.request.peer or "-"
+            case "upstream":
+                return self.target.upstream or "-"
+            case "all":
+                return "all"
+        return self.tags.get(per.removeprefix("tag:"), "-")

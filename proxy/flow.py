@@ -1,0 +1,135 @@
+"""The parts of one call that are not the exchange's: what came back, and what must be ended.
+
+A caller and a flight (``proxy.flight``) go the same way, so it stands here once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from proxy.errors import ProxyError
+from proxy.upstream import classify
+from proxy.upstream.attempts import Attempts
+from proxy.upstream.judge import estimate
+from proxy.upstream.transport import TransportError
+
+if TYPE_CHECKING:
+    from proxy.chain import Chain
+    from proxy.exchange import Answer, Attempt, AttemptOutcome, Exchange, Outcome
+    from proxy.snapshot import Snapshot
+    from proxy.stream.pipe import End, Pipe
+
+
+class Flow:
+    """One way down and up a chain."""
+
+    __slots__ = ("answer", "attempts", "chain", "exchange", "pipe", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, exchange: Exchange) -> None:
+        self.snapshot = snapshot
+        self.exchange = exchange
+        self.chain: Chain | None = None
+        self.answer: Answer | None = None
+        self.pipe: Pipe | None = None
+        self.attempts: Attempts | None = None
+
+    # --- 4 and 5: going down -----------------------------------------------------------------------
+
+    async def down(self, chain: Chain) -> Answer:
+        """Through the request policies to an upstream. The Answer may still be streaming. Raises ProxyError."""
+        self.chain = chain
+        exchange = self.exchange
+        answer = await chain.down(exchange)
+        if answer is not None:
+            return answer
+        if chain.split is not None:
+            self.answer = await chain.fly(exchange, self.snapshot.below(exchange, chain))
+            return self.answer
+        if exchange.own_answer is not None:
+            return await exchange.own_answer(exchange)
+        self.attempts = Attempts(exchange, chain, self.snapshot.reader(chain), self.snapshot.upstreams)
+        tried = await self.attempts.run()
+        self.pipe = tried.pipe
+        assert tried.answer is not None
+        self.answer = tried.answer
+        return tried.answer
+
+    # --- 6: going up -------------------------------------------------------------------------------
+
+    async def up_whole(self, answer: Answer) -> Answer:
+        """A whole answer: its attempt is over, the policies edit it."""
+        await self.end_attempt("answered" if answer.status < 400 else "failed")
+        self.measure()
+        assert self.chain is not None
+        return await self.chain.up(self.exchange, answer)
+
+    # --- 7: the end --------------------------------------------------------------------------------
+
+    async def end_attempt(self, outcome: AttemptOutcome) -> None:
+        """The committed attempt is over."""
+        attempts = self.attempts
+        attempt = attempts.committed if attempts is not None else None
+        if attempt is None or attempt.ended:
+            return
+        if attempt.outcome is None:
+            attempt.outcome = outcome
+        self._count(attempt)
+        attempt.ended_at = asyncio.get_running_loop().time()
+        assert self.chain is not None
+        await self.chain.end_attempt(self.exchange, attempt)
+
+    def _count(self, attempt: Attempt) -> None:
+        """The attempt's usage: the provider's word, else an estimate of what was sent and received."""
+        assert self.chain is not None
+        pipe = self.pipe
+        if pipe is not None and pipe.usage is not None:
+            attempt.usage = pipe.usage
+        if attempt.usage is not None or not self.chain.needs_usage or self.exchange.request.body is None:
+            return
+        if attempt.status is not None and attempt.status >= 400:
+            return
+        attempt.usage = estimate(self.exchange, pipe.chars if pipe is not None else attempt.received_bytes)
+
+    def measure(self) -> None:
+        """The call's usage is that of the attempt that served it."""
+        served = self.exchange.served_by
+        if served is not None and served.usage is not None:
+            self.exchange.usage = served.usage
+
+    async def end_stream(self, end: End) -> ProxyError | None:
+        """What the end of a stream means for the attempt, the call and the client."""
+        exchange = self.exchange
+        error: ProxyError | None = end.error
+        outcome: AttemptOutcome = "answered"
+        exchange.outcome = "answered"
+        attempt = exchange.served_by
+        if end.reason == "stopped":
+            outcome = "stopped"
+            exchange.outcome = "refused"
+        elif end.reason != "finished":
+            exchange.outcome = "truncated" if end.reason == "truncated" else "failed"
+            outcome = "truncated" if end.reason == "truncated" else "failed"
+            if isinstance(end.cause, TransportError):
+                failure, error = classify.from_exception(end.cause)
+                if failure == "stalled":
+                    outcome = "stalled"
+                if attempt is not None:
+                    attempt.failure = failure
+            else:
+                error = ProxyError(
+                    "upstream_invalid_response", "The upstream ended its stream before the answer was complete."
+                )
+                if attempt is not None:
+                    attempt.failure = "truncated" if end.reason == "truncated" else "invalid_response"
+        if error is not None:
+            exchange.error = error
+        await self.end_attempt(outcome)
+        self.measure()
+        return error
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    if answer.error is not None:
+        return "failed" if answer.error.kind.fault == "upstream" else "refused"
+    return "answered" if answer.status < 400 else "failed"

@@ -1,0 +1,227 @@
+"""THE FLOW: the way of one request, from its head to its last byte.
+
+    client -> 1 listen -> 2 read -> 3 match -> 4 request policies -> 5 attempt: key, breaker, send, judge --+-> upstream
+    client <- 8 listen <- 7 settle <- 6 answer / stream policies (reverse order) <------ answer or retry ---+
+
+``serve`` is this picture; nothing else knows the order. Whatever is answered (the upstream's answer
+or error, our own error, a refusal, a cache hit) is an ``Answer`` and goes up through exactly those
+policies that were entered above the place where it arose. Every call ends in ``_close``, also when
+its client leaves at any moment: attempts end, then policies settle, then they are done, once each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from proxy.chain import refuse
+from proxy.errors import ProxyError
+from proxy.exchange import Answer
+from proxy.flow import Flow, outcome_of
+from proxy.stream.plain import PlainSink
+from proxy.upstream import classify
+from proxy.upstream.transport import TransportError
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+    from proxy.chain import Chain
+    from proxy.listener import Connection
+    from proxy.snapshot import Snapshot
+
+log = logging.getLogger("llm_sidecar.flow")
+
+__all__ = ["serve"]
+
+
+async def serve(snapshot: Snapshot, connection: Connection, message: RawRequestMessage, payload: StreamReader) -> None:
+    """One call, from its parsed head to its last byte. Raises only ConnectionError and CancelledError."""
+    exchange = snapshot.begin(connection, message)
+    flow = Flow(snapshot, exchange)
+    try:
+        try:
+            found = await _match_and_read(flow, connection, payload)
+            answer = found if isinstance(found, Answer) else await flow.down(found)
+        except ProxyError as error:
+            answer = refuse(exchange, error)
+        if answer.source is not None:
+            await _send_stream(flow, connection, answer)
+        else:
+            if flow.chain is not None:
+                answer = await flow.up_whole(answer)
+            await _send_whole(flow, connection, answer)
+    except (asyncio.CancelledError, ConnectionError):
+        exchange.outcome = "cancelled"
+        raise
+    except Exception as error:  # the last resort: a bug of ours must not leave the client without an answer
+        log.exception("internal error", extra={"request_id": exchange.id})
+        exchange.outcome = "failed"
+        if connection.begun:
+            connection.break_off()
+        else:
+            failed = refuse(exchange, ProxyError("internal_error", f"The proxy failed ({type(error).__name__})."))
+            connection.send(failed.status, snapshot.answer_headers(exchange, failed), failed.raw)
+    finally:
+        await _close(flow, connection)
+
+
+async def _match_and_read(flow: Flow, connection: Connection, payload: StreamReader) -> Chain | Answer:
+    """2 and 3: the body is read before the match only when a route asks for the model. An Answer: a preflight."""
+    snapshot, exchange = flow.snapshot, flow.exchange
+    snapshot.check_host(exchange)
+    if snapshot.routes_read_body:
+        chain = await snapshot.match_reading(exchange, lambda: _read(flow, connection, payload))
+    else:
+        chain = snapshot.match(exchange)
+    preflight = snapshot.check_origin(exchange, chain)
+    if preflight is not None:
+        return preflight
+    if exchange.request.body is None and exchange.request.stream is None:
+        await _read(flow, connection, payload)
+    snapshot.settle_target(exchange)
+    return chain
+
+
+async def _read(flow: Flow, connection: Connection, payload: StreamReader) -> None:
+    """2: a JSON body is read whole, anything else is left to stream."""
+    snapshot, exchange = flow.snapshot, flow.exchange
+    request = exchange.request
+    if request.body is not None or request.raw_body is not None or request.stream is not None:
+        return
+    if snapshot.holds_body(exchange, payload):
+        limit = snapshot.config.server.max_body
+        length = request.content_length
+        if length is not None and length > limit:
+            connection.close_after_answer()
+            raise ProxyError("request_too_large", f"The body has {length} bytes; at most {limit} are accepted.")
+        snapshot.reserve_memory(exchange, length or 0)
+        snapshot.take_body(exchange, await connection.read_body(payload, limit))
+    elif request.content_length != 0 and payload is not snapshot.no_body:
+        limit_upload = snapshot.config.server.max_upload
+        if limit_upload is not None and (request.content_length or 0) > limit_upload:
+            connection.close_after_answer()
+            raise ProxyError("request_too_large", f"The body is larger than {limit_upload} bytes.")
+        request.stream = connection.stream_body(payload, limit_upload)
+
+
+async def _send_whole(flow: Flow, connection: Connection, answer: Answer) -> None:
+    """7 and 8 for a whole answer: settled, then sent in one write."""
+    exchange, chain = flow.exchange, flow.chain
+    exchange.answer = answer
+    exchange.outcome = outcome_of(answer)
+    if chain is not None and chain.settles:
+        await chain.settle(exchange)
+    exchange.committed = True
+    body = answer.body.encode() if answer.body is not None else answer.raw
+    headers = flow.snapshot.answer_headers(exchange, answer)
+    if exchange.request.method == "HEAD" or answer.status in (204, 304) or answer.status < 200:
+        connection.send(answer.status, headers, None, length=answer.content_length)
+    else:
+        connection.send(answer.status, headers, body or b"")
+
+
+async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> None:
+    """6, 7 and 8 for a streamed answer: the head, then events as they come, the last piece after settling."""
+    exchange, chain, snapshot = flow.exchange, flow.chain, flow.snapshot
+    assert chain is not None and answer.source is not None
+    exchange.answer = answer
+    pipe = flow.pipe
+    if pipe is None and answer.events and (chain.opens_streams or chain.settles):
+        # A source of events that has no pipe yet: a subscription to a flight, a replayed hit.
+        pipe = flow.pipe = snapshot.pipe_for(exchange, answer)
+        answer.source.start(pipe)
+    try:
+        stages = chain.open_stages(exchange, answer)
+    except ProxyError as error:
+        if pipe is not None:
+            pipe.cancel()
+        else:
+            answer.source.abort()
+        await flow.end_attempt("stopped")
+        await _send_whole(flow, connection, refuse(exchange, error))
+        return
+    exchange.committed = True
+    headers = snapshot.answer_headers(exchange, answer)
+    if pipe is None:
+        await _send_plain(flow, connection, answer, headers)
+        return
+    connection.open(answer.status, headers, pipe)
+    pipe.attach(stages, connection)
+    end = await pipe.wait_end()
+    error = await flow.end_stream(end)
+    if chain.settles:
+        await chain.settle(exchange)
+    pipe.release()
+    if end.reason == "finished":
+        await pipe.wait_finished()
+        connection.end()
+        return
+    event = None
+    if error is not None and pipe.error_event is None:
+        assert exchange.dialect is not None
+        event = exchange.dialect.error_event(error)
+        if event is not None:
+            connection.write(event.encode())
+    if event is not None or pipe.error_event is not None:
+        connection.end()
+    else:
+        connection.break_off()
+
+
+async def _send_plain(flow: Flow, connection: Connection, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
+    """Bytes that nobody reads: moved as they come; only the last piece waits for the call to be settled."""
+    exchange, chain = flow.exchange, flow.chain
+    assert answer.source is not None and chain is not None
+    if exchange.request.method == "HEAD" or answer.status in (204, 304):
+        answer.source.abort()
+        await _send_whole(flow, connection, answer)
+        return
+    connection.open(answer.status, headers, answer.source, length=answer.content_length)
+    sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length)
+    answer.source.start(sink)
+    failure = await sink.ended()
+    attempt = exchange.served_by
+    if failure is None:
+        exchange.outcome = outcome_of(answer)
+        await flow.end_attempt("answered" if answer.status < 400 else "failed")
+    else:
+        exchange.outcome = "truncated"
+        if isinstance(failure, TransportError):
+            kind, exchange.error = classify.from_exception(failure)
+            if attempt is not None:
+                attempt.failure = kind
+        await flow.end_attempt("stalled" if attempt is not None and attempt.failure == "stalled" else "truncated")
+    flow.measure()
+    if chain.settles:
+        await chain.settle(exchange)
+    if failure is None:
+        sink.release()
+        connection.end()
+    else:
+        connection.break_off()
+
+
+async def _close(flow: Flow, connection: Connection) -> None:
+    """7, on every way out: nothing of the call may be left."""
+    exchange, chain = flow.exchange, flow.chain
+    answer = exchange.answer
+    cancelled = exchange.outcome == "cancelled"
+    if cancelled:
+        if flow.pipe is not None:
+            flow.pipe.cancel()
+        elif answer is not None and answer.source is not None:
+            answer.source.abort()
+        elif flow.answer is not None and flow.answer.source is not None:
+            flow.answer.source.abort()
+    if chain is not None:
+        await flow.end_attempt("cancelled")
+        if cancelled and chain.settles:
+            flow.measure()
+            await chain.settle(exchange)
+        exchange.ended_at = asyncio.get_running_loop().time()
+        await chain.done(exchange)
+    else:
+        exchange.ended_at = asyncio.get_running_loop().time()
+    flow.snapshot.finish(exchange)

@@ -1,0 +1,486 @@
+"""The listening side: sockets, limits, client gone, drain.
+
+aiohttp's low-level ``web.Server`` accepts connections and its C parser reads them. What this module
+replaces is the loop that answers: one task a connection instead of one a call, no request and
+response objects, and answers written as bytes. Events of a stream go from the upstream's
+``data_received`` straight into this transport; when the client does not drink, the source is paused.
+
+The loop uses four attributes of aiohttp's ``RequestHandler`` that are not documented
+(``_messages``, ``_waiter``, ``_parser``, ``_close``); ``tests/test_listener.py`` drives each over a real socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
+
+from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+    from proxy.config.server import Server as ServerConfig
+
+_STATUS: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER: Final = 1.0
+"""Seconds for which the rest of a refused upload is read away, so that the client sees the answer."""
+_LINGER_BYTES: Final = 4 * 1024 * 1024
+
+
+class Pausable(Protocol):
+    """What feeds a stream: it can be told to wait."""
+
+    def pause(self) -> None:
+        """Push nothing."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Connection(RequestHandler):
+    """One client connection: the calls on it one after another, and the bytes of each answer.
+
+    A call answers with either ``send`` (whole) or ``open`` + ``write``... + ``end`` / ``break_off``.
+    """
+
+    __slots__ = (
+        "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_listener", "_source",
+        "_write_timer", "_writing_held", "http10", "peer", "secure",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(listener.server, loop=loop, **options)
+        self._listener = listener
+        self._source: Pausable | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._writing_held = False
+        self._begun = False
+        self._chunked = False
+        self._keep = True
+        self._continue_due = False
+        self.http10 = False
+        self.peer = ""
+        self.secure = False
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) and peer else ""
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        super().connection_made(transport)
+        self._listener.connections.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.connections.discard(self)
+        self._cancel_timers()
+        self._source = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and self._head_timer is None:
+            # Bytes came and no head is complete: the client has so long to finish it.
+            self._head_timer = self._loop.call_later(self._listener.config.header_timeout, self._head_too_slow)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._source is not None:
+            self._writing_held = True
+            self._source.pause()
+        self._write_timer = self._loop.call_later(self._listener.config.write_timeout, self._not_drinking)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._writing_held and self._source is not None:
+            self._writing_held = False
+            self._source.resume()
+
+    # --- the calls of a connection -----------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Answer the calls of this connection until it closes."""
+        listener = self._listener
+        loop = self._loop
+        while not self._force_close:
+            if not self._messages:
+                if self._close:
+                    break
+                self._waiter = waiter = loop.create_future()
+                try:
+                    await waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            self._begun = False
+            self._source = None
+            if not hasattr(message, "raw_headers"):
+                self._keep = False
+                self.http10 = False
+                self.refuse(_bad_head(message))
+                break
+            self.http10 = message.version < (1, 1)
+            self._keep = not message.should_close and not message.upgrade
+            self._continue_due = (
+                payload is not EMPTY_PAYLOAD and message.headers.get("expect", "").lower() == "100-continue"
+            )
+            listener.calls += 1
+            try:
+                await listener.serve(self, message, payload)
+            except ConnectionError:
+                break
+            finally:
+                listener.calls -= 1
+                if listener.idle is not None and listener.calls == 0:
+                    listener.idle.set()
+                self._source = None
+            if not payload.is_eof() and not await self._read_away(payload):
+                break
+            if not self._keep or self._close or self._force_close:
+                break
+            keepalive = listener.config.keepalive
+            if keepalive is not None:
+                self._next_keepalive_close_time = close_at = loop.time() + keepalive
+                if self._keepalive_handle is None:
+                    self._keepalive_handle = loop.call_at(close_at, self._process_keepalive)
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _read_away(self, payload: StreamReader) -> bool:
+        """The rest of a body nobody wanted. False when the connection has to close instead."""
+        if self._continue_due or not self._begun:
+            return False  # the client was never told to send it, or nothing was answered
+        left = _LINGER_BYTES
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_LINGER):
+                while left > 0 and not payload.at_eof():
+                    left -= len(await payload.readany())
+        return bool(payload.is_eof()) and left > 0
+
+    # --- reading a body ----------------------------------------------------------------------------
+
+    async def read_body(self, payload: StreamReader, limit: int) -> bytes:
+        """The whole body as received. Raises ``request_too_large``, ``request_timeout``, ``invalid_request``."""
+        if payload.is_eof():
+            data: bytes = payload.read_nowait(-1)
+            if len(data) > limit:
+                raise _too_large(limit)
+            return data
+        self.expect_body()
+        parts: list[bytes] = []
+        size = 0
+        async for piece in self.stream_body(payload):
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(piece)
+        return b"".join(parts)
+
+    async def stream_body(self, payload: StreamReader, limit: int | None = None) -> Any:
+        """The body piece by piece, no faster than it is taken."""
+        self.expect_body()
+        timeout = self._listener.config.body_timeout
+        size = 0
+        while True:
+            try:
+                if payload.is_eof():
+                    piece = payload.read_nowait(-1)
+                else:
+                    async with asyncio.timeout(timeout):
+                        piece = await payload.readany()
+            except TimeoutError:
+                self._keep = False
+                raise ProxyError(
+                    "request_timeout", f"The rest of the body did not come within {timeout:g} s."
+                ) from None
+            except ConnectionError:
+                raise
+            except Exception as error:
+                self._keep = False
+                raise ProxyError("invalid_request", f"The body's framing is wrong: {error}.") from None
+            if not piece:
+                return
+            size += len(piece)
+            if limit is not None and size > limit:
+                raise _too_large(limit)
+            yield piece
+
+    def expect_body(self) -> None:
+        """Tell a client that waits for it to go on and send its body."""
+        if self._continue_due:
+            self._continue_due = False
+            if self.transport is not None:
+                self.transport.write(_CONTINUE)
+
+    # --- writing an answer -------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> bool:
+        """Whether the head of an answer has left."""
+        return self._begun
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self.transport is None
+
+    def send(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | None, *, length: int | None = None
+    ) -> None:
+        """A whole answer. body None: no body at all (HEAD, 204, 304); ``length`` is then what HEAD announces."""
+        if body is not None:
+            length = len(body)
+        elif length is None and status != 204 and status >= 200 and status != 304:
+            length = 0
+        head = self._head(status, headers, b"" if length is None else b"Content-Length: %d\r\n" % length)
+        self._begun = True
+        if self.transport is None:
+            return
+        if not body:
+            self.transport.write(head)
+        elif len(body) < 65536:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def open(
+        self, status: int, headers: list[tuple[bytes, bytes]], source: Pausable | None, *, length: int | None = None
+    ) -> None:
+        """The head of a streamed answer. length: of the body, where known; else it goes chunked."""
+        self._chunked = False
+        if length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        elif self.http10:
+            framing = b""
+            self._keep = False
+        else:
+            framing = b"Transfer-Encoding: chunked\r\n"
+            self._chunked = True
+        head = self._head(status, headers, framing)
+        self._begun = True
+        self._source = source
+        if self.transport is not None:
+            self.transport.write(head)
+            if self._paused and source is not None:
+                self._writing_held = True
+                source.pause()
+
+    def write(self, data: bytes) -> None:
+        """A piece of a streamed answer."""
+        transport = self.transport
+        if transport is None or not data:
+            return
+        if not self._chunked:
+            transport.write(data)
+        elif len(data) < 65536:
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+
+    def end(self) -> None:
+        """A streamed answer is complete."""
+        self._source = None
+        if self._chunked and self.transport is not None:
+            self.transport.write(b"0\r\n\r\n")
+
+    def break_off(self) -> None:
+        """A streamed answer is not complete and has no words for it: the framing says so."""
+        self._source = None
+        self._keep = False
+        self._close = True
+        if self.transport is not None:
+            # What was written is still delivered; the missing end is the message.
+            self.transport.close()
+
+    def refuse(self, error: ProxyError, body: bytes | None = None) -> None:
+        """An error without a call: a head that cannot be read."""
+        from proxy.dialects import generic  # noqa: PLC0415 - only for broken requests
+
+        headers = [(b"content-type", b"application/json"), (b"x-should-retry", b"false")]
+        with contextlib.suppress(ConnectionError):
+            self.send(error.status, headers, generic.error(error) if body is None else body)
+
+    def close_after_answer(self) -> None:
+        """No further call on this connection."""
+        self._keep = False
+
+    def _head(self, status: int, headers: list[tuple[bytes, bytes]], framing: bytes) -> bytes:
+        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        if self._close:
+            self._keep = False
+        if not self._keep:
+            framing += b"Connection: close\r\n"
+        elif self.http10:
+            framing += b"Connection: keep-alive\r\n"
+        first = _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
+        head = b"".join([first, *lines, framing, b"\r\n"])
+        if head.count(b"\n") != len(lines) + 2 + framing.count(b"\n"):
+            # A header of ours with a line break in it would be somebody else's header: leave the bad ones out.
+            safe = [pair for pair in headers if not (set(b"\r\n") & set(pair[0] + pair[1]))]
+            return self._head(status, safe, framing.removesuffix(b"Connection: close\r\n"))
+        return head
+
+    # --- deadlines -------------------------------------------------------------------------------
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._messages:
+            return
+        self._keep = False
+        self.refuse(ProxyError("request_timeout", "The head of the request did not come in time."))
+        self.force_close()
+
+    def _not_drinking(self) -> None:
+        self._write_timer = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._write_timer = None
+
+
+def _bad_head(message: Any) -> ProxyError:
+    """What aiohttp's parser refused, in our words."""
+    cause = getattr(message, "exc", None)
+    text = str(getattr(message, "message", "")).split("\n", 1)[0][:200]
+    if isinstance(cause, LineTooLong) or "many headers" in text.lower():
+        return ProxyError("headers_too_large", "The request line or the headers are too long or too many.")
+    return ProxyError("invalid_request", f"This is not a well-formed HTTP request: {text or 'bad request'}.")
+
+
+def _too_large(limit: int) -> ProxyError:
+    return ProxyError("request_too_large", f"The body is larger than {limit} bytes.")
+
+
+Serve = Callable[[Connection, "RawRequestMessage", "StreamReader"], Awaitable[None]]
+
+
+class Listener:
+    """Every listening socket of the data port. ``calls``: calls in progress; ``connections``: open ones."""
+
+    def __init__(self, config: ServerConfig, serve: Serve) -> None:
+        self.config = config
+        self.serve = serve
+        self.calls = 0
+        self.connections: set[Connection] = set()
+        self.idle: asyncio.Event | None = None
+        self.server = web.Server(self._unused, handler_cancellation=True)  # type: ignore[arg-type]
+        self._sockets: list[asyncio.AbstractServer] = []
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "auto_decompress": False,
+            "max_line_size": min(config.max_header, 32 * 1024),
+            "max_field_size": min(config.max_header, 32 * 1024),
+            "max_headers": 200,
+            "keepalive_timeout": config.keepalive or 0,
+            "read_bufsize": 256 * 1024,
+        }
+
+    @staticmethod
+    async def _unused(request: web.BaseRequest) -> web.StreamResponse:  # pragma: no cover - aiohttp wants a handler
+        raise RuntimeError("calls are served by Connection.start")
+
+    def protocol(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self, asyncio.get_running_loop(), **self._options)
+
+    async def open(self, *, reuse_port: bool = False, sock: Any = None) -> list[str]:
+        """Bind and listen. Returns where, as URLs. Raises OSError."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        context = None
+        scheme = "http"
+        if config.tls is not None:
+            import ssl  # noqa: PLC0415 - only for TLS
+
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(config.tls.cert, config.tls.key)
+            context.set_alpn_protocols(["http/1.1"])
+            scheme = "https"
+        where: list[str] = []
+        if config.unix is not None:
+            server = await loop.create_unix_server(self.protocol, config.unix, ssl=context, backlog=config.backlog)
+            where.append(f"unix:{config.unix}")
+        else:
+            server = await loop.create_server(
+                self.protocol,
+                config.host,
+                config.port,
+                ssl=context,
+                backlog=config.backlog,
+                reuse_port=reuse_port or None,
+            )
+            for bound in server.sockets:
+                host, port = bound.getsockname()[:2]
+                where.append(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+        self._sockets.append(server)
+        gc.freeze()
+        return where
+
+    @property
+    def port(self) -> int:
+        """The port that is bound; 0 for a unix socket."""
+        for server in self._sockets:
+            for bound in getattr(server, "sockets", ()):
+                name = bound.getsockname()
+                if isinstance(name, tuple):
+                    return int(name[1])
+        return 0
+
+    def stop_accepting(self) -> None:
+        """No new connections; idle ones close, the others after their call."""
+        for server in self._sockets:
+            server.close()
+        for connection in list(self.connections):
+            connection.close()
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until no call is in progress, ``seconds`` at most. False when some had to be cut."""
+        if self.calls == 0:
+            return True
+        self.idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Cut what is left."""
+        tasks = [c._task_handler for c in self.connections if c._task_handler is not None]
+        for connection in list(self.connections):
+            connection.force_close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2.0)

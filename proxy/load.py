@@ -1,0 +1,22 @@
+"""From a file to a configuration that may run: loaded, and its chains' orders checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from proxy import order
+from proxy.config import ConfigError, Loaded, load
+from proxy.config.problem import Problem
+from proxy.policy import names, options_of
+
+
+def load_config(
+    path: str | Path, *, overrides: Iterable[str] = (), env: Mapping[str, str] | None = None
+) -> tuple[Loaded, list[Problem]]:
+    """The configuration and its warnings. Raises ConfigError with every mistake."""
+    loaded = load(path, overrides=overrides, env=env, resolve=options_of, names=names)
+    mistakes = [loaded.problem(place, text) for place, text in order.mistakes(loaded.config)]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return loaded, [*loaded.warnings, *(loaded.problem(place, text) for place, text in order.warnings(loaded.config))]

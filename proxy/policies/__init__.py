@@ -1,0 +1,1 @@
+"""The built-in policies: one file, one class, one test file each."""

@@ -1,0 +1,103 @@
+"""``account``: who spent what. The outermost policy: it sees every answer, refusal and hit, and writes one row a call.
+
+The begin of a call goes to the journal when its first attempt goes out, the end before its last piece leaves
+(``on_settle``); a call that never gets so far (its client left, we failed) ends in ``on_done``. So an answer whose last
+byte a client received is in the journal, and the ledger gets it from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from proxy.accounting.money import usd_text
+from proxy.accounting.ticket import TICKET, Ticket
+from proxy.config.units import Duration
+from proxy.errors import ProxyError
+from proxy.policy import Policy, PolicyOptions
+
+if TYPE_CHECKING:
+    from proxy.accounting.books import Books
+    from proxy.exchange import Answer, Attempt, Exchange
+    from proxy.services import Services
+
+__all__ = ["Account", "AccountOptions"]
+
+_DAY = 86_400.0
+
+
+class AccountOptions(PolicyOptions):
+    """Options of `account`."""
+
+    fsync: bool = Field(default=False, description="Wait for the disk with each record: survives a power cut, too.")
+    on_full: Literal["continue", "refuse"] = Field(
+        default="continue", description="What happens to calls while the journal's disk has no room."
+    )
+    keep_calls: Duration = Field(default=90 * _DAY, description="How long single calls are kept in the ledger.")
+    keep_hours: Duration = Field(default=400 * _DAY, description="How long sums by hour are kept; by day, always.")
+
+
+class Account(Policy):
+    """Writes every call's usage and cost to the ledger."""
+
+    name = "account"
+    Options = AccountOptions
+    observable = False
+    needs_usage = True
+    reads_answer: ClassVar[bool] = False
+
+    def __init__(
+        self, options: AccountOptions, services: Services, *, label: str | None = None, observe: bool = False
+    ) -> None:
+        super().__init__(options, services, label=label, observe=observe)
+        self.books: Books = services.get("accounting")
+
+    async def start(self) -> None:
+        options: AccountOptions = self.options
+        await self.books.start(
+            fsync=options.fsync,
+            on_full=options.on_full,
+            retention={"calls": int(options.keep_calls // _DAY), "hours": int(options.keep_hours // _DAY)},
+        )
+
+    async def stop(self) -> None:
+        await self.books.stop()
+
+    async def on_request(self, exchange: Exchange) -> Answer | None:
+        store = self.books.store
+        if store is None:
+            return None
+        if store.journal.refusing:
+            raise ProxyError(
+                "overloaded",
+                "The accounting journal has no room to write and calls are refused until it has (account.on_full).",
+                retry_after=5,
+            )
+        exchange.local[TICKET] = Ticket(store, self.books.tariff, self.services.clock)
+        return None
+
+    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
+        ticket: Ticket | None = exchange.local.get(TICKET)
+        if ticket is not None:
+            ticket.begin(exchange, attempt)
+
+    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+        ticket: Ticket | None = exchange.local.get(TICKET)
+        if ticket is None or answer.failed or answer.origin in ("policy", "sidecar"):
+            return None
+        charges = ticket.charges(exchange)
+        if all(charge.price.priced for _, charge in charges):  # an unknown price is no figure at all, never a zero
+            cost = exchange.cost_nanos = sum(charge.cost for _, charge in charges)
+            exchange.add_header(b"x-sidecar-cost-usd", usd_text(cost).encode())
+        return None
+
+    async def on_settle(self, exchange: Exchange) -> None:
+        ticket: Ticket | None = exchange.local.get(TICKET)
+        if ticket is not None and ticket.end(exchange):
+            await ticket.store.journal.flushed()
+
+    async def on_done(self, exchange: Exchange) -> None:
+        ticket: Ticket | None = exchange.local.get(TICKET)
+        if ticket is not None:
+            ticket.end(exchange)

@@ -1,0 +1,413 @@
+"""``budget``: no more than so much money, tokens or calls in a window, also with a thousand calls at once.
+
+Last in the chain: for each attempt it reserves the worst case at that attempt's target and key, so hits and followers
+reserve nothing, and retries, hedges and fallbacks each do; ``on_attempt_end`` settles what was used. Nothing is ever
+written into the request. The counters are ``services.get("state")`` (memory or Redis).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from proxy.accounting import budgets
+from proxy.accounting.budgets import METRICS, Amounts, obstacle
+from proxy.accounting.charge import ASSUMED_OUTPUT, bound_of
+from proxy.accounting.line import Line, Place
+from proxy.accounting.money import nano_from_usd, usd_text
+from proxy.accounting.restore import restore
+from proxy.accounting.ticket import TICKET, Ticket
+from proxy.accounting.usage import estimate_tokens_from_size
+from proxy.accounting.windows import CALENDAR, Window, zone
+from proxy.config.base import Texts
+from proxy.config.units import Duration, Ratio, parse_duration
+from proxy.errors import ProxyError
+from proxy.exchange import Target
+from proxy.policy import Fallback, Policy, PolicyOptions, Stage, Stop, Veto, Wait
+from proxy.state.limits import Claims, Grant, Refusal
+
+if TYPE_CHECKING:
+    from proxy.accounting.books import Books
+    from proxy.exchange import Answer, Attempt, EndReason, Exchange
+    from proxy.policy import Decision, Verdict
+    from proxy.services import Services
+    from proxy.state.interface import State
+    from proxy.stream.sse import Event
+
+__all__ = ["Budget", "BudgetOptions"]
+
+log = logging.getLogger("proxy.accounting")
+
+_DIMENSIONS = ("principal", "project", "model", "task", "ip", "key", "upstream", "all")
+_RESTORE = 0.5  # the start waits that long for the ledger's sums; after that they come when they come
+_POLL = 0.2  # with Redis, others give back without our seeing it
+
+
+class Downgrade(PolicyOptions):
+    """Where calls go when the budget is spent."""
+
+    model: str = Field(min_length=1, description="Model to send instead.")
+    upstream: str | None = Field(default=None, description="Upstream to send it to. Default: the call's own.")
+
+
+class BudgetOptions(PolicyOptions):
+    """Options of `budget`."""
+
+    per: Texts = Field(
+        default=("all",),
+        description="What each value of has a budget of its own: principal, project, model, task, ip, key, upstream, "
+        "tag:NAME, all, or a list of them.",
+    )
+    usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(default=None, description="Limit in USD.")
+    tokens: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in tokens, both ways.")
+    calls: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in requests sent upstream.")
+    window: str = Field(default="day", description="hour, day, week or month of the calendar, or a duration: rolling.")
+    time_zone: str = Field(default="UTC", description="Time zone of the calendar, such as Europe/Berlin.")
+    warn_at: tuple[Ratio, ...] = Field(default=(), description="Shares of the limit at which an alert is raised.")
+    on_limit: Literal["reject", "downgrade"] = Field(default="reject", description="What happens when it is spent.")
+    downgrade: Downgrade | None = Field(default=None, description="For on_limit: downgrade.")
+    max_wait: Duration = Field(
+        default=2.0, description="How long to wait when only others' reservations are in the way."
+    )
+    assume_output: Annotated[int, Field(ge=0)] = Field(
+        default=ASSUMED_OUTPUT, description="Output tokens to reserve when the client sets no limit."
+    )
+    on_unpriced: Literal["allow", "reject"] = Field(
+        default="allow", description="Calls to models without a known price, for a limit in USD."
+    )
+    stop_stream: bool = Field(default=False, description="Cut a running stream when the limit is reached.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> BudgetOptions:
+        if self.usd is None and self.tokens is None and self.calls is None:
+            raise PydanticCustomError("budget", "needs at least one of usd, tokens, calls")
+        for name in self.per:
+            if name not in _DIMENSIONS and not (name.startswith("tag:") and len(name) > 4):
+                raise PydanticCustomError(
+                    "budget",
+                    "per: {name} is no dimension; allowed are {all} and tag:NAME",
+                    {"name": name, "all": ", ".join(_DIMENSIONS)},
+                )
+        if (self.on_limit == "downgrade") != (self.downgrade is not None):
+            raise PydanticCustomError("budget", "on_limit: downgrade and downgrade: {model: ...} belong together")
+        if self.window not in CALENDAR:
+            parse_duration(self.window)
+        zone(self.time_zone)
+        return self
+
+
+class _Hold:
+    """What one attempt holds of this budget."""
+
+    __slots__ = ("claims", "grant", "places")
+
+    def __init__(self, grant: Grant | None, claims: Claims, places: tuple[int, ...]) -> None:
+        """``grant`` None: nothing could be reserved, the attempt runs all the same and is counted. ``places``: the
+        claims' places in METRICS."""
+        self.grant = grant
+        self.claims = claims
+        self.places = places
+
+
+class Budget(Policy):
+    """Bounds what is spent in a window."""
+
+    name = "budget"
+    Options = BudgetOptions
+    protects = True
+    needs_usage = True
+    reads_answer = False
+
+    def __init__(
+        self, options: BudgetOptions, services: Services, *, label: str | None = None, observe: bool = False
+    ) -> None:
+        super().__init__(options, services, label=label, observe=observe)
+        self.books: Books = services.get("accounting")
+        self.state: State = services.get("state")
+        rolling = 0.0 if options.window in CALENDAR else parse_duration(options.window)
+        window = Window(options.window, zone(options.time_zone), rolling=rolling)
+        place = "+".join(options.per)
+        self.budget = budgets.Budget(
+            # Two entries that say the same are the same budget, also in two chains and after a reload.
+            label if label and label != self.name else f"{place}/{options.window}",
+            options.per,
+            window,
+            usd=None if options.usd is None else nano_from_usd(options.usd),
+            tokens=options.tokens,
+            calls=options.calls,
+        )
+        self._lines: dict[str, Line] = {}
+        self._warned: dict[str, float] = {}
+        self._restoring: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.books.start()
+        if self.books.store is not None:
+            self._restoring = asyncio.create_task(self._restore(), name=f"restore-{self.label}")
+            await asyncio.wait((self._restoring,), timeout=_RESTORE)
+
+    async def _restore(self) -> None:
+        """Until it is done: with the ledger down, calls go on against what is counted since the start."""
+        while True:
+            store = self.books.store
+            if store is None:
+                return
+            try:
+                await restore(store, self.budget, self.state, self.services.clock.now())
+                return
+            except Exception as error:
+                log.warning("budget %s: cannot be restored yet: %s", self.budget.name, type(error).__name__)
+            await asyncio.sleep(1.0)
+
+    async def stop(self) -> None:
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.wait((self._restoring,))
+            self._restoring = None
+        await self.books.stop()
+
+    # --- reserve
+
+    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+        options: BudgetOptions = self.options
+        now = self.services.clock.now()
+        price = self.books.tariff.price(exchange, attempt)
+        asked = exchange.input_estimate()
+        bound = bound_of(exchange, options.assume_output, read=True)
+        wanted = Amounts(price.worst_case(asked, bound), asked + bound)
+        value = self._value(exchange, attempt)
+        bucket = self.budget.bucket(value, now)
+        if not price.priced and options.usd is not None:
+            exchange.note(self.label, f"no price is known for {attempt.target}")
+            if options.on_unpriced == "reject" and not self.observe:
+                text = f"Budget {self.budget.name}: no price is known for this model, and on_unpriced is reject."
+                return Veto("target", ProxyError("insufficient_quota", text, policy=self.label))
+        claims, places = self.budget.claims(bucket, wanted, priced=price.priced)
+        if not claims:
+            return None
+        place: Place | None = exchange.local.get(self)
+        if place is not None and place.left:
+            place = None
+        line = self._lines.get(value)
+        if line is None or line.may_ask(place):
+            said = await self.state.reserve((claims,))
+            if isinstance(said, Grant):
+                if place is not None and line is not None:
+                    line.leave(place)
+                attempt.local[self] = _Hold(said, claims, places)
+                ticket: Ticket | None = exchange.local.get(TICKET)
+                if ticket is not None:  # in a flight, which the account policy above it does not see
+                    ticket.begin(exchange, attempt)
+                return None
+            return self._refused(exchange, attempt, said, claims, places, value, place)
+        counter, amount = claims[0]
+        figures = self.state.usage(counter)
+        waits = Refusal(counter, 1.0, figures.used, figures.held)
+        return self._held(exchange, attempt, waits, amount, value, place)
+
+    def _value(self, exchange: Exchange, attempt: Attempt) -> str:
+        per = self.budget.per
+        if len(per) == 1:
+            return _dimension(per[0], exchange, attempt)
+        return "|".join(_dimension(name, exchange, attempt) for name in per)
+
+    def _refused(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        refusal: Refusal,
+        claims: Claims,
+        places: tuple[int, ...],
+        value: str,
+        place: Place | None,
+    ) -> Veto | Wait | None:
+        amount = next((amount for limit, amount in claims if limit is refusal.limit), claims[0][1])
+        spent = obstacle(refusal, amount) == "spent"
+        if self.observe:
+            exchange.note(self.label, "would refuse: the budget is spent" if spent else "would wait for reservations")
+            attempt.local[self] = _Hold(None, claims, places)
+            return None
+        if not spent:
+            return self._held(exchange, attempt, refusal, amount, value, place)
+        self._leave(value, place)
+        options: BudgetOptions = self.options
+        if options.on_limit == "downgrade":
+            if self._cheaper(exchange) == attempt.target:
+                attempt.local[self] = _Hold(None, claims, places)  # the last resort runs on; it is counted all the same
+                return None
+            exchange.note(self.label, "the budget is spent: another model answers")
+        now = self.services.clock.now()
+        error = ProxyError("insufficient_quota", self.budget.explain(refusal, amount, value, now), policy=self.label)
+        return Veto("key" if "key" in self.budget.per else "target", error)
+
+    def _held(
+        self, exchange: Exchange, attempt: Attempt, refusal: Refusal, amount: int, value: str, place: Place | None
+    ) -> Wait | Veto:
+        options: BudgetOptions = self.options
+        loop = asyncio.get_running_loop()
+        deadline = exchange.local.setdefault((self, "deadline"), loop.time() + options.max_wait)
+        text = self.budget.explain(refusal, amount, value, self.services.clock.now())
+        error = ProxyError("rate_limit_exceeded", text, retry_after=1.0, policy=self.label)
+        if loop.time() >= deadline:
+            self._leave(value, place)
+            return Veto("target", error)
+        line = self._lines.setdefault(value, Line())
+        if place is None:
+            place = exchange.local[self] = line.join()
+
+        async def until() -> None:
+            poll = loop.call_later(_POLL, line.wake) if self.state.shared else None
+            try:
+                if not await line.wait(place, max(0.0, deadline - loop.time())):
+                    self._tidy(value)
+                    raise error
+            finally:
+                if poll is not None:
+                    poll.cancel()
+
+        return Wait(until)
+
+    def _leave(self, value: str, place: Place | None) -> None:
+        line = self._lines.get(value)
+        if line is not None and place is not None:
+            line.leave(place)
+            self._tidy(value)
+
+    def _tidy(self, value: str) -> None:
+        line = self._lines.get(value)
+        if line is not None and not len(line):
+            del self._lines[value]
+
+    async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
+        veto = verdict.veto
+        options: BudgetOptions = self.options
+        if options.downgrade is None or veto is None or veto.error.policy != self.label:
+            return None
+        cheaper = self._cheaper(exchange)
+        return None if cheaper == attempt.target else Fallback(cheaper)
+
+    def _cheaper(self, exchange: Exchange) -> Target:
+        downgrade: Downgrade = self.options.downgrade
+        return Target(downgrade.upstream or exchange.target.upstream, downgrade.model)
+
+    # --- settle
+
+    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+        hold: _Hold | None = attempt.local.pop(self, None)
+        if hold is None:
+            return
+        charge = None if attempt.outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
+        if charge is None and (attempt.outcome == "vetoed" or not attempt.sent):
+            actual = None
+        elif charge is None:
+            actual = Amounts(0, 0)
+        else:
+            actual = Amounts(charge.cost, charge.usage.input + charge.usage.output)
+        if hold.grant is not None:
+            if actual is None:
+                self.state.free(hold.grant)
+            else:
+                self.state.settle(hold.grant, [actual[metric] for metric in hold.places])
+        elif actual is not None:
+            for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
+                self.state.book(limit, actual[metric])
+        value = self._value(exchange, attempt)
+        line = self._lines.get(value)
+        if line is not None:
+            line.wake()
+            self._tidy(value)
+        if self.options.warn_at and actual is not None:
+            for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
+                self._warn(limit, METRICS[metric], value)
+
+    async def on_done(self, exchange: Exchange) -> None:
+        place: Place | None = exchange.local.get(self)
+        if place is not None and not place.left:
+            for value, line in list(self._lines.items()):
+                if place in line:
+                    line.leave(place)
+                    self._tidy(value)
+
+    def _warn(self, limit: Any, metric: str, value: str) -> None:
+        used = self.state.usage(limit).used
+        share = used / limit.limit
+        reached = max((mark for mark in self.options.warn_at if share >= mark), default=0.0)
+        if reached <= self._warned.get(limit.name, 0.0):
+            return
+        if len(self._warned) > 10_000:
+            self._warned.clear()
+        self._warned[limit.name] = reached
+        shown = f"${usd_text(int(used), places=4)}" if metric == "usd" else f"{int(used)} {metric}"
+        text = f"budget {self.budget.name} of {value}: {share:.0%} of its {self.budget.window.kind} are spent ({shown})"
+        log.warning("%s", text)
+        if self.books.store is not None:
+            self.books.store.tell("budget_warning", text)
+
+    # --- streams
+
+    def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
+        attempt = exchange.served_by
+        if not self.options.stop_stream or self.observe or attempt is None or exchange.dialect is None:
+            return None
+        hold: _Hold | None = attempt.local.get(self)
+        if hold is None:
+            return None
+        return _Meter(self, exchange, attempt, hold)
+
+
+class _Meter(Stage):
+    """Cuts a stream whose cost runs over its reservation and the limit. Looks at the limit once every 16 events."""
+
+    def __init__(self, policy: Budget, exchange: Exchange, attempt: Attempt, hold: _Hold) -> None:
+        assert exchange.dialect is not None
+        self._policy = policy
+        self._dialect = exchange.dialect
+        self._hold = hold
+        self._price = policy.books.tariff.price(exchange, attempt)
+        self._asked = exchange.input_estimate()
+        self._chars = 0
+        self._events = 0
+
+    def feed(self, event: Event) -> Sequence[Event] | Stop:
+        pieces = self._dialect.read(event).pieces
+        if not pieces:
+            return (event,)
+        for piece in pieces:
+            if not piece.whole:
+                self._chars += len(piece.holder[piece.key])
+        self._events += 1
+        return (event,) if self._events & 15 else self._look(event)
+
+    def end(self, reason: EndReason) -> Sequence[Event]:
+        return ()
+
+    def _look(self, event: Event) -> Sequence[Event] | Stop:
+        tokens = max(self._events, estimate_tokens_from_size(self._chars))  # providers send about a token an event
+        used = Amounts(self._price.worst_case(self._asked, tokens), self._asked + tokens)
+        for (limit, amount), metric in zip(self._hold.claims, self._hold.places, strict=True):
+            over = used[metric] - (amount if self._hold.grant is not None else 0)
+            if over > 0 and over > self._policy.state.usage(limit).remaining:
+                return self._stop(event)
+        return (event,)
+
+    def _stop(self, event: Event) -> Stop:
+        name = self._policy.budget.name
+        error = ProxyError(
+            "insufficient_quota",
+            f"Budget {name}: its limit was reached while this answer was streamed (stop_stream).",
+            policy=self._policy.label,
+        )
+        return Stop(error, (event, *self._dialect.finish_events(event, "length")))
+
+
+def _dimension(name: str, exchange: Exchange, attempt: Attempt) -> str:
+    if name == "key":
+        return attempt.key.id if attempt.key is not None else "-"
+    if name == "upstream":
+        return attempt.upstream or "-"
+    return exchange.dimension(name)

@@ -1,0 +1,116 @@
+"""What a recognizer reports, and the order in which reports win over each other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BARE = 1
+"""A bare shape: nothing but the pattern speaks for it."""
+CONTEXT = 2
+"""A word before it, a JSON key, a column head or a label says what it is."""
+PREFIX = 3
+"""A prefix that only this kind of value carries (`ghp_`, `-----BEGIN`)."""
+CHECKSUM = 4
+"""A check digit, a hash or a structure that random text does not have."""
+
+RANK_NAMES = {BARE: "bare", CONTEXT: "context", PREFIX: "prefix", CHECKSUM: "checksum"}
+
+ENTITY_TYPES = (
+    "EMAIL",
+    "PHONE",
+    "CREDIT_CARD",
+    "IBAN",
+    "US_SSN",
+    "IP_ADDRESS",
+    "MAC_ADDRESS",
+    "CRYPTO",
+    "PASSPORT",
+    "DRIVER_LICENSE",
+    "NATIONAL_ID",
+    "TAX_ID",
+    "BANK_ACCOUNT",
+    "MEDICAL_ID",
+    "DATE_OF_BIRTH",
+    "DATE",
+    "USERNAME",
+    "PASSWORD",
+    "SECRET",
+    "JWT",
+    "PRIVATE_KEY",
+    "PERSON",
+    "ADDRESS",
+)
+"""Every built-in entity type."""
+
+NER_TYPES = ("PERSON", "LOCATION", "ORGANIZATION")
+"""The types that a model from the `[ner]` extra adds."""
+
+OFF_BY_DEFAULT = frozenset({"DATE"})
+"""Types that `entities: all` leaves out; they have to be named."""
+
+
+class Found(NamedTuple):
+    """One piece of personal data in a text: `text[start:end]`, offsets in code points."""
+
+    start: int
+    end: int
+    type: str
+    rank: int
+
+
+def resolve(found: list[Found]) -> list[Found]:
+    """Drop overlaps: the better rank wins, then the longer span, then the earlier one. Sorted by start."""
+    if len(found) < 2:
+        return found
+    found.sort()
+    reach = -1
+    for one in found:
+        if one.start < reach:
+            break
+        reach = one.end
+    else:
+        return found
+    # A sweep in order of merit would compare each with all kept ones; clusters of overlapping spans are small,
+    # so each cluster is settled on its own and the whole stays n log n.
+    kept: list[Found] = []
+    cluster: list[Found] = []
+    reach = -1
+    for one in found:
+        if one.start >= reach and cluster:
+            kept.extend(_settle(cluster))
+            cluster = []
+        cluster.append(one)
+        reach = max(reach, one.end)
+    kept.extend(_settle(cluster))
+    return kept
+
+
+def _settle(cluster: list[Found]) -> list[Found]:
+    if len(cluster) == 1:
+        return cluster
+    cluster.sort(key=lambda f: (-f.rank, f.start - f.end, f.start))
+    kept: list[Found] = []
+    for one in cluster[:64]:
+        if all(one.end <= other.start or other.end <= one.start for other in kept):
+            kept.append(one)
+    # What does not fit beside the winners is cut down to its uncovered head or tail, so that nothing shows.
+    for one in cluster:
+        if one not in kept:
+            kept.extend(_rests(one, kept))
+    kept.sort()
+    return kept
+
+
+def _rests(one: Found, kept: list[Found]) -> list[Found]:
+    """The longest uncovered piece of a loser at its head or tail; nothing if it only touches the winner."""
+    inside = [k for k in kept if k.start < one.end and one.start < k.end]
+    if not inside or one.rank == BARE:
+        return []
+    head = min(k.start for k in inside)
+    tail = max(k.end for k in inside)
+    rests = []
+    if head - one.start > 3:
+        rests.append(one._replace(end=head))
+    if one.end - tail > 3:
+        rests.append(one._replace(start=tail))
+    return rests

@@ -1,0 +1,129 @@
+"""A request or answer as a list of texts to inspect, and the same places written back.
+
+Tool arguments are JSON inside a string: they are taken apart, judged leaf by leaf with their key as context, and
+written anew only if something changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from proxy.dialects.base import Slot
+from proxy.policies.pii.detector import Detector
+from proxy.policies.pii.found import Found
+
+
+class Part:
+    """One text that was judged: where it stands, and what was found in it."""
+
+    __slots__ = ("found", "holder", "key", "numeric", "text")
+
+    def __init__(self, holder: Any, key: Any, text: str, found: list[Found], *, numeric: bool = False) -> None:
+        self.holder = holder
+        self.key = key
+        self.text = text
+        self.found = found
+        self.numeric = numeric
+
+
+class Inspected:
+    """A slot, and the parts of it. `tree` is set when the slot holds JSON that was taken apart."""
+
+    __slots__ = ("parts", "slot", "tree")
+
+    def __init__(self, slot: Slot, parts: list[Part], tree: Any = None) -> None:
+        self.slot = slot
+        self.parts = parts
+        self.tree = tree
+
+    def written(self) -> str:
+        """The slot's JSON text after its parts were edited."""
+        return orjson.dumps(self.tree[0]).decode()
+
+
+def inspect(slots: Iterable[Slot], detector: Detector) -> Iterator[Inspected]:
+    """Judge every slot. Raises `WorkExceededError`."""
+    detect = detector.detect
+    for slot in slots:
+        text = slot.text
+        if slot.kind == "arguments":
+            tree = _parsed(text)
+            if tree is not None:
+                yield Inspected(slot, _parts(tree, detector), tree)
+                continue
+        context = _key(slot.path) if slot.kind == "leaf" else None
+        yield Inspected(slot, [Part(slot.holder, slot.key, text, detect(text, context))])
+
+
+def _parsed(text: str) -> list[Any] | None:
+    """The JSON in `text` inside a list (so that the top has a holder too); None if it is none or ambiguous."""
+    try:
+        tree = json.loads(text, object_pairs_hook=_pairs)
+    except (ValueError, RecursionError):
+        return None
+    return [tree] if isinstance(tree, dict | list) else None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key stands twice")  # judged as plain text then, so that neither value slips by
+    return tree
+
+
+def _key(path: tuple[str | int, ...]) -> str | None:
+    for step in reversed(path):
+        if isinstance(step, str):
+            return step
+    return None
+
+
+def _parts(tree: list[Any], detector: Detector) -> list[Part]:
+    detect = detector.detect
+    parts: list[Part] = []
+    stack: list[tuple[Any, Any, str | None]] = [(tree, 0, None)]
+    while stack:
+        holder, key, name = stack.pop()
+        value = holder[key]
+        kind = type(value)
+        if kind is str:
+            if value:
+                parts.append(Part(holder, key, value, detect(value, name)))
+        elif kind is dict:
+            for inner in reversed(list(value)):
+                stack.append((value, inner, inner))
+            for inner in list(value):
+                found = detect(inner) if len(inner) > 5 else []
+                if found:
+                    parts.append(Part(value, _Key(inner), inner, found))
+        elif kind is list:
+            stack.extend((value, i, name) for i in range(len(value) - 1, -1, -1))
+        elif kind is int and (value > 99_999 or value < -99_999):
+            text = str(value)
+            found = [one for one in detect(text, name or "number") if one.end - one.start == len(text)]
+            if found:
+                parts.append(Part(holder, key, text, found, numeric=True))
+    return parts
+
+
+class _Key:
+    """Marks a part that is an object's key, not a value."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def write(part: Part, text: str) -> None:
+    """Put `text` where the part stood."""
+    if isinstance(part.key, _Key):
+        renamed = {(text if k == part.key.name else k): v for k, v in part.holder.items()}
+        part.holder.clear()
+        part.holder.update(renamed)
+    else:
+        part.holder[part.key] = text

@@ -1,0 +1,235 @@
+"""The `pii` policy: personal data masked on the way out, put back in the answer, streams included.
+
+    request   every text the dialect names is judged; what is found is replaced in the tree that is sent
+    answer    what the provider leaks is masked first, then the request's placeholders are put back
+
+The originals live in a `Vault` on this call's exchange and nowhere else.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from proxy.errors import ProxyError
+from proxy.policies.pii.actions import Actions
+from proxy.policies.pii.allow import Allow
+from proxy.policies.pii.detector import Detector
+from proxy.policies.pii.found import Found
+from proxy.policies.pii.inspect import Inspected, Part, inspect, write
+from proxy.policies.pii.options import PiiOptions
+from proxy.policies.pii.scan import WorkExceededError
+from proxy.policies.pii.stage import PiiStage
+from proxy.policies.pii.vault import Vault, new_nonce
+from proxy.policy import Policy, Stage
+
+if TYPE_CHECKING:
+    from proxy.dialects.base import Dialect, Slot
+    from proxy.exchange import Answer, Exchange
+    from proxy.services import Services
+
+_WHOLE_HASHED = frozenset({"user", "safety_identifier", "metadata"})
+
+
+class Pii(Policy):
+    """Finds, masks and restores; see `PiiOptions`."""
+
+    name: ClassVar[str] = "pii"
+    Options = PiiOptions
+    protects: ClassVar[bool] = True
+    edits_request: ClassVar[bool] = True
+    edits_answer: ClassVar[bool] = True
+
+    def __init__(
+        self, options: PiiOptions, services: Services, *, label: str | None = None, observe: bool = False
+    ) -> None:
+        super().__init__(options, services, label=label, observe=observe)
+        custom = tuple(c.entity() for c in options.custom)
+        entities = options.entities
+        detector: Detector = Detector(_without_ner(entities), Allow(options.allow), custom)
+        if options.ner is not None:
+            from proxy.policies.pii.ner import NerDetector  # noqa: PLC0415 - heavy, and only for those who ask
+
+            detector = NerDetector(detector, options.ner.engine, options.ner.path, options.ner.threshold, entities)
+        self.detector = detector
+        key = options.hash_key.encode() if options.hash_key else secrets.token_bytes(32)
+        self.actions = Actions(options.action, dict(options.actions), key)
+        self._requests = "request" in options.direction
+        self._answers = "response" in options.direction
+        self._restores = options.restore
+        self._types = detector.types
+
+    async def on_request(self, exchange: Exchange) -> Answer | None:
+        """Judge every text, then refuse or replace."""
+        if not self._requests:
+            return None
+        body, dialect = exchange.body, exchange.dialect
+        if body is None or dialect is None:
+            if exchange.request.stream is not None or exchange.request.raw_body:
+                self._opaque(exchange, ("upload",))
+            return None
+        tree = body.strict()
+        self._opaque(exchange, [f"{o.kind} at {_place(o.path)}" for o in dialect.opaque(tree)])
+        slots: list[Slot] = list(dialect.texts(tree))
+        hashed: list[Slot] = []
+        if self.options.described:
+            for slot in dialect.described(tree):
+                (hashed if slot.path and slot.path[0] in _WHOLE_HASHED else slots).append(slot)
+        judged = self._judge(slots)
+        hits = [(one, part) for one in judged for part in one.parts if part.found]
+        if not hits and not hashed:
+            return None
+        self._report(exchange, hits)
+        if self.observe:
+            return None
+        self._refuse(hits)
+        nonce = new_nonce() if dialect.stateful(tree) else None
+        if dialect.operation == "embeddings":
+            # Each input is a document of its own: its vector must not depend on its neighbours.
+            for one in judged:
+                self._replace((one,), Vault(nonce))
+        else:
+            vault = Vault(nonce)
+            self._replace(judged, vault)
+            if vault and self._restores:
+                exchange.local[self] = vault
+        for slot in hashed:
+            slot.text = f"[{str(slot.path[0]).upper()}:{self.actions.digest(str(slot.path[0]), slot.text)}]"
+        body.touch()
+        return None
+
+    def _judge(self, slots: Iterable[Slot]) -> list[Inspected]:
+        judged: list[Inspected] = []
+        for slot in slots:
+            try:
+                judged.extend(inspect((slot,), self.detector))
+            except WorkExceededError:
+                raise ProxyError(
+                    "pii_refused",
+                    f"The text at {slot.place} holds more things that look like personal data than can be verified.",
+                    param=slot.place,
+                    policy=self.label,
+                ) from None
+        return judged
+
+    def _replace(self, judged: Sequence[Inspected], vault: Vault) -> None:
+        if "mask" in self.actions.used:
+            for one in judged:
+                for part in one.parts:
+                    vault.reserve(part.text, part.found, self._types)
+        for one in judged:
+            changed = False
+            for part in one.parts:
+                if part.found:
+                    text = self.actions.apply(part.text, part.found, vault)
+                    if text is not part.text:
+                        write(part, text)
+                        changed = True
+            if changed and one.tree is not None:
+                one.slot.text = one.written()
+
+    def _opaque(self, exchange: Exchange, what: Sequence[str]) -> None:
+        if not what:
+            return
+        exchange.note(self.label, f"opaque={len(what)}")
+        if self.options.on_opaque == "block" and not self.observe:
+            raise ProxyError(
+                "pii_refused",
+                f"The request holds content that cannot be searched for personal data: {', '.join(what[:8])}.",
+                policy=self.label,
+            )
+
+    def _refuse(self, hits: list[tuple[Inspected, Part]]) -> None:
+        places = [
+            f"{one.type} at {inspected.slot.place}"
+            for inspected, part in hits
+            for one in self.actions.blocked(part.found)
+        ]
+        if places:
+            named = list(dict.fromkeys(places))
+            more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+            raise ProxyError("pii_refused", f"The request holds {', '.join(named[:8])}{more}.", policy=self.label)
+
+    def _report(self, exchange: Exchange, hits: list[tuple[Inspected, Part]]) -> None:
+        counts = Counter((self.actions.of(f.type), f.type) for _, part in hits for f in part.found)
+        said = " ".join(f"{action}:{kind}={n}" for (action, kind), n in sorted(counts.items()))
+        exchange.note(self.label, f"would {said}" if self.observe else said)
+
+    # --- answers -----------------------------------------------------------------------
+    def _vaults(self, exchange: Exchange) -> tuple[Vault | None, bool]:
+        """The vault whose placeholders go back (None: nothing to restore), and whether answers are masked."""
+        vault: Vault | None = exchange.local.get(self)
+        return vault, self._answers and not self.observe
+
+    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+        """A whole answer: mask what leaks, then put the request's values back."""
+        vault, masks = self._vaults(exchange)
+        if vault is None and not self._answers:
+            return None
+        dialect = exchange.dialect
+        if dialect is None or answer.body is None:
+            return None
+        tree = answer.body.lenient()
+        if tree is None:
+            return None
+        changed = False
+        if self._answers:
+            changed = self._mask_answer(exchange, dialect, tree, vault, masks=masks)
+        if vault is not None:
+            for slot in dialect.answer_texts(tree):
+                text = slot.text
+                back = vault.restore(text, escape=slot.kind == "arguments")
+                if back is not text:
+                    slot.text = back
+                    changed = True
+        if changed:
+            answer.body.touch()
+        return None
+
+    def _mask_answer(
+        self, exchange: Exchange, dialect: Dialect, tree: object, vault: Vault | None, *, masks: bool
+    ) -> bool:
+        judged = self._judge(dialect.answer_texts(tree))
+        hits = [(one, part) for one in judged for part in one.parts if part.found]
+        if not hits:
+            return False
+        self._report(exchange, hits)
+        if not masks:
+            return False
+        if any(self.actions.blocked(part.found) for _, part in hits):
+            raise self.leak([f for _, part in hits for f in part.found])
+        self._replace(judged, (vault or Vault()).sibling())
+        return True
+
+    def leak(self, found: Iterable[Found]) -> ProxyError:
+        """The refusal of an answer that holds what must not be shown."""
+        kinds = sorted({one.type for one in found if self.actions.of(one.type) == "block"})
+        return ProxyError("pii_refused", f"The answer holds {', '.join(kinds)}.", policy=self.label)
+
+    def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
+        """The stage for this call; None when there is nothing to put back and answers are not looked at."""
+        vault, masks = self._vaults(exchange)
+        dialect = exchange.dialect
+        if dialect is None or (vault is None and not masks):
+            return None
+        return PiiStage(self, dialect, vault, masks=masks)
+
+    async def on_done(self, exchange: Exchange) -> None:
+        """Forget the originals."""
+        exchange.local.pop(self, None)
+
+
+def _without_ner(entities: str | Sequence[str]) -> str | list[str]:
+    """The types that patterns find; LOCATION and ORGANIZATION come from a model alone."""
+    if isinstance(entities, str):
+        return entities
+    return [e for e in entities if e not in ("LOCATION", "ORGANIZATION")]
+
+
+def _place(path: tuple[str | int, ...]) -> str:
+    out = ""
+    for step in path:
+        out += f"[{step}]" if isinstance(step, int) else f".{step}" if out else step
+    return out

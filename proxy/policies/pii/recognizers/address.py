@@ -1,0 +1,83 @@
+"""ADDRESS: a street with its number, and the place, region and postal code that follow it; labelled address fields."""
+
+from __future__ import annotations
+
+import re
+
+from proxy.policies.pii.found import BARE, CONTEXT
+from proxy.policies.pii.recognizers.base import Recognizer, both_cases
+from proxy.policies.pii.scan import Scan
+
+_STREETS = (
+    rb"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Circle|Cir|Place|Pl|Square|Sq|Terrace|Ter|Parkway|Pkwy"
+    rb"|Highway|Hwy|Trail|Trl|Way|Alley|Crescent|Close|Grove|Gardens|Walk|Row|Mews|Plaza|Loop|Pike|Turnpike|Ridge|Hill|Hills|Heights"
+    rb"|View|Views|Park|Point|Cove|Bridge|Brook|Creek|Crossing|Expressway|Extension|Extensions|Fork|Freeway|Glen|Green|Harbor|Haven"
+    rb"|Island|Islands|Isle|Junction|Key|Keys|Knoll|Knolls|Lake|Landing|Manor|Meadow|Meadows|Mill|Mission|Mount|Mountain|Mountains"
+    rb"|Orchard|Oval|Overpass|Pass|Passage|Path|Pine|Pines|Plain|Plains|Port|Prairie|Ranch|Rapids|Rest|River|Route|Rue|Run|Shoal"
+    rb"|Shoals|Shore|Shores|Spring|Springs|Spur|Station|Stream|Summit|Track|Tunnel|Union|Valley|Via|Viaduct|Village|Ville|Vista|Well"
+    rb"|Wells|Forge|Forges|Fords|Ford|Forest|Brooks|Burg|Bypass|Camp|Canyon|Cape|Causeway|Center|Centers|Cliff|Cliffs|Club|Common"
+    rb"|Corner|Corners|Course|Curve|Dale|Dam|Divide|Estate|Estates|Falls|Ferry|Field|Fields|Flat|Flats|Garden|Gateway|Inlet|Lights"
+    rb"|Lodge|Lock|Locks|Mall|Motorway|Neck|Parks|Radial|Ramp|Roads|Skyway|Squares|Stravenue|Streets|Throughway|Trace|Trafficway"
+    rb"|Underpass|Unions|Wall|Ways"
+)
+_STATES = (
+    rb"A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]|W[AIVY]|Alabama|Alaska"
+    rb"|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky"
+    rb"|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New Hampshire"
+    rb"|New Jersey|New Mexico|New York|North Carolina|North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South Carolina"
+    rb"|South Dakota|Tennessee|Texas|Utah|Vermont|Virginia|Washington|West Virginia|Wisconsin|Wyoming"
+)
+_CAP = rb"[A-Z\xc3-\xc5][A-Za-z.'\x80-\xff-]{0,24}"
+_TAIL = re.compile(
+    rb"(?: (?:N|S|E|W|NE|NW|SE|SW)\b\.?)?"
+    rb"(?:,? (?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|#)\.? ?[0-9A-Za-z-]{1,6})?"
+    rb"(?:[ ]?(?:,|\n)[ ]?" + _CAP + rb"(?: " + _CAP + rb"){0,3})?"
+    rb"(?:,? (?:" + _STATES + rb")\b)?"
+    rb"(?:,? [A-Z]{0,2}[0-9]{4,5}(?:-[0-9]{4})?\b(?!-[0-9]))?"
+    rb"(?:, [A-Z][a-z]+(?:'s)?(?: (?:[A-Z][a-z']+|&|of|and|the)){0,5})?"
+)
+
+
+def _examine(scan: Scan, start: int, end: int) -> int:
+    scan.spend(end - start + 120)
+    if start and scan.data[start - 1] in b"-.:/$#":
+        return end
+    tail = _TAIL.match(scan.data, end, end + 120)
+    stop = tail.end() if tail else end
+    scan.add(start, stop, "ADDRESS", CONTEXT)
+    return stop
+
+
+def _examine_field(scan: Scan, start: int, end: int) -> int:
+    """`Address: ...` up to the end of the line or field, if it holds a digit."""
+    window = scan.data[end - 1 : end + 120]
+    scan.spend(len(window))
+    stop = _FIELD_END.search(window)
+    value = window[: stop.start()] if stop else window
+    if len(value) < 6 or not any(48 <= c <= 57 for c in value) or b"@" in value or b"://" in value:
+        return end
+    scan.add(end - 1, end - 1 + len(value.rstrip()), "ADDRESS", BARE)
+    return end
+
+
+_FIELD_END = re.compile(rb"[\n\"<>|;]|\.(?:\s|$)|, (?:[A-Z][a-z]+ ){0,2}[A-Z][a-z]+:| [A-Z][a-z]+:")
+_TYPES = frozenset({"ADDRESS"})
+ADDRESS = Recognizer(
+    "address",
+    _TYPES,
+    rb"\b[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.? )?(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]{0,20} ){1,3}"
+    rb"(?:" + _STREETS + rb")\b"
+    rb"|\b(?:[A-Z\xc3][a-z\x80-\xff]{2,20}(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan)) [0-9]{1,4}[a-z]?\b"
+    rb"|\b[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la |l')*[A-Z][A-Za-z\x80-\xff-]{1,20}"
+    rb"|\bP\.?O\.? Box [0-9]{1,6}\b",
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ\xc3",
+    _examine,
+)
+ADDRESS_FIELD = Recognizer(
+    "address_field",
+    _TYPES,
+    rb"(?i:\b(?:street |home |mailing |billing |shipping |delivery |postal )?(?:address|anschrift|adresse|direcci\xc3\xb3n)[\"']?)"
+    rb"[ \t]{0,2}[:=][ \t]{0,2}\n?[\"']?[0-9A-Z]",
+    both_cases("shmbdpa"),
+    _examine_field,
+)

@@ -1,0 +1,66 @@
+"""Values that have no shape of their own: a label says what they are (`MRN: 00195217`, `passport no. C88653520`).
+
+The candidate is a label, a short gap of filler words and marks, and the first characters of a value with a digit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from proxy.policies.pii.found import CHECKSUM, CONTEXT
+from proxy.policies.pii.recognizers.base import Recognizer, both_cases
+from proxy.policies.pii.scan import Scan
+
+Check = Callable[[bytes], bool | None]
+"""True: a check digit agrees. False: it is not one. None: cannot be known."""
+
+_GAP = (
+    rb"(?:[ \t:=#\"'._()*|>-]|\\\"|(?:is|no|nr|num|number|numbers|n\xc2\xb0|n\xc2\xba|id|ids|code|card|was|on file|ref|value"
+    rb"|nummer|num\xc3\xa9ro|n\xc3\xbamero|lautet|est|es)\b){1,9}"
+)
+_HEAD = rb"[A-Z]{0,4}[ -]?[A-Z]{0,2}[0-9]"
+_GAPPED = re.compile(rb"(?i:" + _GAP + rb")")
+VALUE = rb"[A-Za-z0-9](?:[A-Za-z0-9]|[-/.][A-Za-z0-9]){3,24}"
+_DATE = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}[/.][0-9]{1,2}[/.][0-9]{2,4}")
+
+
+def labelled(
+    kind: str, labels: bytes, starts: str, value: bytes = VALUE, check: Check | None = None, digits: int = 4
+) -> Recognizer:
+    """A recognizer for `kind`.
+
+    `labels`: alternatives in lower case, matched without regard to case as whole words. `starts`: their first letters.
+    `value`: what follows the gap. `digits`: how many digits the value has at least.
+    """
+    whole = re.compile(rb"(?:" + value + rb")(?![A-Za-z0-9_@])")
+
+    def examine(scan: Scan, start: int, end: int) -> int:
+        data = scan.data
+        if start and (data[start - 1] == 0x2D or 0x61 <= data[start - 1] | 0x20 <= 0x7A):
+            return start + 2
+        label = head.match(data, start, start + 64)
+        if label is None:
+            return end
+        scan.spend(96)
+        at = label.end()
+        # The value starts where the gap ends; `id` or `no` may be part of the label, so the gap is read again here.
+        gap = _GAPPED.match(data, at, at + 40)
+        if gap is None:
+            return at
+        at = gap.end()
+        match = whole.match(data, at, at + 48)
+        if match is None:
+            return at
+        text = match[0]
+        if sum(48 <= c <= 57 for c in text) < digits or _DATE.fullmatch(text):
+            return at
+        verdict = check(text) if check is not None else None
+        if verdict is False:
+            return at
+        scan.add(at, match.end(), kind, CHECKSUM if verdict else CONTEXT)
+        return match.end()
+
+    head = re.compile(rb"(?i:" + labels + rb")")
+    pattern = rb"(?i:(?:\b|_)(?:" + labels + rb")" + _GAP + _HEAD + rb")"
+    return Recognizer(kind.lower(), frozenset({kind}), pattern, both_cases(starts) + b"_", examine)

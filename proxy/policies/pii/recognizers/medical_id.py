@@ -1,0 +1,27 @@
+"""MEDICAL_ID: medical record numbers, patient, member and insurance ids, NHS numbers, US Medicare ids (MBI)."""
+
+from __future__ import annotations
+
+from proxy.policies.pii.recognizers.labelled import VALUE, labelled
+
+
+def nhs(text: bytes) -> bool | None:
+    """NHS number, modulus 11; None for anything that is not ten digits."""
+    digits = text.translate(None, b" -")
+    if len(digits) != 10 or not digits.isdigit():
+        return None
+    total = sum((10 - i) * (c - 48) for i, c in enumerate(digits[:9]))
+    return True if (11 - total % 11) % 11 == digits[9] - 48 else None
+
+
+MEDICAL_ID = labelled(
+    "MEDICAL_ID",
+    rb"mrns?|m\.r\.n\.?|med(?:ical)?[ _-]?rec(?:ord)?s?|patient[ _-]?(?:id|no|nr|number|identifier|account|ref|code)"
+    rb"|patientid|patient #|nhs|chart[ _-]?(?:no|number|id)|hospital[ _-]?(?:no|number|id)"
+    rb"|(?:member|subscriber|beneficiary|insurance|insured|health[ _-]?plan|health[ _-]?card|health insurance)"
+    rb"[ _-]?(?:id|no|number|policy)|mbi|medicare|medicaid|hicn|versichertennummer|krankenversichertennummer",
+    "mpnchsbivk",
+    rb"[0-9]{3}[ -][0-9]{3}[ -][0-9]{4}|" + VALUE,
+    nhs,
+    digits=3,
+)

@@ -1,0 +1,56 @@
+"""NATIONAL_ID: personal numbers of countries: after a label, or bare where the number carries its own check."""
+
+from __future__ import annotations
+
+from proxy.policies.pii.found import CHECKSUM, CONTEXT
+from proxy.policies.pii.recognizers.base import Recognizer
+from proxy.policies.pii.recognizers.labelled import VALUE, labelled
+from proxy.policies.pii.recognizers.stdnum_check import known
+from proxy.policies.pii.scan import Scan
+
+NATIONAL_ID = labelled(
+    "NATIONAL_ID",
+    rb"national[ _-]?(?:id(?:entity|entification)?|insurance)(?: card)?|nin|nino|(?:identity|id)[ _-]?card|pesel|aadhaar|aadhar"
+    rb"|cpf|curp|dni|nie|henkil\xc3\xb6tunnus|hetu|personnummer|pnr|cpr|f\xc3\xb8dselsnummer|bsn|burgerservicenummer"
+    rb"|codice fiscale|personalausweis(?:nummer)?|ausweisnummer|insee|nir|thai id|rrn|nric|fin|citizen id|emso|jmbg|egn|cnp|cnic"
+    rb"|my ?kad|sin|social insurance|id[ _-]?number|rodn\xc3\xa9 \xc4\x8d\xc3\xadslo|oib|hkid|teudat zehut|tckn|tc kimlik"
+    rb"|t\xc3\xa4m\xc3\xa4|ahv(?:-?nr)?|avs",
+    "nipacdhfbtrsemjokg",
+    rb"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}|[0-9]{4} [0-9]{4} [0-9]{4}|[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]"
+    rb"|[0-9]{3} [0-9]{3} [0-9]{3}|756\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}|" + VALUE,
+    known(("pl.pesel", "br.cpf", "in_.aadhaar", "es.dni", "es.nie", "fi.hetu", "se.personnummer", "dk.cpr", "nl.bsn",
+           "it.codicefiscale", "ca.sin", "fr.nir", "kr.rrn", "ch.ssn")),
+    digits=4,
+)  # fmt: skip
+
+_BARE_KINDS = {
+    16: known(("it.codicefiscale",)),
+    9: known(("es.nie",)),
+    14: known(("br.cpf", "kr.rrn")),
+    11: known(("fi.hetu",)),
+}
+
+
+def _examine(scan: Scan, start: int, end: int) -> int:
+    data = scan.data
+    scan.spend(64)
+    if start and data[start - 1] in b"-/.":
+        return end
+    check = _BARE_KINDS.get(end - start)
+    verdict = check(data[start:end]) if check is not None else None
+    if verdict:
+        scan.add(start, end, "NATIONAL_ID", CHECKSUM)
+    elif end - start == 14 and data[start + 6] == 0x2D:
+        scan.add(start, end, "NATIONAL_ID", CONTEXT)  # YYMMDD-1234567: since 2020 its last digits carry no check
+    return end
+
+
+NATIONAL_ID_BARE = Recognizer(
+    "national_id_bare",
+    frozenset({"NATIONAL_ID"}),
+    rb"\b(?:[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]|[XYZ][0-9]{7}[A-Z]"
+    rb"|[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}|[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])-[1-8][0-9]{6}"
+    rb"|[0-3][0-9][01][0-9]{3}[-+A-FU-Y][0-9]{3}[0-9A-FHJ-NPR-Y])\b",
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
+    _examine,
+)

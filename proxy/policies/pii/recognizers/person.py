@@ -1,0 +1,120 @@
+"""PERSON by context: titles, introductions, labelled fields, salutations, signatures, speakers in a chat."""
+
+from __future__ import annotations
+
+import re
+
+from proxy.policies.pii.found import CONTEXT
+from proxy.policies.pii.recognizers.base import Recognizer, both_cases
+from proxy.policies.pii.scan import Scan
+
+_UPPER = rb"(?:[A-Z]|\xc3[\x80-\x9e]|[\xc4-\xc5][\x80-\xbf]|\xce[\x86-\xab]|\xd0[\x80-\xaf])"
+_LETTER = rb"(?:[A-Za-z]|\xc3[\x80-\xbf]|[\xc4-\xca][\x80-\xbf]|\xcc[\x80-\xbf]|[\xce-\xd3][\x80-\xbf])"
+_WORD = _UPPER + rb"(?:" + _LETTER + rb"|(?:['-]|\xe2\x80\x99)" + _UPPER + rb"){1,24}"
+_LINK = rb"(?:de la|de|da|do|dos|di|del|van der|van den|van|von|al|bin|el|le|la|y)"
+_NAME = re.compile(
+    rb"(?:(?:Dr|Prof|Mr|Mrs|Ms|Miss)\.? )?(?:" + _WORD + rb"|[A-Z]\.)"
+    rb"(?:[ \t](?:" + _LINK + rb"[ \t])?(?:" + _WORD + rb"|[A-Z]\.?(?![A-Za-z]))){0,3}"
+)
+_NOT = frozenset(
+    b"The This That These Those There Here What When Where Which Who Why How And But For Not You Your Our Their His Her Its"
+    b" All Any Some Please Thanks Thank Team Sir Madam Support Everyone Folks World Customer User Users Name Date Email Phone"
+    b" Address None Null True False Id ID Type Number Unknown Service Order Account Monday Tuesday Wednesday Thursday Friday"
+    b" Saturday Sunday January February March April May June July August September October November December Parent Parents"
+    b" Doctor Patient Student Teacher Hiring Manager Sales Admin Administrator Assistant System Customers Colleagues Friends"
+    b" Friend Test Yes No Ok Okay In On At If To As It We They He She Is Are Was Do Does Did Can Could Would Should Will".split()
+)
+_TRAILING = re.compile(rb"(?:'s|\xe2\x80\x99s)$")
+
+
+def _name(scan: Scan, at: int, parts: int = 1) -> int:
+    """Add the name that starts at byte `at`; its end, or `at` if there is none of at least `parts` words."""
+    match = _NAME.match(scan.data, at, at + 100)
+    if match is None:
+        return at
+    text = _TRAILING.sub(b"", match[0])
+    tokens = text.split()
+    if tokens[0].rstrip(b".") in _NOT:
+        return at
+    while tokens and tokens[-1].rstrip(b".") in _NOT:
+        tokens.pop()
+    if len(tokens) < parts:
+        return at
+    size = text.find(tokens[-1], len(b" ".join(tokens)) - len(tokens[-1])) + len(tokens[-1])
+    scan.add(at, at + size, "PERSON", CONTEXT)
+    return at + size
+
+
+_HEAD = re.compile(rb"(?:" + _UPPER + rb")")
+
+
+def _examine(scan: Scan, start: int, end: int) -> int:
+    # The candidate ends with the name's first byte (or its lead byte); step back to it.
+    scan.spend(100)
+    at = end - 1
+    return max(end, _name(scan, at))
+
+
+def _examine_title(scan: Scan, start: int, end: int) -> int:
+    scan.spend(100)
+    match = _NAME.match(scan.data, end - 1, end + 100)
+    if match is None:
+        return end
+    text = _TRAILING.sub(b"", match[0])
+    scan.add(start, end - 1 + len(text), "PERSON", CONTEXT)
+    return end - 1 + len(text)
+
+
+_HEADS = rb"(?:[A-Z]|[\xc3-\xc5\xce\xd0])"
+_LABELS = (
+    rb"(?:(?:full|first|last|customer|patient|student|employee|contact|client|account holder|holder|emergency contact|billing)[ _]?)?name"
+    rb"|patient(?: card for)?|employee|customer|client|contact|emergency contact|policy ?holder|insured|student|attorney|lawyer"
+    rb"|physician|(?:attending |referring |primary care )?(?:physician|doctor|nurse)|professor|teacher|author|sender|recipient"
+    rb"|from|to|bill to|ship to|attn|signed|user|card ?holder|credit card holder|tenant|landlord|witness|defendant|plaintiff|owner|applicant"
+    rb"|reported by|assigned to|created by|cc|name des patienten|kunde|nom|nombre|nome|naam"
+)
+_TYPES = frozenset({"PERSON"})
+PERSON_TITLE = Recognizer(
+    "person_title",
+    _TYPES,
+    rb"\b(?:Mr|Mrs|Ms|Mx|Dr|Prof|Miss|Mme|Mlle|Herr|Frau|Signor|Signora|Sr|Sra)\.? " + _HEADS,
+    b"MDPHFS",
+    _examine_title,
+)
+PERSON_FIELD = Recognizer(
+    "person_field",
+    _TYPES,
+    rb"(?i:\b(?:" + _LABELS + rb")[\"']?)[ \t]{0,2}[:=|][ \t]{0,3}\n?[\"']?" + _HEADS,
+    both_cases("fclpsebhaditrouwnkvm"),
+    _examine,
+)
+PERSON_SAID = Recognizer(
+    "person_said",
+    _TYPES,
+    rb"(?:(?i:\b(?:my name is|name is|i am|i'm|this is|names? (?:are|was)|je m'appelle|ich hei\xc3\x9fe|me llamo|mi chiamo"
+    rb"|mein name ist|signed by|sent by|written by|placed by|on behalf of|attorney|lawyer|husband,?|wife,?|daughter|son|child,"
+    rb"|spouse,?|colleague|neighbou?r|hi|hello|hey|dear|good (?:morning|afternoon|evening),?|regards|sincerely|thanks|cheers|best"
+    rb"|ship to|patient|member id [a-z0-9-]{4,20} for|please (?:update|contact|call|ask)|resume of|estate of|statement for"
+    rb"|on behalf of|ticket from|letter from|sent to|says|asked|told|emailed))|i\xe2\x80\x99m),?[ \n]{1,3}" + _HEADS,
+    both_cases("mnitjsowpahcldgbre"),
+    _examine,
+)
+
+
+def _examine_speaker(scan: Scan, start: int, end: int) -> int:
+    scan.spend(64)
+    at = start + 1
+    while at < end and scan.data[at] in b" \t]":
+        at += 1
+    at = scan.data.rfind(b"]", start, end) + 2
+    stop = _name(scan, at)
+    return max(end, stop)
+
+
+PERSON_SPEAKER = Recognizer(
+    "person_speaker",
+    _TYPES,
+    rb"\[[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: [AP]M)?\] [A-Z][a-z]{1,20}",
+    b"[",
+    _examine_speaker,
+)

@@ -1,0 +1,160 @@
+"""PHONE: international numbers checked against `phonenumbers`' plans, national ones by shape or by a word near them.
+
+`phonenumbers` is loaded when the first number with a country code is met. Of its data only the general description of
+a plan is used: parsing a number through its public entry points costs 18 us, a compiled plan pattern 1 us.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Final
+
+from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT
+from proxy.policies.pii.recognizers.number import Number, unglued
+from proxy.policies.pii.scan import Scan, Words
+
+_WORDS = Words(
+    "phones?", "telephone", "tel", "tels", "mobile", "cell", "cellphone", "cellular", "fax", "call", "calls", "calling", "callback",
+    "dial", "ring", "sms", "text me", "whatsapp", "telegram", "hotline", "landline", "direct line", "line is",
+    "contact", "reach", "reached", "number is", "registered", "phone number", "my number", "backup",
+    "telefon", "telefonnummer", "handy", "mobil", "rufnummer", "durchwahl", "anrufen", "num[\xc3e][\xa9]?ro", "portable",
+    "appeler", "appelez", "tlf", "telef[o\xc3][\xb3]?no", "m[o\xc3][\xb3]?vil", "celular", "llamar", "telefone",
+    "cellulare", "chiamare", "telefoon", "mobiel", "telepono", "numaram", "numara", "cn number", "msisdn", "extension",
+    "ph", "mob",
+)  # fmt: skip
+_FAR_WORDS = re.compile(
+    rb"(?:tel|mobile|phone|cell|fax|handy|telefon)|\xe7\x94\xb5\xe8\xaf\x9d|\xe6\x89\x8b\xe6\x9c\xba"
+    rb"|\xe9\x9b\xbb\xe8\xa9\xb1|\xec\xa0\x84\xed\x99\x94|\xd1\x82\xd0\xb5\xd0\xbb"
+)
+_OTHERS = Words(
+    "orders?", "invoice", "inv", "isbn", "sku", "tracking", "ticket", "build", "version", "ids?", "ref", "reference", "serial",
+    "model", "part", "part no", "part number", "zip", "postal", "account", "acct", "claim", "policy", "ssn", "passport",
+    "license", "licence", "mrn", "nhs", "member", "code", "epoch", "time", "sha", "amount", "price", "total", "card", "iban",
+    "po", "student", "employee", "case", "docket", "port", "pid", "size", "bytes", "lines", "line no", "social", "security",
+    "issue", "error", "row", "page", "chapter", "year", "years", "tax", "vat", "nip", "pesel", "swift", "bic", "routing", "date",
+)  # fmt: skip
+_AFTER = re.compile(rb"[ (,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)")
+_EXTENSION = re.compile(rb" ?(?:ext|x|extension)[. ]{0,2}[0-9]{1,6}\b", re.IGNORECASE)
+_DAY = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
+_WINDOW: Final = 44
+
+
+@functools.cache
+def _plan(calling_code: int) -> re.Pattern[bytes] | None:
+    """The national numbers of a calling code, from `phonenumbers`; None for a code that is not assigned."""
+    import phonenumbers  # noqa: PLC0415  # 19 ms and 5 MB, only for those who meet a number
+
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(calling_code)
+    if not regions:
+        return None
+    patterns = []
+    for region in regions:
+        if region == "001":
+            data = phonenumbers.PhoneMetadata.metadata_for_nongeo_region(calling_code)
+        else:
+            data = phonenumbers.PhoneMetadata.metadata_for_region(region)
+        if data is None:
+            continue
+        for kind in (data.fixed_line, data.mobile, data.toll_free, data.premium_rate, data.shared_cost, data.voip, data.uan,
+                     data.personal_number):  # fmt: skip
+            if kind is not None and kind.national_number_pattern:
+                patterns.append(kind.national_number_pattern)
+    return re.compile("|".join(f"(?:{p})" for p in dict.fromkeys(patterns)).encode())
+
+
+def international(digits: bytes) -> bool | None:
+    """Whether digits that start with a calling code are a number of that code's plan.
+
+    None if the code is assigned and the length possible, but the plan does not have the number (555 numbers).
+    """
+    if not 8 <= len(digits) <= 15 or digits[0] == 48:
+        return False
+    for size in (1, 2, 3):
+        plan = _plan(int(digits[:size]))
+        if plan is None:
+            continue
+        national = digits[size:]
+        if plan.fullmatch(national) or (national[0] == 48 and plan.fullmatch(national[1:])):
+            return True
+        return None if len(national) >= 7 else False
+    return False
+
+
+def _named(scan: Scan, one: Number) -> bool:
+    """True if the words before, the column head or the words behind say that this is a phone number."""
+    if said(scan, one.run) or _AFTER.match(scan.after(one.end)) is not None:
+        return True
+    head = scan.column(one.start)
+    return bool(head) and _FAR_WORDS.search(head) is not None
+
+
+def said(scan: Scan, run: int) -> bool:
+    """True if the words before the digit run at byte `run` speak of a phone; asked once a run, kept for its cuts."""
+    if scan.named_at != run:
+        scan.named_at = run
+        scan.named = _said(scan, run)
+    return scan.named
+
+
+def _said(scan: Scan, start: int) -> bool:
+    before = scan.before(start, _WINDOW)
+    at = _WORDS.last(before)
+    if at < 0 and not before.isascii():
+        far = _FAR_WORDS.search(before)
+        at = far.end() if far else -1
+    return at >= 0 and _OTHERS.last(before) <= at
+
+
+def _shaped(one: Number) -> bool:
+    """True if the grouping is one that is written for nothing else than phone numbers."""
+    digits, shape, marks = one.digits, one.shape, one.marks
+    size = len(digits)
+    if shape[-3:] == (3, 3, 4) and (size == 10 or (size == 11 and shape[0] == 1 and digits[0] == 49)):
+        area = digits[-10]
+        if area < 50:
+            return digits[0] == 48 and not set(marks) - {32, 45}
+        return b"(" in marks or b"-" in marks or marks == b".." or digits[-7] >= 50
+    if digits[0] != 48 or digits[:2] == b"00" or not 9 <= size <= 11 or not 2 <= len(shape) <= 6 or b"/" in marks:
+        return False
+    return b"(" in marks or shape[0] == 2 == shape[1] or (len(shape) >= 3 and min(shape[1:]) >= 2)
+
+
+def judge(scan: Scan, one: Number) -> bool:
+    digits, marks = one.digits, one.marks
+    size = len(digits)
+    if not 7 <= size <= 15 or not unglued(scan, one):
+        return False
+    if len(one.shape) > 1 and b"." in marks and len(set(marks)) > 1 and b"+" not in marks:
+        return False
+    if _DAY.fullmatch(digits) and len(one.shape) == 1:
+        return False
+    end = one.end
+    rank = 0
+    if marks[:1] == b"+" or marks[:2] == b"(+" or (digits[:2] == b"00" and size >= 10):
+        code = digits[2:] if digits[:2] == b"00" else digits
+        known = international(code)
+        if known or (known is None and marks[:1] == b"+" and len(one.shape) >= 3):
+            rank = CHECKSUM if known else BARE
+        elif known is None and _named(scan, one):
+            rank = CONTEXT
+    elif _shaped(one) and _quiet(scan, one):
+        rank = BARE
+    if not rank and len(one.shape) <= 6 and (len(one.shape) == 1 or max(one.shape) <= 8) and _named(scan, one):
+        rank = CONTEXT
+    if not rank and scan.is_lone(one.start, end) and 10 <= size <= 12 and len(one.shape) == 1 and digits[:2] != b"19":
+        rank = BARE
+    if not rank:
+        return False
+    extension = _EXTENSION.match(scan.data, end, end + 16)
+    if extension is not None:
+        end = extension.end()
+    scan.add(one.start, end, "PHONE", rank)
+    return True
+
+
+def _quiet(scan: Scan, one: Number) -> bool:
+    """True unless the words just before name another kind of number."""
+    before = scan.before(one.start, 20)
+    other = _OTHERS.last(before)
+    return other < 0 or _WORDS.last(before) >= other

@@ -1,0 +1,40 @@
+"""Whether a value looks like a generated secret, or like a name, a filler or an example."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_FILLER = re.compile(
+    rb"(?i:x{5,}|\*{3,}|\.{3,}|-{4,}|0{8,}|1{8,}|example|sample|placeholder|your[_-]|redacted|insert|changeme|dummy|fake"
+    rb"|abcdefgh|12345678(?:9|$)|<[a-z]|\$\{|\{\{|masked|removed|hidden|todo|lorem)"
+)
+_UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def entropy(value: bytes) -> float:
+    """Shannon entropy of the bytes, in bits a byte."""
+    size = len(value)
+    counts: dict[int, int] = {}
+    for c in value:
+        counts[c] = counts.get(c, 0) + 1
+    return -sum(n / size * math.log2(n / size) for n in counts.values())
+
+
+def is_filler(value: bytes) -> bool:
+    """True for masks, templates and the words of documentation."""
+    return _FILLER.search(value) is not None
+
+
+def is_uuid(value: bytes) -> bool:
+    return _UUID.fullmatch(value) is not None
+
+
+def looks_random(value: bytes, least: float = 3.0) -> bool:
+    """True if the value has letters and digits mixed, is no filler and has at least `least` bits a byte."""
+    head = value[:256]
+    if head.isalpha() and (head.islower() or head.isupper() or head.istitle()):
+        return False
+    if head.isdigit() or is_filler(head) or entropy(head) < least:
+        return False
+    return is_uuid(head) or any(48 <= c <= 57 for c in head) or entropy(head) >= 4.2

@@ -1,0 +1,17 @@
+"""TAX_ID: tax and VAT numbers after their label; `python-stdnum` confirms what it knows."""
+
+from __future__ import annotations
+
+from proxy.policies.pii.recognizers.labelled import VALUE, labelled
+from proxy.policies.pii.recognizers.stdnum_check import known
+
+TAX_ID = labelled(
+    "TAX_ID",
+    rb"tax(?:payer)?[ _-]?(?:id(?:entification)?|no|nr|number|code|reference)(?: number)?(?: nip)?|nip|tin|ein|itin|vat|utr"
+    rb"|fein|abn|gstin|pan|steuer-?(?:id|nr|nummer|identifikationsnummer)|id-?nr|ust-?id(?:-?nr)?|ustid|siren|siret|nif"
+    rb"|cif|partita iva|p\.? ?iva|cnpj|rfc|kvk|btw|inn",
+    "tnievufagpscrkb",
+    rb"[0-9]{2}\.[0-9]{3}\.[0-9]{3}/[0-9]{4}-[0-9]{2}|[0-9]{2}(?: [0-9]{3}){3}|" + VALUE,
+    known(("de.idnr", "pl.nip", "us.ein", "eu.vat", "gb.utr", "au.abn", "br.cnpj", "es.nif", "fr.siret", "it.iva")),
+    digits=6,
+)

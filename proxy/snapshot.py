@@ -1,0 +1,442 @@
+"""Everything built from one version of the configuration; swapped whole on reload.
+
+Routes, chains, upstreams and services, and the small questions that the flow asks of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from proxy.browser import Hosts, Origins, is_loopback
+from proxy.chain import Chain, Step
+from proxy.dialects import generic
+from proxy.dialects import resolve as resolve_dialect
+from proxy.document import Document
+from proxy.errors import ProxyError
+from proxy.exchange import Exchange, Request, Target
+from proxy.flight import Below, Flight
+from proxy.match import compile_routes, compile_when, networks, why_not
+from proxy.policy import find
+from proxy.stream.pipe import Pipe
+from proxy.upstream.endpoint import Upstream
+from proxy.upstream.judge import Reader
+from proxy.upstream.transport.decode import decode
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+    from proxy.config.keys import Key
+    from proxy.config.model import ChainEntry, Config
+    from proxy.dialects.base import Dialect
+    from proxy.exchange import Answer, AttemptKey, Priority, RawHeaders
+    from proxy.listener import Connection
+    from proxy.match import CompiledRoute
+    from proxy.services import Services
+
+_SANE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
+_SLASHES: Final = re.compile(r"/{2,}")
+_PRIORITIES: Final[Mapping[str, Priority]] = {
+    "critical": "critical",
+    "high": "high",
+    "normal": "normal",
+    "background": "background",
+}
+
+
+class Snapshot:
+    """One version of the configuration, ready to serve."""
+
+    def __init__(
+        self,
+        config: Config,
+        services: Services,
+        *,
+        addresses: Mapping[str, str] | None = None,
+        access: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.services = services
+        self.log = logging.getLogger("llm_sidecar.flow")
+        self.no_body = EMPTY_PAYLOAD
+        self.flights: set[Flight] = set()
+        self.buffered = 0
+        self.in_flight: set[Exchange] = set()
+        self.watchers: list[Callable[[Exchange], None]] = []
+        self._access = access
+        self.upstreams: dict[str, Upstream] = {
+            name: Upstream(name, upstream, (addresses or {}).get(name) or upstream.base_url or "")
+            for name, upstream in config.upstreams.items()
+        }
+        services.offer("upstreams", lambda _: self.upstreams)
+        self.chains: dict[str, Chain] = {
+            name: build_chain(name, entries, services) for name, entries in config.chains.items()
+        }
+        self.routes: tuple[CompiledRoute, ...] = compile_routes(config.routes)
+        self._aliases = config.models
+        self.routes_read_body = any(route.needs_model for route in self.routes)
+        loopback = is_loopback(config.server.host) or config.server.unix is not None
+        self._hosts = Hosts(config.server.host, config.server.hosts, unix=config.server.unix is not None)
+        self._origins = {name: Origins(_cors_of(chain), loopback=loopback) for name, chain in self.chains.items()}
+        self._trusted = networks(config.server.trusted_proxies) if config.server.trusted_proxies else None
+        self._readers: dict[int, Reader] = {}
+        for chain in self.chains.values():
+            self._make_readers(chain)
+
+    def _make_readers(self, chain: Chain) -> None:
+        auth = next((p for p in chain.policies if p.name == "authenticate"), None)
+        credentials: str | None = None if auth is None else auth.options.method
+        part: Chain | None = chain
+        while part is not None:
+            reads = any(
+                p.reads_answer and (_overrides(p, "on_response") or _overrides(p, "open_stream")) for p in part.policies
+            )
+            # A split stores and replays whole answers, and a flight's end is its final event.
+            reads = reads or part.settles or chain.split is not None
+            self._readers[id(part)] = Reader(
+                part, reads=reads, credentials=credentials, max_body=self.config.server.max_body
+            )
+            part = part.below
+
+    # --- 1 and 2: a call begins ----------------------------------------------------------------------
+
+    def begin(self, connection: Connection, message: RawRequestMessage) -> Exchange:
+        """The exchange of a call whose head has come."""
+        headers = message.headers
+        path, raw_path, query = parse_target(message.path)
+        request = Request(
+            message.method,
+            message.path,
+            path,
+            raw_path,
+            query,
+            headers,
+            message.raw_headers,
+            connection.peer,
+            secure=connection.secure,
+        )
+        length = headers.get("content-length")
+        if length is not None:
+            request.content_length = int(length)
+        clock = self.services.clock
+        said = headers.get("x-request-id")
+        exchange = Exchange(
+            said if said is not None and _SANE_ID(said) else f"req_{random.getrandbits(96):024x}",
+            request,
+            clock.monotonic(),
+            clock.now(),
+        )
+        if self._trusted is not None:
+            request.peer = self._client_address(request)
+        exchange.dialect = generic
+        for name, _ in message.raw_headers:
+            if len(name) > 10 and name[:10].lower() == b"x-sidecar-":
+                _read_sidecar_headers(exchange, headers)
+                break
+        self.in_flight.add(exchange)
+        return exchange
+
+    def _client_address(self, request: Request) -> str:
+        """The last address in X-Forwarded-For that is not a trusted proxy's own."""
+        assert self._trusted is not None
+        peer = request.peer
+        if not self._trusted(peer):
+            return peer
+        for address in reversed((request.headers.get("x-forwarded-for") or "").split(",")):
+            hop = address.strip()
+            if not hop:
+                continue
+            peer = hop
+            if not self._trusted(hop):
+                break
+        return peer
+
+    def check_host(self, exchange: Exchange) -> None:
+        """Raises ``origin_refused`` for a foreign Host."""
+        self._hosts.check(exchange.request.headers.get("host"))
+
+    def holds_body(self, exchange: Exchange, payload: StreamReader) -> bool:
+        """Whether this call's body is a JSON document that is read whole. Sets the dialect."""
+        request = exchange.request
+        if payload is EMPTY_PAYLOAD:
+            return False
+        kind = request.headers.get("content-type", "")
+        dialect = dialect_for(request.method, request.path)
+        if dialect is None or (kind and "json" not in kind.lower() and "text/plain" not in kind.lower()):
+            return False if dialect is None and "json" not in kind.lower() else "multipart" not in kind.lower()
+        exchange.dialect = dialect
+        return True
+
+    def reserve_memory(self, exchange: Exchange, size: int) -> None:
+        """Count a body that is about to be held. Raises ``overloaded`` (503) when all bodies together are too large."""
+        if self.buffered + size > self.config.server.max_buffered:
+            raise ProxyError("overloaded", "Too many request bodies are held in memory at once.", retry_after=1.0)
+
+    def take_body(self, exchange: Exchange, raw: bytes) -> None:
+        """Make the document of a body that was read."""
+        request = exchange.request
+        request.raw_body = raw
+        self.buffered += len(raw)
+        if self.buffered > self.config.server.max_buffered:
+            raise ProxyError("overloaded", "Too many request bodies are held in memory at once.", retry_after=1.0)
+        coding = request.headers.get("content-encoding")
+        if coding is not None and coding.lower() not in ("", "identity"):
+            try:
+                raw = decode(raw, coding.lower(), self.config.server.max_body)
+            except Exception as error:
+                if type(error).__name__ == "BodyTooLarge":
+                    raise ProxyError(
+                        "request_too_large",
+                        f"The body is larger than {self.config.server.max_body} bytes when unpacked.",
+                    ) from None
+                raise ProxyError(
+                    "invalid_value", f"The body is not valid {coding[:40]}: {error}.", param="content-encoding"
+                ) from None
+        request.body = Document(raw)
+
+    # --- 3: match ------------------------------------------------------------------------------------
+
+    def match(self, exchange: Exchange) -> Chain:
+        """The chain of the first route that matches. Raises ``unknown_route``."""
+        for route in self.routes:
+            if route.rule is None or route.rule(exchange):
+                return self._take(exchange, route)
+        raise self._no_route(exchange)
+
+    async def match_reading(self, exchange: Exchange, read: Callable[[], Awaitable[None]]) -> Chain:
+        """The same where routes ask for the model: the body is read when the first such route is reached."""
+        has_read = False
+        for route in self.routes:
+            if route.needs_model and not has_read:
+                has_read = True
+                await read()
+            if route.rule is None or route.rule(exchange):
+                return self._take(exchange, route)
+        raise self._no_route(exchange)
+
+    def _take(self, exchange: Exchange, route: CompiledRoute) -> Chain:
+        config = route.config
+        exchange.route_name = route.name
+        exchange.target = Target(config.upstream, config.model)
+        name = config.chain
+        asked = exchange.request.headers.get("x-sidecar-chain")
+        if asked is not None:
+            if asked not in config.allow_chains and asked != name:
+                allowed = ", ".join(config.allow_chains) or "none"
+                raise ProxyError(
+                    "policy_refused",
+                    f"The chain {asked[:60]!r} may not be asked for on this route (allowed: {allowed}).",
+                    param="x-sidecar-chain",
+                )
+            name = asked
+        exchange.chain_name = name
+        return self.chains[name]
+
+    def _no_route(self, exchange: Exchange) -> ProxyError:
+        missed = "; ".join(f"{route.name} ({why_not(route.config.match, exchange)})" for route in self.routes[:20])
+        request = exchange.request
+        return ProxyError(
+            "unknown_route",
+            f"No route matches {request.method} {request.path[:200]}. Routes missed: {missed or 'there are none'}.",
+        )
+
+    def check_origin(self, exchange: Exchange, chain: Chain) -> Answer | None:
+        """Refuse foreign pages; an Answer is a preflight's."""
+        return self._origins[chain.name].check(exchange)
+
+    def settle_target(self, exchange: Exchange) -> None:
+        """Model aliases, and the local answers of ``/v1/models``."""
+        if self._aliases and exchange.request.body is not None and exchange.target.model is None:
+            model = exchange.model_asked
+            alias = self._aliases.get(model) if model is not None else None
+            if alias is not None:
+                exchange.target = Target(alias.upstream or exchange.target.upstream, alias.model)
+        path = exchange.request.path
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            from proxy.models import own_answer  # noqa: PLC0415 - rare
+
+            exchange.own_answer = own_answer(self, exchange)
+
+    # --- what the flow asks --------------------------------------------------------------------------
+
+    def reader(self, chain: Chain) -> Reader:
+        """What ``chain`` wants to know of answers."""
+        return self._readers[id(chain)]
+
+    def below(self, exchange: Exchange, chain: Chain) -> Below:
+        """What stands below a split."""
+        return Below(self, exchange, chain)
+
+    def pipe_for(self, exchange: Exchange, answer: Answer) -> Pipe:
+        """A pipe for a source of events that has none."""
+        assert exchange.dialect is not None and answer.source is not None
+        return Pipe(exchange.dialect, answer.source)
+
+    def answer_headers(self, exchange: Exchange, answer: Answer) -> RawHeaders:
+        """The answer's own headers and those this proxy adds."""
+        headers = answer.headers
+        request_id = exchange.id.encode("latin-1", "replace")
+        headers.append((b"x-sidecar-request-id", request_id))
+        if answer.origin not in ("upstream", "cache"):
+            headers.append((b"x-request-id", request_id))
+        served = exchange.served_by
+        if served is not None:
+            headers.append((b"x-sidecar-upstream", served.upstream.encode()))
+            if served.key is not None:
+                headers.append((b"x-sidecar-key", served.key.id.encode()))
+        headers.append((b"x-sidecar-attempts", b"%d" % len(exchange.attempts)))
+        if exchange.cache_status is not None:
+            headers.append((b"x-sidecar-cache", exchange.cache_status.encode()))
+        if exchange.added_headers:
+            headers.extend(exchange.added_headers)
+        if exchange.timings is not None:
+            headers.append((b"server-timing", _server_timing(exchange)))
+        return headers
+
+    def any_key(self, upstream: str) -> AttemptKey | None:
+        """A key for the proxy's own questions to an upstream (its list of models); None when it has no keys."""
+        pool = self.config.upstreams[upstream].keys
+        if pool is None:
+            return None
+        key = next((key for key in self.config.keys[pool].keys if key.enabled), None)
+        return None if key is None else OwnKey(key)
+
+    def finish(self, exchange: Exchange) -> None:
+        """The call is over."""
+        self.in_flight.discard(exchange)
+        raw = exchange.request.raw_body
+        if raw is not None:
+            self.buffered -= len(raw)
+        if self._access is not None:
+            self._access(exchange)
+        for watch in self.watchers:
+            watch(exchange)
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """The snapshot goes live."""
+        for chain in self.chains.values():
+            for policy in chain.policies:
+                await policy.start()
+
+    async def stop(self) -> None:
+        """Nothing uses the snapshot any more."""
+        for flight in list(self.flights):
+            flight.cancel()
+        for chain in self.chains.values():
+            for policy in chain.policies:
+                await policy.stop()
+        for upstream in self.upstreams.values():
+            await upstream.pool.close()
+        for part in list(self.services.made().values()):
+            close = getattr(part, "close", None)
+            if close is not None:
+                said = close()
+                if hasattr(said, "__await__"):
+                    await said
+
+
+class OwnKey:
+    """A configured key as an attempt takes it."""
+
+    __slots__ = ("_key", "id")
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self.id = key.id
+
+    def reveal(self) -> str:
+        """The secret, for the wire only."""
+        return self._key.secret.get_secret_value()
+
+
+def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) -> Chain:
+    """A chain from its entries; an entry with ``mode: off`` is not there."""
+    steps: list[Step] = []
+    digest = hashlib.blake2b(digest_size=16)
+    for entry in entries:
+        if entry.mode == "off":
+            continue
+        kind = find(entry.policy)
+        policy = kind(
+            entry.options,
+            services,
+            label=entry.name if entry.name != entry.policy else kind.name,
+            observe=entry.mode == "observe",
+        )
+        closed = policy.protects if entry.on_error is None else entry.on_error == "closed"
+        steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
+        if policy.edits_request or policy.edits_answer:
+            digest.update(f"{entry.policy}|{entry.mode}|{entry.when!r}|{entry.options!r}\n".encode())
+    return Chain(name, steps, digest=digest.hexdigest())
+
+
+def _overrides(policy: Any, phase: str) -> bool:
+    from proxy.policy import Policy  # noqa: PLC0415 - build time only
+
+    return getattr(type(policy), phase) is not getattr(Policy, phase)
+
+
+def _cors_of(chain: Chain) -> Any:
+    policy = chain.find("cors")
+    return None if policy is None else policy.cors  # type: ignore[attr-defined]
+
+
+@lru_cache(512)
+def parse_target(target: str) -> tuple[str, str, str]:
+    """(decoded path, raw path, query) of a request target; slashes collapsed, absolute form accepted."""
+    if not target.startswith("/"):
+        scheme, found, rest = target.partition("://")
+        if found and scheme.isalpha():
+            slash = rest.find("/")
+            target = rest[slash:] if slash >= 0 else "/"
+    raw, _, query = target.partition("?")
+    raw = raw.partition("#")[0]
+    if "//" in raw:
+        raw = _SLASHES.sub("/", raw)
+    return (unquote(raw) if "%" in raw else raw), raw, query
+
+
+@lru_cache(512)
+def dialect_for(method: str, path: str) -> Dialect | None:
+    """The dialect of a path; the path alone tells an Anthropic call from an OpenAI one."""
+    return resolve_dialect(method, path, "openai")
+
+
+def _read_sidecar_headers(exchange: Exchange, headers: Mapping[str, str]) -> None:
+    """What the client says of its call; ``authenticate`` settles it later."""
+    tags = headers.get("x-sidecar-tags")
+    if tags is not None:
+        for part in tags[:2000].split(","):
+            name, found, value = part.partition("=")
+            if found and name.strip():
+                exchange.tags[name.strip()[:60]] = value.strip()[:200]
+    task = headers.get("x-sidecar-task")
+    if task is not None:
+        exchange.tags["task"] = task.strip()[:100]
+    project = headers.get("x-sidecar-project")
+    if project is not None:
+        exchange.project = project.strip()[:100]
+    priority = headers.get("x-sidecar-priority")
+    if priority is not None:
+        exchange.priority = _PRIORITIES.get(priority.strip().lower(), "normal")
+    if headers.get("x-sidecar-debug") == "1":
+        exchange.timings = {}
+
+
+def _server_timing(exchange: Exchange) -> bytes:
+    parts = [f"{name};dur={seconds * 1000:.3f}" for name, seconds in (exchange.timings or {}).items()]
+    served = exchange.served_by
+    if served is not None and served.first_byte_at is not None:
+        parts.append(f"upstream;dur={max(0.0, served.first_byte_at - served.started_at) * 1000:.3f}")
+    return ", ".join(parts).encode()

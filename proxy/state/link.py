@@ -1,0 +1,321 @@
+"""One replica's line to Redis: batches in order, over one connection, with a hard bound on every wait.
+
+Everything that is due goes out together as one call of one Lua script, and while that is on its way the next batch
+gathers. One batch at a time keeps the order of what a replica says, and makes a busy proxy cheap for Redis. Each batch
+has a number, which Redis keeps: after a break the replica learns whether its last batch was done.
+
+    connecting --hello in time--> up --error, or no answer in time--> connecting (after a pause that grows to 1 s)
+
+`up` is False from the first sign of trouble: callers then decide at once by themselves, nobody waits for a reconnect.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from proxy.clock import Clock
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
+
+BATCH = 256
+GATHER = 0.005
+POLL = 0.25
+HELLO = 2.0
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+CONNECT_TIMEOUT = 1.0
+
+
+class Op:
+    """One operation on its way. deliver: told the answer, or None when Redis did not give one."""
+
+    __slots__ = ("asked", "deliver", "message", "source")
+
+    def __init__(
+        self,
+        message: list[Any],
+        deliver: Callable[[Any], None] | None = None,
+        source: object = None,
+        asked: float = 0.0,
+    ) -> None:
+        self.message = message
+        self.deliver = deliver
+        self.source = source
+        self.asked = asked
+
+
+class Hello(NamedTuple):
+    """born: changes when Redis lost its data. last: the last batch it did for us. replicas, place: who shares."""
+
+    born: bytes
+    last: int
+    replicas: int
+    place: int
+
+
+class Listener:
+    """What the owner of a link is told, always from the link's own task."""
+
+    def connected(self, hello: Hello, doubtful: Sequence[Op], lost: Sequence[Op]) -> Sequence[Op]:
+        """Redis is there (again). doubtful: sent last time without an answer, and not done. lost: never sent.
+
+        Returns what is to be said first.
+        """
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        """What `connected` returned was said: the books agree, `ask` works."""
+        raise NotImplementedError
+
+    def disconnected(self, reason: str) -> None:
+        """Redis is slow or gone; told at every attempt that fails."""
+        raise NotImplementedError
+
+    def noted(self, notes: Sequence[Sequence[Any]]) -> None:
+        """What others have posted."""
+        raise NotImplementedError
+
+    def beat(self, hello: Hello) -> Sequence[Op]:
+        """Every two seconds while up; returns what to ask by the way."""
+        raise NotImplementedError
+
+
+class Link:
+    """See the module. timeout: seconds any caller may wait; what is above counts as gone."""
+
+    def __init__(
+        self, url: str, namespace: str, replica: str, listener: Listener, clock: Clock, timeout: float
+    ) -> None:
+        self.url = url
+        self.namespace = "{" + namespace + "}"
+        self.replica = replica
+        self.timeout = timeout
+        self.up = False
+        self.offset = 0.0
+        """Server milliseconds minus monotonic milliseconds, as of the last answer."""
+        self._listener = listener
+        self._monotonic = clock.monotonic
+        self._queue: deque[Op] = deque()
+        self._doubt: tuple[int, list[Op]] = (0, [])
+        self._number = 0
+        self._seen = 0
+        self._event = asyncio.Event()
+        self._gathering: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._client: Redis | None = None
+        self._script: AsyncScript | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<Link {'up' if self.up else 'down'} batch {self._number} queued {len(self._queue)}>"
+
+    def ask(self, message: list[Any], deliver: Callable[[Any], None]) -> None:
+        """Sends at the next turn of the loop; `deliver` is called within `timeout`. Only while `up`."""
+        self._queue.append(Op(message, deliver, None, self._monotonic()))
+        self._event.set()
+
+    def tell(self, message: list[Any], source: object = None) -> None:
+        """Sends within a few milliseconds, together with whatever else comes; kept while Redis is gone.
+
+        source: what the owner needs to say the same in another way after a break.
+        """
+        self._queue.append(Op(message, None, source))
+        if self.up and self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER, self._gathered)
+
+    async def start(self, patience: float = 0.3) -> None:
+        """Returns when connected, or after `patience` seconds; keeps trying in the background."""
+        if self._task is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._ready = loop.create_future()
+        self._task = loop.create_task(self._run(), name="state-link")
+        await asyncio.wait({self._ready}, timeout=patience)
+
+    async def close(self) -> None:
+        """Sends what is queued, once, and disconnects."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._event.set()
+        await asyncio.wait({self._task}, timeout=10 * self.timeout)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        if self._gathering is not None:
+            self._gathering.cancel()
+        await self._disconnect()
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self._event.set()
+
+    async def _run(self) -> None:
+        failures = 0
+        next_hello = 0.0
+        while not self._closing:
+            if not self.up:
+                if await self._connect():
+                    failures = 0
+                    next_hello = self._monotonic() + HELLO
+                    continue
+                pause = PAUSES[min(failures, len(PAUSES) - 1)]
+                failures += 1
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        while not self._closing:
+                            self._event.clear()
+                            await self._event.wait()
+                continue
+            if not self._queue:
+                self._event.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._event.wait()
+            if self._monotonic() >= next_hello:
+                next_hello = self._monotonic() + HELLO
+                self._queue.append(Op(["hello", 0], self._beaten))
+            await self._send(self._take())
+        while self.up and self._queue:
+            await self._send(self._take())
+        if self.up:
+            await self._send([Op(["bye"])])
+
+    def _take(self) -> list[Op]:
+        queue = self._queue
+        return [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+
+    def _beaten(self, answer: Any) -> None:
+        if answer is not None:
+            for op in self._listener.beat(Hello(*answer)):
+                self._queue.append(op)
+
+    async def _connect(self) -> bool:
+        hello = ["hello", self._number]
+        try:
+            if self._client is None:
+                await self._open()
+            first = await self._call([hello], CONNECT_TIMEOUT, counted=False)  # loads the script: no measure of speed
+            again = await self._call([hello], self.timeout, counted=False)
+        except Exception as error:
+            await self._disconnect()
+            self._listener.disconnected(_name(error))
+            self._answer_start()
+            return False
+        number, doubtful = self._doubt
+        undone = [] if Hello(*first[0]).last >= number else doubtful
+        self._doubt = (0, [])
+        lost = list(self._queue)
+        self._queue.clear()
+        self._queue.extend(self._listener.connected(Hello(*again[0]), undone, lost))
+        while self._queue:  # nobody is let in before the books agree
+            if not await self._send(self._take()):
+                self._answer_start()
+                return False
+        self.up = True
+        self._listener.ready()
+        self._answer_start()
+        return True
+
+    def _answer_start(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    async def _open(self) -> None:
+        from redis.asyncio import Redis  # noqa: PLC0415 - 60 ms, only for those who share
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+
+        self._client = Redis.from_url(
+            self.url,
+            socket_timeout=CONNECT_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=2,
+        )
+        self._script = self._client.register_script(script_text())
+
+    async def _disconnect(self) -> None:
+        client, self._client, self._script = self._client, None, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                await client.aclose(close_connection_pool=True)
+
+    async def _call(self, messages: list[Any], timeout: float, *, counted: bool = True) -> list[Any]:
+        """One batch. Raises what redis-py raises, or TimeoutError; the connection is then of no more use."""
+        script = self._script
+        if script is None:
+            raise ConnectionError("not connected")
+        if counted:
+            self._number += 1
+        arguments: list[str | int | bytes] = [
+            self.replica,
+            self._number if counted else 0,
+            self._seen,
+            orjson.dumps(messages),
+        ]
+        call = asyncio.ensure_future(script(keys=[self.namespace], args=arguments))
+        try:
+            await asyncio.wait({call}, timeout=timeout)
+            for _ in range(3):
+                # After a stall of our own the timer may run before the answer that has long been there is read.
+                if call.done():
+                    break
+                await asyncio.sleep(0)
+            if not call.done():
+                raise TimeoutError(f"no answer within {timeout * 1000:.0f} ms")
+        finally:
+            if not call.done():
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+        server, answers, notes = call.result()
+        self.offset = server - self._monotonic() * 1000
+        if notes:
+            self._seen = int(notes[-1][0])
+            self._listener.noted([note for note in notes if note[5] != self.replica.encode()])
+        return list(answers)
+
+    async def _send(self, ops: list[Op]) -> bool:
+        oldest = min((op.asked for op in ops if op.asked), default=0.0)
+        left = self.timeout if not oldest else max(0.005, min(self.timeout, oldest + self.timeout - self._monotonic()))
+        try:
+            answers = await self._call([op.message for op in ops], left)
+        except asyncio.CancelledError:
+            self._fall(ops, "stopped")
+            raise
+        except Exception as error:
+            self._fall(ops, _name(error))
+            await self._disconnect()
+            return False
+        for op, answer in zip(ops, answers, strict=True):
+            if op.deliver is not None:
+                op.deliver(answer)
+        return True
+
+    def _fall(self, ops: list[Op], reason: str) -> None:
+        """From here on everybody decides alone. What was not asked for an answer is kept for the return."""
+        self.up = False
+        self._doubt = (self._number, [op for op in ops if op.deliver is None])
+        waiting = [op for op in (*ops, *self._queue) if op.deliver is not None]
+        self._queue = deque(op for op in self._queue if op.deliver is None)
+        self._listener.disconnected(reason)
+        for op in waiting:
+            if op.deliver is not None:
+                op.deliver(None)
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def script_text() -> str:
+    """The Lua files in the order of their names: one script."""
+    folder = Path(__file__).parent / "lua"
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua")))

@@ -1,0 +1,287 @@
+"""State of one process: plain dictionaries, one event loop, no locks. Exact, and a microsecond a reservation.
+
+Also the local picture and the fallback inside `RedisState`. What is idle (a full bucket, an empty window, a cooldown
+that is over) is the same as what does not exist, so it is swept: a few entries at each insertion, the rest in the
+background in slices of a millisecond. A million principals that went home cost nothing.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from proxy.clock import Clock, SystemClock
+from proxy.state.limits import GRACE, Claims, Counter, Grant, Limit, Refusal, Share, Usage, Window
+from proxy.state.meters import CounterMeter, Meter, WindowMeter, new_meter
+
+SWEEP_EVERY = 1.0
+SWEEP_SLICE = 500
+
+
+class MemoryState:
+    """See `State`. share: this process' part of every limit (`workers: N` with `state: memory`)."""
+
+    shared = False
+
+    def __init__(self, clock: Clock | None = None, share: Share | None = None) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self._monotonic: Callable[[], float] = self.clock.monotonic
+        self.share = share or Share()
+        self.meters: dict[str, Meter] = {}
+        self.cooldowns: dict[str, tuple[float, str]] = {}
+        self.board: dict[str, tuple[float, bytes]] = {}
+        self.leases: dict[str, float] = {}
+        self.maps: dict[str, OrderedDict[str, tuple[float, bytes]]] = {}
+        self._queue: deque[tuple[dict[str, Any], str]] = deque()
+        self._owed = 0
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<MemoryState {len(self.meters)} meters, {len(self.cooldowns)} cooldowns, {len(self.board)} notes>"
+
+    # Limits
+
+    def try_reserve(self, alternatives: Sequence[Claims]) -> Grant | Refusal:
+        """`reserve` without a coroutine."""
+        now = self._monotonic()
+        meters = self.meters
+        share = self.share
+        best: Refusal | None = None
+        for index, claims in enumerate(alternatives):
+            for limit, amount in claims:
+                wait = (meters.get(limit.name) or self.meter(limit)).ask(limit, amount, now, share)
+                if wait > 0.0:
+                    refusal = self._refuse(claims, limit, now)
+                    if best is None or refusal.wait < best.wait:
+                        best = refusal
+                    break
+            else:
+                if self._owed:
+                    self.sweep(self._owed)
+                return Grant(claims, index, now)
+        if best is None:
+            raise ValueError("reserve needs at least one alternative")
+        if self._owed:
+            self.sweep(self._owed)
+        return best
+
+    def _refuse(self, claims: Claims, refused: Limit, now: float) -> Refusal:
+        """Takes back what was taken before the claim that did not fit, and finds the longest wait of them all."""
+        share = self.share
+        for limit, amount in claims:
+            if limit is refused:
+                break
+            self.meters[limit.name].settle(limit, amount, 0, now, now, share)
+        longest, last = 0.0, refused
+        for limit, amount in claims:
+            wait = self.meter(limit).wait(limit, amount, now, share)
+            if wait > longest:
+                longest, last = wait, limit
+        figures = self.usage(last)
+        return Refusal(last, longest, figures.used, figures.held)
+
+    async def reserve(self, alternatives: Sequence[Claims]) -> Grant | Refusal:
+        return self.try_reserve(alternatives)
+
+    def take(self, claims: Claims, index: int, now: float) -> Grant:
+        """Books without asking: somebody else (Redis) has already said yes."""
+        for limit, amount in claims:
+            self.meter(limit).take(limit, amount, now, self.share)
+        return Grant(claims, index, now)
+
+    def peek(self, claims: Claims) -> float:
+        now = self._monotonic()
+        longest = 0.0
+        for limit, amount in claims:
+            meter = self.meters.get(limit.name)
+            if meter is None:
+                meter = new_meter(limit)
+            wait = meter.wait(limit, amount, now, self.share)
+            longest = max(longest, wait)
+        return longest
+
+    def settle(self, grant: Grant, actual: Sequence[float], sent_at: float | None = None) -> None:
+        if not grant.open:
+            return
+        grant.open = False
+        now = self._monotonic()
+        for (limit, amount), real in zip(grant.claims, actual, strict=True):
+            if real != amount or not limit.prepaid:
+                meter = self.meters.get(limit.name) or self.meter(limit)
+                meter.settle(limit, amount, real, grant.stamp, now, self.share)
+        if sent_at is not None and sent_at > grant.stamp + GRACE:
+            self._restamp(grant, actual, sent_at, now)
+
+    def _restamp(self, grant: Grant, actual: Sequence[float], sent_at: float, now: float) -> None:
+        for (limit, _), real in zip(grant.claims, actual, strict=True):
+            meter = self.meters.get(limit.name)
+            if isinstance(limit, Window) and isinstance(meter, WindowMeter):
+                meter.move(limit, real, grant.stamp, sent_at, now, self.share)
+
+    def free(self, grant: Grant) -> None:
+        self.settle(grant, [0] * len(grant.claims))
+
+    def book(self, limit: Limit, amount: float, age: float = 0.0) -> None:
+        now = self._monotonic()
+        meter = self.meter(limit)
+        if isinstance(meter, CounterMeter):
+            if isinstance(limit, Counter):
+                meter.spend(limit, amount, now)
+        else:
+            meter.take(limit, amount, now - age, self.share)
+
+    def seed(self, limit: Limit, used: float) -> None:
+        meter = self.meter(limit)
+        if isinstance(meter, CounterMeter) and isinstance(limit, Counter) and used > meter.spent:
+            meter.spend(limit, used - meter.spent, self._monotonic())
+
+    def usage(self, limit: Limit) -> Usage:
+        meter = self.meters.get(limit.name)
+        return Usage(0, 0, limit.limit, 0.0) if meter is None else meter.usage(limit, self._monotonic())
+
+    # Cooldowns and notes
+
+    @property
+    def calm(self) -> bool:
+        return not self.cooldowns
+
+    def cool(self, name: str, seconds: float, why: str = "") -> None:
+        until = self._monotonic() + seconds
+        known = self.cooldowns.get(name)
+        if known is None:
+            self._remember(self.cooldowns, name)
+        elif known[0] >= until:
+            return
+        self.cooldowns[name] = (until, why)
+
+    def cooling(self, name: str) -> float:
+        known = self.cooldowns.get(name)
+        if known is None:
+            return 0.0
+        return max(0.0, known[0] - self._monotonic())
+
+    def why(self, name: str) -> str:
+        known = self.cooldowns.get(name)
+        return known[1] if known is not None and known[0] > self._monotonic() else ""
+
+    def warm(self, name: str) -> None:
+        self.cooldowns.pop(name, None)
+
+    def post(self, name: str, value: bytes, ttl: float) -> None:
+        if not value:
+            self.board.pop(name, None)
+            return
+        if name not in self.board:
+            self._remember(self.board, name)
+        self.board[name] = (self._monotonic() + ttl, value)
+
+    def read(self, name: str) -> bytes | None:
+        known = self.board.get(name)
+        return known[1] if known is not None and known[0] > self._monotonic() else None
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        now = self._monotonic()
+        return {k: value for k, (until, value) in self.board.items() if until > now and k.startswith(prefix)}
+
+    # Leases and maps
+
+    def try_lease(self, name: str, ttl: float) -> bool:
+        """`lease` without a coroutine."""
+        now = self._monotonic()
+        until = self.leases.get(name)
+        if until is not None and until > now:
+            return False
+        if until is None:
+            self._remember(self.leases, name)
+        self.leases[name] = now + ttl
+        return True
+
+    async def lease(self, name: str, ttl: float) -> bool:
+        return self.try_lease(name, ttl)
+
+    def release(self, name: str) -> None:
+        self.leases.pop(name, None)
+
+    def put(self, space: str, key: str, value: bytes, ttl: float, bound: int) -> None:
+        entries = self.maps.setdefault(space, OrderedDict())
+        entries[key] = (self._monotonic() + ttl, value)
+        entries.move_to_end(key)
+        while len(entries) > bound:
+            entries.popitem(last=False)
+
+    def known(self, space: str, key: str) -> bytes | None:
+        """`get` without a coroutine."""
+        entries = self.maps.get(space)
+        found = entries.get(key) if entries is not None else None
+        if entries is None or found is None:
+            return None
+        if found[0] <= self._monotonic():
+            del entries[key]
+            return None
+        return found[1]
+
+    async def get(self, space: str, key: str) -> bytes | None:
+        return self.known(space, key)
+
+    def drop(self, space: str, key: str) -> None:
+        entries = self.maps.get(space)
+        if entries is not None:
+            entries.pop(key, None)
+
+    # Life and sweeping
+
+    async def start(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever(), name="state-sweeper")
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+            self._sweeper = None
+
+    def leave(self) -> None:
+        """From now on `away` counts: the other replicas cannot be reached."""
+        for meter in self.meters.values():
+            meter.leave()
+
+    def sweep(self, entries: int) -> int:
+        """Looks at up to `entries` entries, forgets the idle ones, and says how many were looked at."""
+        now = self._monotonic()
+        queue = self._queue
+        self._owed = 0
+        looked = min(entries, len(queue))
+        for _ in range(looked):
+            table, name = queue.popleft()
+            if table is self.meters:
+                meter = self.meters.get(name)
+                idle = meter is None or meter.idle(now)
+            else:
+                entry = table.get(name)
+                until = entry[0] if isinstance(entry, tuple) else entry
+                idle = not isinstance(until, float) or until <= now
+            if idle:
+                table.pop(name, None)
+            else:
+                queue.append((table, name))
+        return looked
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await self.clock.sleep(SWEEP_EVERY)
+            left = len(self._queue)
+            while left > 0:
+                left -= max(1, self.sweep(min(SWEEP_SLICE, left)))
+                await asyncio.sleep(0)
+
+    def meter(self, limit: Limit) -> Meter:
+        meter = self.meters.get(limit.name)
+        if meter is None:
+            self._remember(self.meters, limit.name)
+            meter = self.meters[limit.name] = new_meter(limit)
+        return meter
+
+    def _remember(self, table: dict[str, Any], name: str) -> None:
+        """Queues a new entry for sweeping, and owes a look at two old ones: growth pays for its own cleaning."""
+        self._queue.append((table, name))
+        self._owed += 2

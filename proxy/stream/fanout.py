@@ -1,0 +1,271 @@
+"""One stream of events, many readers, each from the start and at its own speed.
+
+A follower gets every event from the beginning. What has come is kept while it is under ``KEPT``
+bytes, so that a new follower can still join; beyond that only what the slowest reader has not yet
+taken is kept, and a reader that lags by more than ``KEPT`` is ended loudly. The upstream is read at
+the pace of the fastest reader within that bound: it pauses only when every reader has paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ProxyError
+from proxy.stream.sse import Event
+
+if TYPE_CHECKING:
+    from proxy.exchange import Sink, Source
+
+KEPT: Final = 4 * 1024 * 1024
+
+
+class LaggingReaderError(ProxyError):
+    """A reader took its events so slowly that they can no longer be kept for it."""
+
+    def __init__(self) -> None:
+        super().__init__("overloaded", "This answer is shared and was read too slowly to be kept any longer.")
+
+
+class FanOut:
+    """Takes bytes (``write``) that hold whole events; hands them to every ``Subscription``.
+
+    It is the ``out`` of the pipe below a split. source: what is paused when no reader drinks.
+    """
+
+    __slots__ = (
+        "_dropped",
+        "_ended",
+        "_error",
+        "_on_empty",
+        "_pieces",
+        "_readers",
+        "_size",
+        "_total",
+        "sealed",
+        "source",
+    )
+
+    def __init__(self, on_empty: Callable[[], None]) -> None:
+        self._pieces: list[bytes] = []
+        self._dropped = 0
+        self._size = 0
+        self._total = 0
+        self._readers: list[Subscription] = []
+        self._ended = False
+        self._error: Exception | None = None
+        self._on_empty = on_empty
+        self.source: Source | None = None
+        self.sealed = False
+
+    @property
+    def joinable(self) -> bool:
+        """Whether a new reader can still get everything from the start."""
+        return self._dropped == 0 and not self.sealed and self._error is None
+
+    @property
+    def whole(self) -> bytes | None:
+        """All bytes of the stream once it ended well and none were dropped; else None."""
+        return b"".join(self._pieces) if self._ended and self._error is None and self._dropped == 0 else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._ended
+
+    def write(self, data: bytes) -> None:
+        """One piece, at the pace it comes."""
+        self._pieces.append(data)
+        self._size += len(data)
+        self._total += len(data)
+        for reader in list(self._readers):
+            reader._more()
+        if self._size > KEPT:
+            self._trim()
+        self._balance()
+
+    def end(self) -> None:
+        """All pieces have come."""
+        self._ended = True
+        for reader in list(self._readers):
+            reader._more()
+
+    def fail(self, error: Exception) -> None:
+        """The stream broke off; readers learn of it after the pieces that came."""
+        self._ended = True
+        self._error = error
+        for reader in list(self._readers):
+            reader._more()
+
+    def subscribe(self) -> Subscription:
+        """A new reader, from the start."""
+        reader = Subscription(self)
+        self._readers.append(reader)
+        self._balance()
+        return reader
+
+    def _trim(self) -> None:
+        """Forget what every reader has taken; end those that lag too far."""
+        self.sealed = True
+        while self._size > KEPT:
+            slowest = min((reader.position for reader in self._readers), default=self._dropped + len(self._pieces))
+            if slowest > self._dropped:
+                count = slowest - self._dropped
+            else:
+                for reader in [reader for reader in self._readers if reader.position <= self._dropped]:
+                    reader._lagging()
+                count = 1
+            gone = self._pieces[:count]
+            del self._pieces[:count]
+            self._dropped += count
+            self._size -= sum(map(len, gone))
+            if not self._pieces:
+                break
+
+    def _balance(self) -> None:
+        """Pause the source exactly while every reader has paused."""
+        if self.source is None or not self._readers:
+            return
+        if all(reader.paused for reader in self._readers):
+            self.source.pause()
+        else:
+            self.source.resume()
+
+    def _left(self, reader: Subscription) -> None:
+        if reader in self._readers:
+            self._readers.remove(reader)
+            if self._readers:
+                self._balance()
+            elif not self._ended:
+                self._on_empty()
+
+
+class Subscription:
+    """One reader: the Source of one caller's answer."""
+
+    __slots__ = ("_fan", "_over", "_sink", "paused", "position")
+
+    def __init__(self, fan: FanOut) -> None:
+        self._fan = fan
+        self._sink: Sink | None = None
+        self._over = False
+        self.paused = False
+        self.position = fan._dropped
+
+    def start(self, sink: Sink) -> None:
+        """Push everything that came so far, and then what comes."""
+        self._sink = sink
+        self._more()
+
+    def pause(self) -> None:
+        """This reader is full; the others go on."""
+        if not self.paused:
+            self.paused = True
+            self._fan._balance()
+
+    def resume(self) -> None:
+        """This reader drinks again."""
+        if self.paused:
+            self.paused = False
+            self._fan._balance()
+            self._more()
+
+    def abort(self) -> None:
+        """This reader has left; the others do not notice."""
+        self._over = True
+        self._sink = None
+        self._fan._left(self)
+
+    def _more(self) -> None:
+        fan, sink = self._fan, self._sink
+        if sink is None or self._over:
+            return
+        while not self.paused and self.position < fan._dropped + len(fan._pieces):
+            piece = fan._pieces[self.position - fan._dropped]
+            self.position += 1
+            sink.feed(piece)
+            if self._over:
+                return
+        if fan._ended and not self.paused and self.position >= fan._dropped + len(fan._pieces):
+            self._over = True
+            fan._left(self)
+            if fan._error is None:
+                sink.finish()
+            else:
+                sink.fail(fan._error)
+
+    def _lagging(self) -> None:
+        sink, self._sink = self._sink, None
+        self._over = True
+        self._fan._left(self)
+        if sink is not None:
+            sink.fail(LaggingReaderError())
+
+
+class Replay:
+    """A source of events that are all here already: a cache hit as a stream. One piece a loop turn, so that
+    a large replay neither blocks the loop nor fills a slow client's buffer."""
+
+    __slots__ = ("_handle", "_paused", "_pieces", "_position", "_sink")
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self._position = 0
+        self._sink: Sink | None = None
+        self._paused = False
+        self._handle: asyncio.Handle | None = None
+
+    @classmethod
+    def of(cls, events: list[Event]) -> Replay:
+        """From events; small ones travel together."""
+        pieces: list[bytes] = []
+        batch: list[bytes] = []
+        size = 0
+        for event in events:
+            data = event.encode()
+            batch.append(data)
+            size += len(data)
+            if size > 32 * 1024:
+                pieces.append(b"".join(batch))
+                batch, size = [], 0
+        if batch:
+            pieces.append(b"".join(batch))
+        return cls(pieces)
+
+    def start(self, sink: Sink) -> None:
+        """Begin."""
+        self._sink = sink
+        self._push()
+
+    def pause(self) -> None:
+        """Wait."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on in the next turn."""
+        if self._paused:
+            self._paused = False
+            if self._handle is None and self._sink is not None:
+                self._handle = asyncio.get_running_loop().call_soon(self._push)
+
+    def abort(self) -> None:
+        """Stop."""
+        self._sink = None
+
+    def _push(self) -> None:
+        self._handle = None
+        sink = self._sink
+        if sink is None or self._paused:
+            return
+        if self._position < len(self._pieces):
+            piece = self._pieces[self._position]
+            self._position += 1
+            sink.feed(piece)
+        if self._sink is None or self._paused:
+            return
+        if self._position >= len(self._pieces):
+            self._sink = None
+            sink.finish()
+        else:
+            self._handle = asyncio.get_running_loop().call_soon(self._push)

@@ -1,0 +1,62 @@
+"""Bytes that nobody reads: moved from the source to the client as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxy.stream.pipe import Out
+
+
+class PlainSink:
+    """Sink that writes what it gets. With ``hold_last`` the piece that completes a body of known ``length`` waits
+    for ``release``; for a chunked body the end mark, which the caller writes, is the last piece."""
+
+    __slots__ = ("_done", "_failure", "_held", "_hold", "_left", "_out", "_waiter")
+
+    def __init__(self, out: Out, *, hold_last: bool, length: int | None) -> None:
+        self._out = out
+        self._left = length
+        self._hold = hold_last and length is not None
+        self._held: bytes | None = None
+        self._done = False
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Bytes of one read."""
+        if self._hold:
+            assert self._left is not None
+            self._left -= len(data)
+            if self._left <= 0:
+                self._held = data
+                return
+        self._out.write(data)
+
+    def finish(self) -> None:
+        """The body ended well."""
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The body broke off."""
+        self._failure = error
+        self._wake()
+
+    async def ended(self) -> Exception | None:
+        """Until the body is over; the failure, if it broke off."""
+        if not self._done:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._failure
+
+    def release(self) -> None:
+        """Let the last piece go."""
+        if self._held is not None:
+            self._out.write(self._held)
+            self._held = None
+
+    def _wake(self) -> None:
+        self._done = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,226 @@
+"""Logs: one JSON object a line (or plain text on a terminal), written by a thread so that no call waits for a disk.
+
+The access log is the hot part: one line a call, its fields put together without the logging module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+if TYPE_CHECKING:
+    from proxy.config.server import Log as LogConfig
+    from proxy.exchange import Exchange
+
+_MOST_WAITING: Final = 20_000
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class LineWriter:
+    """Appends lines to a file descriptor from a thread. Lines beyond what the receiver takes are dropped and counted."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self.dropped = 0
+
+    def write(self, line: bytes) -> None:
+        """Queue one line, its newline included."""
+        if self._thread is None:
+            self._start()
+        if self._queue.qsize() > _MOST_WAITING:
+            self.dropped += 1
+            return
+        self._queue.put(line)
+
+    def close(self) -> None:
+        """Write what is queued; waits two seconds at most."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(2.0)
+            self._thread = None
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        get = self._queue.get
+        while True:
+            line = get()
+            batch: list[bytes] = []
+            while line is not None:
+                batch.append(line)
+                if self._queue.empty() or len(batch) >= 500:
+                    break
+                line = get()
+            data = b"".join(batch)
+            with contextlib.suppress(OSError):
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            if line is None:
+                return
+            # Lines of a busy moment travel together: a wake-up a line costs the loop more than the line itself.
+            time.sleep(0.02)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; the fields of ``extra`` stand beside the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its newline."""
+        out: dict[str, Any] = {
+            "time": _iso(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        out.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD})
+        if record.exc_info and record.exc_info[0] is not None:
+            # Types and places only: an exception's text may quote what it choked on.
+            out["exception"] = record.exc_info[0].__name__
+            trace = record.exc_info[2]
+            places = []
+            while trace is not None:
+                places.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
+                trace = trace.tb_next
+            out["at"] = places[-8:]
+        return orjson.dumps(out, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """For people at a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its newline."""
+        extra = " ".join(f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD)
+        clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        text = f"{clock} {record.levelname.lower():7} {record.getMessage()}"
+        return f"{text}  {extra}" if extra else text
+
+
+class _Handler(logging.Handler):
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):
+            self._writer.write(self.format(record).encode() + b"\n")
+
+
+class Logs:
+    """The configured logs of this process. ``access`` is None when no access log is wanted."""
+
+    def __init__(self, config: LogConfig) -> None:
+        if config.file is not None:
+            descriptor = os.open(config.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        else:
+            descriptor = sys.stderr.fileno()
+        self.writer = LineWriter(descriptor)
+        self.json = config.format == "json" or (config.format == "auto" and not os.isatty(descriptor))
+        handler = _Handler(self.writer)
+        handler.setFormatter(JsonFormatter() if self.json else TextFormatter())
+        root = logging.getLogger("llm_sidecar")
+        root.handlers[:] = [handler]
+        root.setLevel(config.level.upper())
+        root.propagate = False
+        logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
+        wanted = config.access and config.level in ("debug", "info")
+        self.access: Callable[[Exchange], None] | None = None
+        if wanted:
+            self.access = self._json_line if self.json else self._text_line
+
+    def _json_line(self, exchange: Exchange) -> None:
+        self.writer.write(orjson.dumps(access_record(exchange), option=orjson.OPT_APPEND_NEWLINE, default=str))
+
+    def _text_line(self, exchange: Exchange) -> None:
+        record = access_record(exchange)
+        clock = datetime.fromtimestamp(exchange.started_wall, UTC).astimezone().strftime("%H:%M:%S")
+        model = f" {record['model']}" if record["model"] else ""
+        tokens = f" {record['input_tokens']}+{record['output_tokens']} tokens" if "input_tokens" in record else ""
+        failed = f"  {record['error']}: {record['message']}" if "error" in record else ""
+        line = (
+            f"{clock} {record['status'] or '-'} {record['method']} {record['path']}{model} -> "
+            f"{record['upstream'] or '-'} {record['outcome']} {record['duration_ms']:.0f} ms{tokens}{failed}\n"
+        )
+        self.writer.write(line.encode())
+
+    def close(self) -> None:
+        """Write what is queued."""
+        self.writer.close()
+
+
+def access_record(exchange: Exchange) -> dict[str, Any]:
+    """The access log's fields for one call; times in milliseconds. Never a body, a key or a masked value."""
+    request, answer, served = exchange.request, exchange.answer, exchange.served_by
+    ended = exchange.ended_at
+    record: dict[str, Any] = {
+        "time": _iso(exchange.started_wall),
+        "level": "info",
+        "logger": "access",
+        "request_id": exchange.id,
+        "method": request.method,
+        "path": request.path[:500],
+        "route": exchange.route_name,
+        "chain": exchange.chain_name,
+        "principal": exchange.principal.id,
+        "project": exchange.project,
+        "model": exchange.model_known,
+        "upstream": served.upstream if served is not None else None,
+        "key": exchange.key_id,
+        "status": answer.status if answer is not None else None,
+        "outcome": exchange.outcome,
+        "attempts": len(exchange.attempts),
+        "duration_ms": None if ended is None else round((ended - exchange.started_at) * 1000, 3),
+        "ttfb_ms": None
+        if served is None or served.first_byte_at is None
+        else round((served.first_byte_at - exchange.started_at) * 1000, 3),
+    }
+    usage = exchange.usage
+    if usage is not None:
+        record["input_tokens"] = usage.input
+        record["output_tokens"] = usage.output
+        if usage.estimated:
+            record["estimated"] = True
+    if exchange.cache_status is not None:
+        record["cache"] = exchange.cache_status
+    error = exchange.error
+    if error is not None:
+        kind = error.kind
+        record["level"] = kind.severity
+        record["error"] = error.code
+        record["fault"] = kind.fault
+        record["severity"] = kind.severity
+        record["message"] = error.message
+        record["next_step"] = kind.next_step
+        if error.policy is not None:
+            record["policy"] = error.policy
+    if exchange.notes:
+        record["notes"] = [f"{policy}: {text}" for policy, text in exchange.notes[:50]]
+    return record
+
+
+_last_second: list[Any] = [0, ""]
+
+
+def _iso(wall: float) -> str:
+    """RFC 3339 with milliseconds, UTC; the text of a second is made once."""
+    second = int(wall)
+    if _last_second[0] != second:
+        _last_second[0], _last_second[1] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{_last_second[1]}.{int((wall - second) * 1000):03d}Z"

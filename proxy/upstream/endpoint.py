@@ -1,0 +1,87 @@
+"""One configured upstream at run time: its pool, where its paths are, how it takes a key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from proxy.upstream.transport import Endpoint, Limits, Pool, Timeouts
+from proxy.upstream.transport.tls import TlsOptions
+
+if TYPE_CHECKING:
+    from proxy.config.upstream import Upstream as UpstreamConfig
+
+_FOREVER = 10 * 365 * 86400.0
+
+
+class Upstream:
+    """name, config, pool, and what the hot path needs precomputed.
+
+    has_keys: a key pool is configured. asks_usage: streams are asked for their usage; with ``auto`` it turns
+    False once the provider has refused the question with a 400.
+    """
+
+    __slots__ = (
+        "api", "asks_usage", "auth_header", "auth_prefix", "base_path", "config", "failures", "has_keys",
+        "headers", "headers_named", "name", "pool", "requests", "timeouts",
+    )  # fmt: skip
+
+    def __init__(self, name: str, config: UpstreamConfig, base_url: str) -> None:
+        self.name = name
+        self.config = config
+        self.api = config.api
+        parts = urlsplit(base_url)
+        self.base_path = parts.path.rstrip("/")
+        tls = config.tls
+        proxy = config.proxy
+        self.pool = Pool(
+            Endpoint.from_url(
+                base_url,
+                unix=getattr(config, "unix", None),
+                tls=None
+                if tls is None
+                else TlsOptions(ca=tls.ca, cert=tls.cert, key=tls.key, sni=tls.sni, verify=tls.verify),
+                proxy=proxy.get_secret_value() if hasattr(proxy, "get_secret_value") else proxy,
+            ),
+            Limits(max_connections=config.max_connections, max_waiting=config.max_waiting),
+            self._timeouts(config),
+        )
+        self.timeouts = self._timeouts(config)
+        self.has_keys = config.keys is not None
+        auth = config.key_auth
+        self.auth_header = auth.header.lower().encode()
+        self.auth_prefix = auth.prefix
+        self.headers = [
+            (key.encode(), (value.get_secret_value() if hasattr(value, "get_secret_value") else value).encode())
+            for key, value in config.headers.items()
+        ]
+        self.headers_named = frozenset(key.lower() for key, _ in self.headers)
+        self.asks_usage = config.stream_usage != "never"
+        self.requests = 0
+        self.failures = 0
+
+    @staticmethod
+    def _timeouts(config: UpstreamConfig) -> Timeouts:
+        times = config.timeouts
+        return Timeouts(
+            connect=times.connect,
+            first_byte=_FOREVER if times.first_byte is None else times.first_byte,
+            idle=_FOREVER if times.idle is None else times.idle,
+            total=times.total,
+        )
+
+    def target(self, raw_path: str, query: str) -> bytes:
+        """The request target on this upstream: what follows ``/v1`` is appended to the base URL; for
+        ``anthropic``, whose base URLs carry no ``/v1``, the whole path; a path outside ``/v1`` as it is."""
+        if self.api == "anthropic":
+            path = self.base_path + raw_path
+        elif raw_path.startswith("/v1/"):
+            path = self.base_path + raw_path[3:]
+        elif raw_path == "/v1":
+            path = self.base_path or "/"
+        else:
+            path = raw_path
+        return (f"{path}?{query}" if query else path).encode("ascii", "surrogateescape")
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {self.pool!r}>"

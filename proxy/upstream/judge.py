@@ -1,0 +1,266 @@
+"""One request: send it, and find out what it came to before anything is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from proxy.accounting.usage import Usage
+from proxy.document import Document
+from proxy.errors import ProxyError
+from proxy.exchange import Answer
+from proxy.policy import Verdict
+from proxy.stream.pipe import Pipe
+from proxy.upstream import classify
+from proxy.upstream.fields import answer_headers
+from proxy.upstream.render import render
+from proxy.upstream.retry_after import parse as parse_retry_after
+from proxy.upstream.transport import BodyTooLarge, TransportError
+from proxy.upstream.transport.decode import Decoder, decode
+
+if TYPE_CHECKING:
+    from proxy.chain import Chain
+    from proxy.exchange import Attempt, Exchange, FailureClass
+    from proxy.upstream.endpoint import Upstream
+    from proxy.upstream.transport import Incoming
+
+ERROR_BODY: Final = 1024 * 1024
+"""Bytes of an upstream's error body that are read to judge it."""
+SMALL: Final = 64 * 1024
+"""A plain answer up to this size is read whole and leaves in one write."""
+COMMIT_AFTER: Final = 2.0
+"""Seconds after the upstream's head at which a stream commits without content (rule 3)."""
+
+
+class Tried:
+    """What a try came to. answer: what could go up. pipe: its event stream, when somebody reads it."""
+
+    __slots__ = ("answer", "incoming", "pipe", "verdict")
+
+    def __init__(
+        self, verdict: Verdict, answer: Answer | None = None, pipe: Pipe | None = None, incoming: Incoming | None = None
+    ) -> None:
+        self.verdict = verdict
+        self.answer = answer
+        self.pipe = pipe
+        self.incoming = incoming
+
+    def discard(self) -> None:
+        """Give the answer up; its connection is closed unless it has ended."""
+        if self.pipe is not None:
+            self.pipe.cancel()
+        elif self.incoming is not None:
+            self.incoming.abort()
+
+
+class Reader:
+    """What a chain wants to know of an answer, worked out once a chain."""
+
+    __slots__ = ("chain", "commits_late", "credentials", "max_body", "reads", "usage")
+
+    def __init__(self, chain: Chain, *, reads: bool, credentials: str | None, max_body: int) -> None:
+        self.chain = chain
+        self.reads = reads
+        self.usage = chain.needs_usage
+        self.commits_late = chain.late_commit
+        self.credentials = credentials
+        self.max_body = max_body
+
+    def passes_credentials(self, upstream: Upstream) -> bool:
+        """Whether the client's own credential goes up to ``upstream``."""
+        match self.credentials:
+            case None | "passthrough":
+                return True
+            case "none":
+                return not upstream.has_keys
+        return False
+
+
+async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, reader: Reader) -> Tried:
+    """Send one attempt and judge it. Returns when its answer could be committed; never raises but on cancel."""
+    ask_usage = reader.usage and exchange.streaming and upstream.asks_usage
+    reads = reader.reads or reader.usage or reader.commits_late
+    outgoing = render(
+        exchange,
+        attempt,
+        upstream,
+        credentials=reader.passes_credentials(upstream),
+        readable=reads,
+        ask_usage=ask_usage,
+    )
+    attempt.sent = True
+    upstream.requests += 1
+    timeouts = upstream.timeouts
+    loop = asyncio.get_running_loop()
+    deadline = (
+        attempt.deadline if exchange.deadline is None else min(attempt.deadline or exchange.deadline, exchange.deadline)
+    )
+    if deadline is not None:
+        left = max(0.001, deadline - loop.time())
+        total = left if timeouts.total is None else min(left, timeouts.total)
+        timeouts = type(timeouts)(timeouts.connect, timeouts.first_byte, timeouts.idle, total)
+    try:
+        incoming = await upstream.pool.send(outgoing, timeouts)
+    except TransportError as error:
+        failure, said = classify.from_exception(error)
+        if error.phase in ("waiting", "connecting"):
+            attempt.sent = False
+        return Tried(Verdict(failure, error=said))
+    attempt.status = incoming.status
+    attempt.first_byte_at = incoming.first_byte_at
+    attempt.resent = incoming.resent
+    attempt.response_headers = incoming.headers
+    try:
+        if incoming.status >= 400:
+            return await _error(exchange, attempt, incoming, reader)
+        return await _success(exchange, attempt, incoming, reader, hide_usage=ask_usage)
+    except TransportError as error:
+        failure, said = classify.from_exception(error)
+        return Tried(Verdict(failure, status=incoming.status, error=said))
+    except BaseException:
+        incoming.abort()
+        raise
+
+
+async def _error(exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader) -> Tried:
+    """An answer with an error status: its body is read so that its code can be judged, and passes unchanged."""
+    headers, encoding = answer_headers(incoming.headers)
+    retry_after = attempt.retry_after = parse_retry_after(incoming.headers)
+    if not (reader.commits_late or reader.chain.selects_key or reader.usage or incoming.ended):
+        answer = _plain(incoming, headers, encoding)
+        verdict = Verdict(classify.classify(incoming.status, None), incoming.status, retry_after)
+        return Tried(verdict, answer, incoming=incoming)
+    length = _length(incoming)
+    if length is not None and length > ERROR_BODY:
+        answer = _plain(incoming, headers, encoding)
+        return Tried(
+            Verdict(classify.classify(incoming.status, None), incoming.status, retry_after), answer, incoming=incoming
+        )
+    try:
+        raw = await incoming.read(ERROR_BODY)
+    except BodyTooLarge as error:
+        return Tried(Verdict("invalid_response", incoming.status, retry_after, error=classify.from_exception(error)[1]))
+    attempt.received_bytes = len(raw)
+    code = _code(exchange, raw, encoding)
+    if encoding is not None:
+        headers.append((b"content-encoding", encoding))
+    answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
+    return Tried(Verdict(classify.classify(incoming.status, code), incoming.status, retry_after, code), answer)
+
+
+def _code(exchange: Exchange, raw: bytes, encoding: bytes | None) -> str | None:
+    try:
+        plain = decode(raw, encoding.decode("latin-1"), ERROR_BODY) if encoding is not None else raw
+        tree = orjson.loads(plain)
+    except (TransportError, orjson.JSONDecodeError):
+        return None
+    assert exchange.dialect is not None
+    return exchange.dialect.upstream_error(tree)
+
+
+async def _success(
+    exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader, *, hide_usage: bool
+) -> Tried:
+    headers, encoding = answer_headers(incoming.headers)
+    kind = _content_type(headers)
+    dialect = exchange.dialect
+    assert dialect is not None
+    wanted = reader.reads or reader.usage or reader.commits_late
+    if wanted and kind.startswith(b"text/event-stream") and exchange.request.method != "HEAD":
+        decoder = None if encoding is None else Decoder(encoding.decode("latin-1"))
+        pipe = Pipe(dialect, incoming, hide_usage=hide_usage, decoder=decoder)
+        answer = Answer(incoming.status, headers, origin="upstream", source=incoming, events=True)
+        incoming.start(pipe)
+        if not reader.commits_late:
+            return Tried(Verdict(None, incoming.status), answer, pipe, incoming)
+        return await _until_commit(exchange, attempt, incoming, pipe, answer)
+    length = _length(incoming)
+    judged = reader.commits_late and exchange.request.body is not None
+    if (reader.reads or reader.usage or judged) and b"json" in kind and exchange.request.method != "HEAD":
+        raw = await incoming.read(reader.max_body)
+        attempt.received_bytes = len(raw)
+        if encoding is not None:
+            raw = decode(raw, encoding.decode("latin-1"), reader.max_body)
+        document = Document(raw)
+        answer = Answer(incoming.status, headers, origin="upstream", body=document)
+        return Tried(_judge_whole(exchange, attempt, incoming.status, document, reader), answer)
+    if incoming.ended or (length is not None and length <= SMALL and not kind.startswith(b"text/event-stream")):
+        raw = await incoming.read(SMALL * 2)
+        attempt.received_bytes = len(raw)
+        if encoding is not None:
+            headers.append((b"content-encoding", encoding))
+        answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
+        return Tried(Verdict(None, incoming.status), answer)
+    return Tried(Verdict(None, incoming.status), _plain(incoming, headers, encoding), incoming=incoming)
+
+
+def _judge_whole(exchange: Exchange, attempt: Attempt, status: int, document: Document, reader: Reader) -> Verdict:
+    """Usage of a whole answer, and whether it is one."""
+    if not (reader.usage or reader.commits_late):
+        return Verdict(None, status)
+    tree = document.lenient()
+    dialect = exchange.dialect
+    assert dialect is not None
+    if not isinstance(tree, dict):
+        if reader.commits_late and tree is None:
+            return Verdict(
+                "invalid_response",
+                status,
+                error=ProxyError("upstream_invalid_response", "The upstream's answer says it is JSON and is not."),
+            )
+        return Verdict(None, status)
+    attempt.usage = dialect.usage(tree)
+    return Verdict(None, status)
+
+
+async def _until_commit(exchange: Exchange, attempt: Attempt, incoming: Incoming, pipe: Pipe, answer: Answer) -> Tried:
+    """Wait for the first event worth sending; a stream that fails before it may still be thrown away."""
+    try:
+        async with asyncio.timeout(COMMIT_AFTER):
+            await pipe.wait_commit()
+    except TimeoutError:
+        pass
+    failure: FailureClass | None = None
+    error: ProxyError | None = None
+    if pipe.error_event is not None and pipe.chars == 0 and pipe.finish_reason is None:
+        tree = pipe.error_event.json
+        assert exchange.dialect is not None
+        failure = classify.classify_event(exchange.dialect.upstream_error(tree) if isinstance(tree, dict) else None)
+    elif pipe.end is not None and isinstance(pipe.end.cause, TransportError):
+        failure, error = classify.from_exception(pipe.end.cause)
+    elif pipe.end is not None and pipe.end.cause is not None:
+        failure = "invalid_response"
+        error = ProxyError("upstream_invalid_response", "The upstream's event stream cannot be read.")
+    elif pipe.finished and not pipe.complete:
+        failure = "truncated"
+        error = ProxyError("upstream_invalid_response", "The upstream ended its stream before the answer was complete.")
+    verdict = Verdict(failure, incoming.status, error=error)
+    return Tried(verdict, answer, pipe, incoming)
+
+
+def _plain(incoming: Incoming, headers: list[tuple[bytes, bytes]], encoding: bytes | None) -> Answer:
+    """An answer nobody reads: its bytes go through as they come."""
+    if encoding is not None:
+        headers.append((b"content-encoding", encoding))
+    return Answer(incoming.status, headers, origin="upstream", source=incoming, content_length=_length(incoming))
+
+
+def _length(incoming: Incoming) -> int | None:
+    for name, value in incoming.headers:
+        if len(name) == 14 and name.lower() == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None
+
+
+def _content_type(headers: list[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if len(name) == 12 and name.lower() == b"content-type":
+            return value.lower()
+    return b""
+
+
+def estimate(exchange: Exchange, characters: int) -> Usage:
+    """Usage of an answer whose provider said nothing: what was sent and what was received, marked as estimated."""
+    return Usage(input=exchange.input_estimate(), output=(characters + 3) // 4, estimated=True)

@@ -1,0 +1,8 @@
+"""Provider keys: pools, the choice of one, limits and health."""
+
+from proxy.upstream.keys.key import Key, Life
+from proxy.upstream.keys.ring import KeyLease, KeyRing, NoKey
+from proxy.upstream.keys.rings import KeyRings
+from proxy.upstream.keys.strategies import STRATEGIES
+
+__all__ = ["STRATEGIES", "Key", "KeyLease", "KeyRing", "KeyRings", "Life", "NoKey"]

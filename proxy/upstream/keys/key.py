@@ -1,0 +1,159 @@
+"""One provider key: what is configured of it, and what is known of its life."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from proxy.recent import Recent
+from proxy.state import Claims, Slots, Window
+
+if TYPE_CHECKING:
+    from proxy.config.keys import Key as KeyConfig
+
+Tier = Literal["free", "paid"]
+QuotaWindow = Literal["hour", "day", "month"]
+
+MOST_TASKS: Final = 50
+"""Distinct tasks counted for a key; the client chooses their names."""
+
+
+class Life:
+    """What changes about a key while the process runs. Kept over reloads, found by the key's id.
+
+    latency: moving average of seconds to the first byte, None when nothing recent is known.
+    suspect: it was refused (401, 403); it has to prove itself with one call before it is used freely again.
+    strikes, refusals: 429s and 401/403s in a row. switched: enabled or disabled by hand, None: as configured.
+    """
+
+    __slots__ = (
+        "calls", "cooled_models", "credit", "in_flight", "last_used", "last_used_at", "latency", "latency_at", "load",
+        "load_at", "probing", "refusals", "requests", "strikes", "successes", "suspect", "switched", "tasks", "tokens",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.successes = 0
+        self.in_flight = 0
+        self.latency: float | None = None
+        self.latency_at = 0.0
+        self.last_used = 0
+        self.last_used_at: float | None = None
+        self.credit = 0.0
+        self.load = 0.0
+        self.load_at = -1.0
+        self.strikes = 0
+        self.refusals = 0
+        self.suspect = False
+        self.probing = False
+        self.switched: bool | None = None
+        self.cooled_models: dict[str, float] = {}
+        self.tasks: dict[str, int] = {}
+        self.calls = Recent(60)
+        self.tokens = Recent(60)
+
+
+class Key:
+    """A key as configured, with the limits it brings. Its secret is read each time, since a mounted one may change."""
+
+    __slots__ = (
+        "cost_per_token", "enabled", "fixed", "header", "id", "life", "max_concurrent", "max_rpm", "max_tpm", "name",
+        "off", "prefix", "prices", "priority", "quota_window", "rpm", "secret", "seed", "slots", "task_types", "tier",
+        "tpm", "upstream", "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        secret: str | Callable[[], str],
+        *,
+        upstream: str | None = None,
+        max_rpm: int | None = None,
+        max_tpm: int | None = None,
+        max_concurrent: int | None = None,
+        priority: int = 0,
+        weight: float = 1.0,
+        task_types: Iterable[str] = (),
+        tier: Tier = "paid",
+        enabled: bool = True,
+        cost_per_token: float | None = None,
+        prices: Mapping[str, Any] | None = None,
+        header: str | None = None,
+        prefix: str = "",
+        quota_window: QuotaWindow = "day",
+    ) -> None:
+        """upstream: the endpoint this key is for, None: the target's own. header: what carries it, None: as there."""
+        self.id = id
+        self.secret = secret
+        self.upstream = upstream
+        self.max_rpm = max_rpm
+        self.max_tpm = max_tpm
+        self.max_concurrent = max_concurrent
+        self.priority = priority
+        self.weight = weight
+        self.task_types = frozenset(task_types)
+        self.tier = tier
+        self.enabled = enabled
+        self.cost_per_token = cost_per_token
+        self.prices: Mapping[str, Any] = prices or {}
+        self.header = header
+        self.prefix = prefix
+        self.quota_window: QuotaWindow = quota_window
+        self.name = f"key:{id}"
+        self.off = f"key:{id}:switch"
+        self.seed = hash_of(id)
+        self.rpm = Window(f"key:{id}:rpm", max_rpm) if max_rpm else None
+        self.tpm = Window(f"key:{id}:tpm", max_tpm) if max_tpm else None
+        self.slots = Slots(f"key:{id}:slots", max_concurrent) if max_concurrent else None
+        self.fixed: Claims = tuple((limit, 1) for limit in (self.rpm, self.slots) if limit is not None)
+        self.life = Life()
+
+    @classmethod
+    def from_config(cls, config: "KeyConfig") -> "Key":
+        """The key of a configuration entry."""
+        auth = config.auth
+        return cls(
+            config.id,
+            config.secret.get_secret_value,
+            upstream=config.upstream,
+            max_rpm=config.max_rpm,
+            max_tpm=config.max_tpm,
+            max_concurrent=config.max_concurrent,
+            priority=config.priority,
+            weight=config.weight,
+            task_types=config.task_types,
+            tier=config.tier,
+            enabled=config.enabled,
+            cost_per_token=config.cost_per_token,
+            prices=config.prices,
+            header=auth.header if auth is not None else config.header,
+            prefix=auth.prefix if auth is not None else "",
+        )
+
+    def __repr__(self) -> str:
+        return f"<Key {self.id}>"
+
+    def reveal(self) -> str:
+        """The secret itself, for the wire only."""
+        secret = self.secret
+        return secret if isinstance(secret, str) else secret()
+
+    def claims(self, tokens: int) -> Claims:
+        """What a call of so many tokens takes of this key's limits: (rpm, slots, tpm), those that it has."""
+        return (*self.fixed, (self.tpm, tokens)) if self.tpm is not None else self.fixed
+
+    def usage(self, sent: int, tokens: int) -> list[int]:
+        """What a call has used, in the order of `claims`."""
+        actual: list[int] = []
+        if self.rpm is not None:
+            actual.append(sent)
+        if self.slots is not None:
+            actual.append(0)
+        if self.tpm is not None:
+            actual.append(tokens)
+        return actual
+
+
+def hash_of(text: str) -> int:
+    """64 bits of a text, the same in every process (Python's own hash is not)."""
+    from hashlib import blake2b  # noqa: PLC0415 - only keys at load and calls with a sticky id come here
+
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

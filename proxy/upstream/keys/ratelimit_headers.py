@@ -1,0 +1,75 @@
+"""What an answer's headers say about the key's limits at the provider. Pure.
+
+    x-ratelimit-limit-requests / -remaining-requests / -reset-requests, and the same with -tokens    OpenAI and others
+    x-ratelimit-limit / -remaining / -reset                                                          requests only
+    anthropic-ratelimit-requests-limit / -remaining / -reset, and the same with tokens               Anthropic
+
+Resets are durations (`6m0s`, `1s`, `20ms`), seconds, Unix seconds or RFC 3339 dates.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from proxy.upstream.retry_after import parse_date, parse_duration
+
+
+class Room(NamedTuple):
+    """limit and remaining units (None: not said), seconds until the provider counts anew (None: not said)."""
+
+    limit: int | None
+    remaining: int | None
+    reset: float | None
+
+
+NOTHING = Room(None, None, None)
+
+
+def parse(headers: Iterable[tuple[bytes, bytes]], now: float | None = None) -> tuple[Room, Room] | None:
+    """(requests, tokens) as the provider sees them; None when it says nothing. now: wall seconds, for dates."""
+    # By length first: of an answer's dozen headers nearly all end here.
+    told = [pair for pair in headers if len(pair[0]) >= 17]
+    if not told:
+        return None
+    found: dict[tuple[str, str], bytes] = {}
+    for name, value in told:
+        low = name.lower()
+        if low.startswith(b"x-ratelimit-"):
+            figure, _, unit = low[12:].decode("ascii", "replace").partition("-")
+        elif low.startswith(b"anthropic-ratelimit-"):
+            unit, _, figure = low[20:].decode("ascii", "replace").partition("-")
+        else:
+            continue
+        if figure in ("limit", "remaining", "reset") and unit in ("requests", "tokens", ""):
+            found[unit or "requests", figure] = value
+    if not found:
+        return None
+    wall = time.time() if now is None else now
+    return _room(found, "requests", wall), _room(found, "tokens", wall)
+
+
+def _room(found: dict[tuple[str, str], bytes], unit: str, now: float) -> Room:
+    limit, remaining = _whole(found.get((unit, "limit"))), _whole(found.get((unit, "remaining")))
+    if limit is None and remaining is None:
+        return NOTHING
+    return Room(limit, remaining, _reset(found.get((unit, "reset")), now))
+
+
+def _whole(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    value = value.strip()
+    if value[:1] == b"-" and value[1:].isdigit():
+        return 0  # overdrawn
+    return int(value) if value.isdigit() and len(value) < 16 else None
+
+
+def _reset(value: bytes | None, now: float) -> float | None:
+    if value is None:
+        return None
+    seconds = parse_duration(value)
+    if seconds is None:
+        moment = parse_date(value)
+        return None if moment is None else max(0.0, moment - now)
+    # A plain number above a year of seconds is a moment, not a duration.
+    return max(0.0, seconds - now) if seconds > 31_536_000 else seconds

@@ -1,0 +1,130 @@
+"""The seam below all policies: what a target is sent, made anew for each attempt.
+
+Policies see what the client said. Here the model is renamed, credentials are exchanged, usage is
+asked for, and nothing else is added. The exchange itself is not changed, so that the next
+attempt may be rendered for another target.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.upstream import fields
+from proxy.upstream.transport import Outgoing
+
+if TYPE_CHECKING:
+    from proxy.exchange import Attempt, Exchange
+    from proxy.upstream.endpoint import Upstream
+
+import orjson
+
+# What `proxy.upstream.transport.decode` undoes without an optional package.
+_READABLE = (b"gzip", b"deflate", b"identity")
+_readable_cache: dict[bytes, bytes | None] = {}
+
+
+def render(
+    exchange: Exchange, attempt: Attempt, upstream: Upstream, *, credentials: bool, readable: bool, ask_usage: bool
+) -> Outgoing:
+    """The request of one attempt.
+
+    credentials: the client's own credential goes up. readable: only content codings that can be undone here
+    are asked for. ask_usage: a stream is asked for its token counts.
+    """
+    request = exchange.request
+    body, as_received = _body(exchange, attempt, ask_usage=ask_usage)
+    headers = _headers(exchange, attempt, upstream, credentials=credentials, readable=readable, as_received=as_received)
+    stream = request.stream if body is None else None
+    return Outgoing(
+        request.method.encode(),
+        upstream.target(request.raw_path, request.query),
+        headers,
+        body if stream is None else stream,
+        request.content_length if stream is not None else None,
+    )
+
+
+def _body(exchange: Exchange, attempt: Attempt, *, ask_usage: bool) -> tuple[bytes | None, bool]:
+    """The bytes to send (None: none, or streamed) and whether they stand as received, content coding included."""
+    request = exchange.request
+    document = request.body
+    if document is None:
+        return request.raw_body, True
+    model = attempt.target.model
+    dialect = exchange.dialect
+    assert dialect is not None
+    if model is not None or ask_usage:
+        tree = document.strict()
+        rename = model is not None and dialect.model(tree) != model
+        usage = ask_usage and exchange.streaming and not dialect.asks_usage(tree)
+        if rename or usage:
+            # Only top-level fields change: a shallow copy keeps the exchange's own tree as the client wrote it.
+            sent = dict(tree)
+            if rename and model is not None:
+                dialect.set_model(sent, model)
+            if usage:
+                dialect.ask_usage(sent)
+            return orjson.dumps(sent), False
+    if request.raw_body is not None and not document.edited:
+        return request.raw_body, True
+    request.raw_body = None
+    return document.encode(), False
+
+
+def _headers(
+    exchange: Exchange, attempt: Attempt, upstream: Upstream, *, credentials: bool, readable: bool, as_received: bool
+) -> list[tuple[bytes, bytes]]:
+    request = exchange.request
+    raw = request.raw_headers
+    edits = request.edits
+    key = attempt.key
+    replaced = upstream.headers_named
+    out: list[tuple[bytes, bytes]] = []
+    named: frozenset[bytes] = frozenset()
+    for pair in raw:
+        action = fields.request_action(pair[0])
+        if action == fields.KEEP:
+            out.append(pair)
+        elif action == fields.CREDENTIAL:
+            if credentials and key is None:
+                out.append(pair)
+        elif action == fields.ACCEPT_ENCODING:
+            if not readable:
+                out.append(pair)
+            else:
+                value = _only_readable(pair[1])
+                if value is not None:
+                    out.append((pair[0], value))
+        elif action == fields.CONTENT_ENCODING:
+            if as_received:
+                out.append(pair)
+        elif action == fields.CONNECTION:
+            named = fields.named_by_connection(raw)
+    if edits is not None or replaced or named:
+        gone = named | replaced | (frozenset(name.encode() for name in edits) if edits is not None else frozenset())
+        out = [pair for pair in out if pair[0].lower() not in gone]
+        if edits is not None:
+            out.extend(
+                (name.encode(), value.encode("latin-1", "replace"))
+                for name, value in edits.items()
+                if value is not None
+            )
+        out.extend(upstream.headers)
+    if key is not None:
+        header = getattr(key, "header", None)
+        name = upstream.auth_header if header is None else header.lower().encode()
+        prefix = upstream.auth_prefix if header is None else getattr(key, "prefix", "")
+        out = [pair for pair in out if pair[0].lower() != name]
+        out.append((name, f"{prefix}{key.reveal()}".encode()))
+    return out
+
+
+def _only_readable(value: bytes) -> bytes | None:
+    """An Accept-Encoding with only the codings that can be undone here; None to leave it out."""
+    if value in _readable_cache:
+        return _readable_cache[value]
+    kept = [part.strip() for part in value.split(b",") if part.split(b";")[0].strip().lower() in _READABLE]
+    said = b", ".join(kept) or b"identity"
+    if len(_readable_cache) < 64:
+        _readable_cache[value] = said
+    return said
