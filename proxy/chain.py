@@ -2,7 +2,7 @@
 
 Requests go down the list, answers and events come back up it through exactly those policies that
 were entered above the place where the answer arose. A policy whose ``when`` does not hold is not
-entered for that call: its bit is set in ``exchange.local[SKIPPED]`` and every phase passes it by.
+entered for that call: its bit is set in ``exchange.skipped`` and every phase passes it by.
 
 One policy may split the chain (``cache``): what stands below it becomes a chain of its own
 (``below``), run by a flight. See ``proxy.flight``.
@@ -10,15 +10,16 @@ One policy may split the chain (``cache``): what stands below it becomes a chain
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.policy import Decision, Policy, Stage, Stop, Verdict, Veto, Wait
+from proxy.policy import Decision, Fallback, Policy, Retry, Stage, Stop, Verdict, Veto, Wait
 
 if TYPE_CHECKING:
     from proxy.exchange import Attempt, EndReason, Exchange, Origin
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from proxy.stream.sse import Event
 
 log = logging.getLogger("llm_sidecar.chain")
-
-SKIPPED: Final = "chain.skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +73,13 @@ class Chain:
         self._stream = self._phase("open_stream", up=True)
         self._settle = self._phase("on_settle", up=True)
         self._done = self._phase("on_done", up=True)
-        self._conditional = any(step.when is not None for step in self.steps)
-
         mine = [step.policy for step in self.steps]
+        # What the flow need not even ask: a chain pays only for the phases it has.
+        self.asks = bool(self._request)
+        self.answers = bool(self._response)
+        self.finishes = bool(self._done)
         self.settles = bool(self._settle)
+        self.attempts = bool(self._attempt or self._result or self._attempt_end)
         self.opens_streams = bool(self._stream)
         self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
         self.needs_usage = any(p.needs_usage for p in self.policies)
@@ -105,7 +107,7 @@ class Chain:
         for index, hook, step in self._request:
             exchange.entered = index
             if step.when is not None and not step.when(exchange):
-                exchange.local[SKIPPED] = exchange.local.get(SKIPPED, 0) | 1 << index
+                exchange.skipped |= 1 << index
                 continue
             if hook is None:
                 continue
@@ -127,8 +129,7 @@ class Chain:
         open, the work below is done as if it were not there."""
         step = self.split
         assert step is not None
-        skipped = self._conditional and exchange.local.get(SKIPPED, 0) >> (self.count - 1) & 1
-        if not skipped:
+        if not exchange.skipped >> (self.count - 1) & 1:
             try:
                 return await step.policy.on_flight(exchange, below)
             except ProxyError:
@@ -141,7 +142,7 @@ class Chain:
 
     async def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
         """Run on_attempt from the outside in. ``attempt.entered`` counts those that returned."""
-        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        skipped = exchange.skipped
         for index, hook, step in self._attempt:
             if skipped >> index & 1:
                 continue
@@ -165,8 +166,9 @@ class Chain:
         return None
 
     async def judge(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
-        """Ask on_result, innermost first, until one decides."""
-        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        """Ask on_result, innermost first: the first decision, but a Retry before a Fallback (rule 2), however the
+        chain orders the two."""
+        skipped = exchange.skipped
         decision: Decision | None = None
         for index, hook, step in self._result:
             if skipped >> index & 1:
@@ -176,23 +178,31 @@ class Chain:
             except Exception as error:
                 self._log(step, "on_result", error, exchange)
                 continue
-            if decision is None and said is not None:
+            if said is not None and (
+                decision is None or (isinstance(decision, Fallback) and isinstance(said, Retry))
+            ):
                 decision = said
         return decision
 
     async def end_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Run on_attempt_end for every policy whose on_attempt returned: exactly once, innermost first."""
+        """Run on_attempt_end for every policy whose on_attempt returned: exactly once, innermost first. A call that
+        is cancelled meanwhile still runs the rest."""
         if attempt.ended:
             return
         attempt.ended = True
-        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        cancelled: asyncio.CancelledError | None = None
+        skipped = exchange.skipped
         for index, hook, step in self._attempt_end:
             if index >= attempt.entered or skipped >> index & 1:
                 continue
             try:
                 await hook(exchange, attempt)
+            except asyncio.CancelledError as error:
+                cancelled = error
             except Exception as error:
                 self._log(step, "on_attempt_end", error, exchange)
+        if cancelled is not None:
+            raise cancelled
 
     # --- going up ------------------------------------------------------------------------------
 
@@ -200,7 +210,7 @@ class Chain:
         """Run on_response for a whole answer through the policies entered. A refusal on the way up
         becomes the answer for those above."""
         entered = exchange.entered
-        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        skipped = exchange.skipped
         for index, hook, step in self._response:
             if index >= entered or skipped >> index & 1:
                 continue
@@ -223,7 +233,7 @@ class Chain:
     def open_stages(self, exchange: Exchange, answer: Answer) -> list[Stage]:
         """The stages that this call's stream needs, innermost first. Raises ProxyError when one refuses."""
         entered = exchange.entered
-        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        skipped = exchange.skipped
         stages: list[Stage] = []
         for index, hook, step in self._stream:
             if index >= entered or skipped >> index & 1:
@@ -252,7 +262,7 @@ class Chain:
 
     async def _finally(self, hooks: list[tuple[int, Any, Step]], phase: str, exchange: Exchange) -> None:
         entered = exchange.entered
-        skipped = exchange.local.get(SKIPPED, 0) if self._conditional else 0
+        skipped = exchange.skipped
         for index, hook, step in hooks:
             if index >= entered or skipped >> index & 1:
                 continue

@@ -85,22 +85,11 @@ class Request:
     stream: the body's pieces when it is not held. content_encoding of ``raw_body`` as received.
     """
 
-    __slots__ = (
-        "body",
-        "content_length",
-        "edits",
-        "headers",
-        "method",
-        "path",
-        "peer",
-        "query",
-        "raw_body",
-        "raw_headers",
-        "raw_path",
-        "secure",
-        "stream",
-        "target",
-    )
+    body: Document | None = None
+    raw_body: bytes | None = None
+    stream: AsyncIterable[bytes] | None = None
+    content_length: int | None = None
+    edits: dict[str, str | None] | None = None
 
     def __init__(
         self,
@@ -112,8 +101,6 @@ class Request:
         headers: Mapping[str, str],
         raw_headers: tuple[tuple[bytes, bytes], ...],
         peer: str,
-        *,
-        secure: bool = False,
     ) -> None:
         self.method = method
         self.target = target
@@ -123,12 +110,6 @@ class Request:
         self.headers = headers
         self.raw_headers = raw_headers
         self.peer = peer
-        self.secure = secure
-        self.body: Document | None = None
-        self.raw_body: bytes | None = None
-        self.stream: AsyncIterable[bytes] | None = None
-        self.content_length: int | None = None
-        self.edits: dict[str, str | None] | None = None
 
     def header(self, name: str) -> str | None:
         """A header's value as it stands now; ``name`` in lower case."""
@@ -256,32 +237,24 @@ class Attempt:
     sent: whether any byte of the request may have reached the upstream.
     """
 
-    __slots__ = (
-        "deadline",
-        "ended",
-        "ended_at",
-        "entered",
-        "failure",
-        "first_byte_at",
-        "hedge_after",
-        "hedge_of",
-        "hedge_target",
-        "key",
-        "local",
-        "number",
-        "outcome",
-        "received_bytes",
-        "resent",
-        "response_headers",
-        "retry_after",
-        "sent",
-        "started_at",
-        "status",
-        "target",
-        "try_number",
-        "upstream",
-        "usage",
-    )
+    key: AttemptKey | None = None
+    deadline: float | None = None
+    hedge_after: float | None = None
+    hedge_of: Attempt | None = None
+    hedge_target: Target | None = None
+    outcome: AttemptOutcome | None = None
+    failure: FailureClass | None = None
+    status: int | None = None
+    retry_after: float | None = None
+    response_headers: RawHeaders | None = None
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    usage: Usage | None = None
+    received_bytes = 0
+    sent = False
+    resent = False
+    ended = False
+    entered = 0
 
     def __init__(self, number: int, try_number: int, target: Target, upstream: str, started_at: float) -> None:
         self.number = number
@@ -289,24 +262,6 @@ class Attempt:
         self.target = target
         self.upstream = upstream
         self.started_at = started_at
-        self.key: AttemptKey | None = None
-        self.deadline: float | None = None
-        self.hedge_after: float | None = None
-        self.hedge_of: Attempt | None = None
-        self.hedge_target: Target | None = None
-        self.outcome: AttemptOutcome | None = None
-        self.failure: FailureClass | None = None
-        self.status: int | None = None
-        self.retry_after: float | None = None
-        self.response_headers: RawHeaders | None = None
-        self.first_byte_at: float | None = None
-        self.ended_at: float | None = None
-        self.usage: Usage | None = None
-        self.received_bytes = 0
-        self.sent = False
-        self.resent = False
-        self.ended = False
-        self.entered = 0
         self.local: dict[Hashable, Any] = {}
 
     def __repr__(self) -> str:
@@ -326,90 +281,56 @@ class AttemptKey(Protocol):
 
 
 class Exchange:
-    """One call: identity, request, chain, attempts, usage, cost, outcome."""
+    """One call: identity, request, chain, attempts, usage, cost, outcome.
 
-    __slots__ = (
-        "_model",
-        "_streaming",
-        "added_headers",
-        "alternatives",
-        "answer",
-        "attempts",
-        "cache_status",
-        "chain_name",
-        "committed",
-        "cost_nanos",
-        "deadline",
-        "dialect",
-        "ended_at",
-        "entered",
-        "error",
-        "estimated_input",
-        "excluded_keys",
-        "explain",
-        "first_byte_at",
-        "flight_of",
-        "id",
-        "local",
-        "notes",
-        "on_commit",
-        "outcome",
-        "own_answer",
-        "principal",
-        "priority",
-        "project",
-        "request",
-        "route_name",
-        "saved_nanos",
-        "served_by",
-        "started_at",
-        "started_wall",
-        "tags",
-        "target",
-        "timings",
-        "usage",
-    )
+    What most calls never set has its default on the class: an exchange is made for every call, and forty
+    stores would cost more than the rest of a plain forward.
+    """
+
+    dialect: Dialect | None = None
+    route_name = ""
+    chain_name = ""
+    principal: Principal = ANONYMOUS
+    project: str | None = None
+    priority: Priority = "normal"
+    target = Target("")
+    alternatives: tuple[Target, ...] = ()
+    """Every target the call may end up at, where ``fallback`` offers more than one."""
+    deadline: float | None = None
+    estimated_input: int | None = None
+    served_by: Attempt | None = None
+    answer: Answer | None = None
+    own_answer: Callable[[Exchange], Awaitable[Answer]] | None = None
+    committed = False
+    cache_status: str | None = None
+    flight_of: Exchange | None = None
+    usage: Usage | None = None
+    saved_usage: Usage | None = None
+    cost_nanos: int | None = None
+    saved_nanos: int | None = None
+    outcome: Outcome | None = None
+    error: ProxyError | None = None
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    entered = 0
+    skipped = 0
+    held_bytes = 0
+    explain: Callable[[str, str], None] | None = None
+    timings: dict[str, float] | None = None
+    _model: str | None = None
+    _streaming: bool | None = None
 
     def __init__(self, id: str, request: Request, started_at: float, started_wall: float) -> None:  # noqa: A002
         self.id = id
         self.request = request
         self.started_at = started_at
         self.started_wall = started_wall
-        self.dialect: Dialect | None = None
-        self.route_name = ""
-        self.chain_name = ""
-        self.principal: Principal = ANONYMOUS
-        self.project: str | None = None
         self.tags: dict[str, str] = {}
-        self.priority: Priority = "normal"
-        self._model: str | None = None
-        self.target = Target("")
-        self._streaming: bool | None = None
-        self.deadline: float | None = None
-        self.estimated_input: int | None = None
         self.attempts: list[Attempt] = []
         self.excluded_keys: set[str] = set()
-        self.alternatives: tuple[Target, ...] = ()
-        self.served_by: Attempt | None = None
-        self.answer: Answer | None = None
-        self.committed = False
-        self.cache_status: str | None = None
-        self.flight_of: Exchange | None = None
-        self.usage: Usage | None = None
-        self.cost_nanos: int | None = None
-        self.saved_nanos: int | None = None
-        self.outcome: Outcome | None = None
-        self.error: ProxyError | None = None
-        self.first_byte_at: float | None = None
-        self.ended_at: float | None = None
-        self.entered = 0
         self.local: dict[Hashable, Any] = {}
         self.added_headers: RawHeaders = []
         self.notes: list[tuple[str, str]] = []
-        self.explain: Callable[[str, str], None] | None = None
-        self.on_commit: list[Callable[[], None]] | None = None
-        self.own_answer: Callable[[Exchange], Awaitable[Answer]] | None = None
-        self.timings: dict[str, float] | None = None
 
     @property
     def body(self) -> Document | None:

@@ -11,48 +11,74 @@ The policy that splits the chain (``cache``) is called in the place of what stan
 A flight runs in a task of its own with its own exchange: identity, target and the masked body go
 into it, originals never. Every caller, the first too, is a subscriber and may leave without harm
 to the others; when the last one has left, the flight is cancelled. Its cost belongs to the caller
-that started it.
+that started it: what a policy above the split left in ``exchange.local`` that has a method ``landed`` (a ``Rider``:
+the accounting's ticket) goes along and is told when the flight is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.chain import refuse
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer, Exchange, Request
-from proxy.flow import Flow
+from proxy.flow import Flow, outcome_of
 from proxy.stream.fanout import FanOut
+from proxy.stream.plain import PlainSink
+from proxy.upstream import classify
+from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
     from proxy.chain import Chain
+    from proxy.exchange import Outcome
     from proxy.snapshot import Snapshot
     from proxy.stream.fanout import Subscription
+
+
+class Rider(Protocol):
+    """What goes along with a flight for a policy above the split."""
+
+    def landed(self, exchange: Exchange) -> None:
+        """The flight is over; ``exchange`` is the flight's own."""
 
 
 class Below:
     """What stands below a split, for one call."""
 
-    __slots__ = ("chain", "exchange", "snapshot")
+    __slots__ = ("_above", "chain", "exchange", "snapshot")
 
     def __init__(self, snapshot: Snapshot, exchange: Exchange, chain: Chain) -> None:
         assert chain.below is not None
         self.snapshot = snapshot
         self.exchange = exchange
         self.chain = chain.below
+        self._above = chain
+
+    @property
+    def unmasked(self) -> bool:
+        """Whether a policy above that protects by editing did not act on this call: it only observes, or its ``when``
+        did not hold. Such a call must leave nothing in a store that others read (rule 9)."""
+        skipped = self.exchange.skipped
+        return any(
+            step.policy.protects and step.policy.edits_request and (step.policy.observe or skipped >> index & 1)
+            for index, step in enumerate(self._above.steps)
+        )
 
     @property
     def digest(self) -> str:
         """Of the policies below that change bodies: part of a cache's key."""
         return self.chain.digest
 
-    def start(self, *, deadline: float | None = None) -> Flight:
-        """Start the work. With ``deadline`` (seconds) it needs no subscriber: a revalidation."""
-        return Flight(self.snapshot, self.exchange, self.chain, deadline=deadline)
+    def start(self, *, deadline: float | None = None, shared: bool = True, body: Document | None = None) -> Flight:
+        """Start the work.
+
+        deadline: seconds; with one it needs no subscriber: a revalidation. shared: others may join later, so what has
+        come of a stream is kept for them. body: what to send in place of the caller's body.
+        """
+        return Flight(self.snapshot, self.exchange, self.chain, deadline=deadline, shared=shared, body=body)
 
 
 class Flight:
@@ -62,20 +88,30 @@ class Flight:
     and cost. ``landed``: called once with the flight when it ended, whatever came of it.
     """
 
-    def __init__(self, snapshot: Snapshot, starter: Exchange, chain: Chain, *, deadline: float | None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        starter: Exchange,
+        chain: Chain,
+        *,
+        deadline: float | None = None,
+        shared: bool = True,
+        body: Document | None = None,
+    ) -> None:
         self.snapshot = snapshot
         self.starter = starter
-        self.exchange = _fork(starter)
+        self.exchange = _fork(starter, body, alone=any(step.policy.edits_request for step in chain.steps))
         self.chain = chain
         self.flow = Flow(snapshot, self.exchange)
-        self.fan = FanOut(self._empty)
+        self.fan = FanOut(self._empty, keep=shared)
         self.landed: list[Callable[[Flight], None]] = []
         self.answer: Answer | None = None
         self.subscribers = 0
         self._detached = deadline is not None
-        self._head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._head: asyncio.Future[None] = loop.create_future()
         self._over = False
-        self._task = asyncio.create_task(self._run(deadline), name=f"flight {starter.id}")
+        self._task = loop.create_task(self._run(deadline))
         snapshot.flights.add(self)
 
     @property
@@ -97,23 +133,21 @@ class Flight:
         """This caller's own Answer. Raises ProxyError when the flight failed without an answer."""
         subscription = self.fan.subscribe()
         self.subscribers += 1
-        try:
-            if not self._head.done():
-                # Shielded by hand: cancelling one caller must not cancel the head for the others.
-                waiter = asyncio.get_running_loop().create_future()
+        if not self._head.done():
+            # Shielded by hand: cancelling one caller must not cancel the head for the others.
+            waiter = asyncio.get_running_loop().create_future()
 
-                def wake(_: asyncio.Future[None]) -> None:
-                    if not waiter.done():
-                        waiter.set_result(None)
+            def wake(_: asyncio.Future[None]) -> None:
+                if not waiter.done():
+                    waiter.set_result(None)
 
-                self._head.add_done_callback(wake)
-                try:
-                    await waiter
-                finally:
-                    self._head.remove_done_callback(wake)
-        except BaseException:
-            subscription.abort()
-            raise
+            self._head.add_done_callback(wake)
+            try:
+                await waiter
+            except BaseException:
+                self._head.remove_done_callback(wake)
+                subscription.abort()
+                raise
         self._lend(exchange)
         answer = self.answer
         if answer is None:
@@ -137,19 +171,13 @@ class Flight:
     # --- the flight's own task -----------------------------------------------------------------------
 
     async def _run(self, deadline: float | None) -> None:
-        exchange, flow = self.exchange, self.flow
+        exchange = self.exchange
         try:
-            async with asyncio.timeout(deadline):
-                try:
-                    answer = await flow.down(self.chain)
-                except ProxyError as error:
-                    answer = refuse(exchange, error)
-                if answer.source is None:
-                    answer = await flow.up_whole(answer)
-                    await self._end("answered" if answer.status < 400 else "failed")
-                    self._arrive(answer)
-                else:
-                    await self._stream(answer)
+            if deadline is None:
+                await self._fly()
+            else:
+                async with asyncio.timeout(deadline):
+                    await self._fly()
         except asyncio.CancelledError:
             exchange.outcome = "cancelled"
             self._cut()
@@ -163,6 +191,53 @@ class Flight:
             self._cut()
         finally:
             await self._close()
+
+    async def _fly(self) -> None:
+        flow = self.flow
+        try:
+            answer = await flow.down(self.chain)
+        except ProxyError as error:
+            answer = refuse(self.exchange, error)
+        if answer.source is None:
+            answer = await flow.up_whole(answer)
+            await self._end(outcome_of(answer))
+            self._arrive(answer)
+        elif answer.events:
+            await self._stream(answer)
+        else:
+            await self._plain(answer)
+
+    async def _plain(self, answer: Answer) -> None:
+        """Bytes that nobody reads: a file, speech, an error too large to judge."""
+        flow, chain, exchange = self.flow, self.chain, self.exchange
+        source = answer.source
+        assert source is not None
+        sink = PlainSink(self.fan, hold_last=chain.settles, length=answer.content_length)
+        self.fan.source = source
+        self._arrive(answer)
+        source.start(sink)
+        failure = await sink.ended()
+        if failure is None:
+            exchange.outcome = outcome_of(answer)
+            await flow.end_attempt("answered" if answer.status < 400 else "failed")
+        else:
+            exchange.outcome = "truncated"
+            stalled = False
+            if isinstance(failure, TransportError):
+                kind, exchange.error = classify.from_exception(failure)
+                stalled = kind == "stalled"
+                if exchange.served_by is not None:
+                    exchange.served_by.failure = kind
+            await flow.end_attempt("stalled" if stalled else "truncated")
+        flow.measure()
+        if chain.settles:
+            await chain.settle(exchange)
+        self._share_usage()
+        if failure is None:
+            sink.release()
+            self.fan.end()
+        else:
+            self.fan.fail(failure)
 
     async def _stream(self, answer: Answer) -> None:
         flow, chain, exchange = self.flow, self.chain, self.exchange
@@ -179,19 +254,22 @@ class Flight:
         error = await flow.end_stream(end)
         if chain.settles:
             await chain.settle(exchange)
-        if exchange.usage is not None and self.starter.usage is None:
-            self.starter.usage = exchange.usage
+        self._share_usage()
         pipe.release()
         if end.reason == "finished":
             self.fan.end()
         else:
             self.fan.fail(end.cause or error or ProxyError("upstream_invalid_response", "The shared answer broke off."))
 
-    async def _end(self, outcome: str) -> None:
-        self.exchange.outcome = "answered" if outcome == "answered" else "failed"
+    async def _end(self, outcome: Outcome) -> None:
+        self.exchange.outcome = outcome
         if self.chain.settles:
             await self.chain.settle(self.exchange)
-        if self.exchange.usage is not None:
+        self._share_usage()
+
+    def _share_usage(self) -> None:
+        """The starter pays; a revalidation's starter was served from the store and has used nothing itself."""
+        if self.exchange.usage is not None and not self._detached:
             self.starter.usage = self.exchange.usage
 
     def _arrive(self, answer: Answer) -> None:
@@ -211,14 +289,24 @@ class Flight:
 
     async def _close(self) -> None:
         self._over = True
-        with contextlib.suppress(Exception):
+        exchange = self.exchange
+        try:
             await self.flow.end_attempt("cancelled")
             self.flow.measure()
-        self.exchange.ended_at = asyncio.get_running_loop().time()
-        await self.chain.done(self.exchange)
-        self.snapshot.flights.discard(self)
-        for callback in self.landed:
-            callback(self)
+            exchange.ended_at = asyncio.get_running_loop().time()
+            if self.chain.finishes:
+                await self.chain.done(exchange)
+        except Exception:  # what waits for the landing must learn of it whatever happens here
+            self.snapshot.log.exception("internal error at the end of a shared call", extra={"request_id": exchange.id})
+        finally:
+            self.snapshot.flights.discard(self)
+            for callback in self.landed:
+                callback(self)
+        riders = [rider for rider in exchange.local.values() if hasattr(rider, "landed")]
+        while riders and self._detached and self.starter.ended_at is None:  # noqa: ASYNC110 - rare; no hook to wait for
+            await asyncio.sleep(0.05)  # a revalidation may be faster than the call that started it
+        for rider in riders:
+            rider.landed(exchange)
 
     def cancel(self) -> None:
         """Give the work up; subscribers learn of it."""
@@ -230,8 +318,11 @@ class Flight:
             self._task.cancel()
 
 
-def _fork(starter: Exchange) -> Exchange:
-    """The flight's own exchange: what the caller's looks like at the split, without what policies above keep for it."""
+def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> Exchange:
+    """The flight's own exchange: what the caller's looks like at the split, without what policies above keep for it.
+
+    body: in place of the caller's. alone: somebody edits the body, so that the caller's own must not be lent.
+    """
     mine = starter.request
     request = Request(
         mine.method,
@@ -242,10 +333,13 @@ def _fork(starter: Exchange) -> Exchange:
         mine.headers,
         mine.raw_headers,
         mine.peer,
-        secure=mine.secure,
     )
-    request.body = None if mine.body is None else mine.body.fork()
-    request.raw_body = None if mine.body is not None and mine.body.edited else mine.raw_body
+    document = mine.body
+    if body is not None:
+        request.body, request.raw_body = body, None
+    elif document is not None:
+        request.raw_body = None if document.edited else mine.raw_body
+        request.body = document.fork() if alone else document
     request.stream = mine.stream
     request.content_length = mine.content_length
     request.edits = None if mine.edits is None else dict(mine.edits)
@@ -260,6 +354,11 @@ def _fork(starter: Exchange) -> Exchange:
     other.target = starter.target
     other.deadline = starter.deadline
     other.estimated_input = starter.estimated_input
+    other.timings = starter.timings
+    other._model, other._streaming = starter._model, starter._streaming
+    for key, value in starter.local.items():
+        if hasattr(value, "landed"):
+            other.local[key] = value
     return other
 
 
@@ -271,7 +370,8 @@ def _copy(answer: Answer) -> Answer:
         origin=answer.origin,
         body=None if body is None else Document(body.encode()),
         raw=answer.raw,
-        error=answer.error,
+        error=None if answer.error is None else _again(answer.error),
+        encoding=answer.encoding,
         content_length=answer.content_length,
     )
 
@@ -283,6 +383,7 @@ def _streaming(answer: Answer, subscription: Subscription) -> Answer:
         origin=answer.origin,
         source=subscription,
         events=answer.events,
+        encoding=answer.encoding,
         content_length=answer.content_length,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import ProxyError
 from proxy.upstream import classify
-from proxy.upstream.attempts import Attempts
+from proxy.upstream.attempts import Attempts, try_alone
 from proxy.upstream.judge import estimate
 from proxy.upstream.transport import TransportError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Flow:
     """One way down and up a chain."""
 
-    __slots__ = ("answer", "attempts", "chain", "exchange", "pipe", "snapshot")
+    __slots__ = ("answer", "attempt", "chain", "exchange", "pipe", "snapshot")
 
     def __init__(self, snapshot: Snapshot, exchange: Exchange) -> None:
         self.snapshot = snapshot
@@ -32,7 +32,7 @@ class Flow:
         self.chain: Chain | None = None
         self.answer: Answer | None = None
         self.pipe: Pipe | None = None
-        self.attempts: Attempts | None = None
+        self.attempt: Attempt | None = None  # the committed one, open until its answer is over
 
     # --- 4 and 5: going down -----------------------------------------------------------------------
 
@@ -40,52 +40,64 @@ class Flow:
         """Through the request policies to an upstream. The Answer may still be streaming. Raises ProxyError."""
         self.chain = chain
         exchange = self.exchange
-        answer = await chain.down(exchange)
-        if answer is not None:
-            return answer
+        if chain.asks:
+            answer = await chain.down(exchange)
+            if answer is not None:
+                return answer
+        else:
+            exchange.entered = chain.count
         if chain.split is not None:
             self.answer = await chain.fly(exchange, self.snapshot.below(exchange, chain))
             return self.answer
         if exchange.own_answer is not None:
             return await exchange.own_answer(exchange)
-        self.attempts = Attempts(exchange, chain, self.snapshot.reader(chain), self.snapshot.upstreams)
-        tried = await self.attempts.run()
+        snapshot = self.snapshot
+        if chain.attempts or chain.late_commit:
+            attempts = Attempts(self, chain, snapshot.reader(chain), snapshot.upstreams)
+            tried = await attempts.run()
+        else:
+            tried = await try_alone(self, chain, snapshot.reader(chain), snapshot.upstreams)
         self.pipe = tried.pipe
-        assert tried.answer is not None
-        self.answer = tried.answer
-        return tried.answer
+        self.answer = answer = tried.answer
+        assert answer is not None
+        return answer
 
     # --- 6: going up -------------------------------------------------------------------------------
 
     async def up_whole(self, answer: Answer) -> Answer:
         """A whole answer: its attempt is over, the policies edit it."""
-        await self.end_attempt("answered" if answer.status < 400 else "failed")
-        self.measure()
-        assert self.chain is not None
-        return await self.chain.up(self.exchange, answer)
+        if self.attempt is not None:
+            await self.end_attempt("answered" if answer.status < 400 else "failed")
+            self.measure()
+        chain = self.chain
+        assert chain is not None
+        return await chain.up(self.exchange, answer) if chain.answers else answer
 
     # --- 7: the end --------------------------------------------------------------------------------
 
     async def end_attempt(self, outcome: AttemptOutcome) -> None:
         """The committed attempt is over."""
-        attempts = self.attempts
-        attempt = attempts.committed if attempts is not None else None
+        attempt = self.attempt
         if attempt is None or attempt.ended:
             return
         if attempt.outcome is None:
             attempt.outcome = outcome
-        self._count(attempt)
+        chain = self.chain
+        assert chain is not None
+        if chain.needs_usage:
+            self._count(attempt)
         attempt.ended_at = asyncio.get_running_loop().time()
-        assert self.chain is not None
-        await self.chain.end_attempt(self.exchange, attempt)
+        if chain.attempts:
+            await chain.end_attempt(self.exchange, attempt)
+        else:
+            attempt.ended = True
 
     def _count(self, attempt: Attempt) -> None:
         """The attempt's usage: the provider's word, else an estimate of what was sent and received."""
-        assert self.chain is not None
         pipe = self.pipe
         if pipe is not None and pipe.usage is not None:
             attempt.usage = pipe.usage
-        if attempt.usage is not None or not self.chain.needs_usage or self.exchange.request.body is None:
+        if attempt.usage is not None or self.exchange.request.body is None:
             return
         if attempt.status is not None and attempt.status >= 400:
             return

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from proxy.chain import refuse
+from proxy.chain import Chain, refuse
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
 
-    from proxy.chain import Chain
     from proxy.listener import Connection
     from proxy.snapshot import Snapshot
 
@@ -42,8 +41,10 @@ async def serve(snapshot: Snapshot, connection: Connection, message: RawRequestM
     flow = Flow(snapshot, exchange)
     try:
         try:
-            found = await _match_and_read(flow, connection, payload)
-            answer = found if isinstance(found, Answer) else await flow.down(found)
+            found = snapshot.admit(exchange, payload)
+            if found is None:
+                found = await _match_and_read(flow, connection, payload)
+            answer = await flow.down(found) if type(found) is Chain else found  # type: ignore[assignment]
         except ProxyError as error:
             answer = refuse(exchange, error)
         if answer.source is not None:
@@ -68,9 +69,9 @@ async def serve(snapshot: Snapshot, connection: Connection, message: RawRequestM
 
 
 async def _match_and_read(flow: Flow, connection: Connection, payload: StreamReader) -> Chain | Answer:
-    """2 and 3: the body is read before the match only when a route asks for the model. An Answer: a preflight."""
+    """2 and 3, where something has to be waited for: the body is read before the match only when a route asks for
+    the model. An Answer: a preflight."""
     snapshot, exchange = flow.snapshot, flow.exchange
-    snapshot.check_host(exchange)
     if snapshot.routes_read_body:
         chain = await snapshot.match_reading(exchange, lambda: _read(flow, connection, payload))
     else:
@@ -215,13 +216,13 @@ async def _close(flow: Flow, connection: Connection) -> None:
             answer.source.abort()
         elif flow.answer is not None and flow.answer.source is not None:
             flow.answer.source.abort()
+    exchange.ended_at = asyncio.get_running_loop().time()
     if chain is not None:
-        await flow.end_attempt("cancelled")
+        if flow.attempt is not None and not flow.attempt.ended:
+            await flow.end_attempt("cancelled")
         if cancelled and chain.settles:
             flow.measure()
             await chain.settle(exchange)
-        exchange.ended_at = asyncio.get_running_loop().time()
-        await chain.done(exchange)
-    else:
-        exchange.ended_at = asyncio.get_running_loop().time()
+        if chain.finishes:
+            await chain.done(exchange)
     flow.snapshot.finish(exchange)

@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import ProxyError
 
@@ -137,7 +137,7 @@ class Connection(RequestHandler):
                 self._head_timer = None
             self._begun = False
             self._source = None
-            if not hasattr(message, "raw_headers"):
+            if type(message) is _ErrInfo:
                 self._keep = False
                 self.http10 = False
                 self.refuse(_bad_head(message))
@@ -145,7 +145,9 @@ class Connection(RequestHandler):
             self.http10 = message.version < (1, 1)
             self._keep = not message.should_close and not message.upgrade
             self._continue_due = (
-                payload is not EMPTY_PAYLOAD and message.headers.get("expect", "").lower() == "100-continue"
+                payload is not EMPTY_PAYLOAD
+                and hdrs.EXPECT in message.headers
+                and message.headers[hdrs.EXPECT].lower() == "100-continue"
             )
             listener.calls += 1
             try:
@@ -330,7 +332,7 @@ class Connection(RequestHandler):
         self._keep = False
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]], framing: bytes) -> bytes:
-        lines = [b"%b: %b\r\n" % pair for pair in headers]
+        lines = [b": ".join(pair) for pair in headers]
         if self._close:
             self._keep = False
         if not self._keep:
@@ -338,8 +340,9 @@ class Connection(RequestHandler):
         elif self.http10:
             framing += b"Connection: keep-alive\r\n"
         first = _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
-        head = b"".join([first, *lines, framing, b"\r\n"])
-        if head.count(b"\n") != len(lines) + 2 + framing.count(b"\n"):
+        head = b"%b%b\r\n%b\r\n" % (first, b"\r\n".join(lines), framing)
+        breaks = head.count(b"\n")
+        if breaks != len(lines) + 2 + framing.count(b"\n") or head.count(b"\r") != breaks:
             # A header of ours with a line break in it would be somebody else's header: leave the bad ones out.
             safe = [pair for pair in headers if not (set(b"\r\n") & set(pair[0] + pair[1]))]
             return self._head(status, safe, framing.removesuffix(b"Connection: close\r\n"))

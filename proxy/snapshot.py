@@ -6,6 +6,7 @@ Routes, chains, upstreams and services, and the small questions that the flow as
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import random
 import re
@@ -14,7 +15,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+from aiohttp import hdrs
 from aiohttp.streams import EMPTY_PAYLOAD
+from multidict import istr
 
 from proxy.browser import Hosts, Origins, is_loopback
 from proxy.chain import Chain, Step
@@ -45,6 +48,11 @@ if TYPE_CHECKING:
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
 _SLASHES: Final = re.compile(r"/{2,}")
+_REQUEST_ID: Final = istr("X-Request-ID")
+# Ids need to be unique, not secret: a random beginning for this process, then a count.
+_RUN: Final = f"req_{random.getrandbits(64):016x}"
+_COUNT: Final = itertools.count(1)
+_ordinary: Final[set[bytes]] = set()
 _PRIORITIES: Final[Mapping[str, Priority]] = {
     "critical": "critical",
     "high": "high",
@@ -73,6 +81,8 @@ class Snapshot:
         self.in_flight: set[Exchange] = set()
         self.watchers: list[Callable[[Exchange], None]] = []
         self._access = access
+        self._monotonic = services.clock.monotonic
+        self._now = services.clock.now
         self.upstreams: dict[str, Upstream] = {
             name: Upstream(name, upstream, (addresses or {}).get(name) or upstream.base_url or "")
             for name, upstream in config.upstreams.items()
@@ -122,24 +132,22 @@ class Snapshot:
             headers,
             message.raw_headers,
             connection.peer,
-            secure=connection.secure,
         )
         length = headers.get("content-length")
         if length is not None:
             request.content_length = int(length)
-        clock = self.services.clock
-        said = headers.get("x-request-id")
+        said = headers.get(_REQUEST_ID)
         exchange = Exchange(
-            said if said is not None and _SANE_ID(said) else f"req_{random.getrandbits(96):024x}",
+            said if said is not None and _SANE_ID(said) else f"{_RUN}{next(_COUNT):08x}",
             request,
-            clock.monotonic(),
-            clock.now(),
+            self._monotonic(),
+            self._now(),
         )
         if self._trusted is not None:
             request.peer = self._client_address(request)
-        exchange.dialect = generic
-        for name, _ in message.raw_headers:
-            if len(name) > 10 and name[:10].lower() == b"x-sidecar-":
+        exchange.dialect = dialect_for(message.method, path) or generic
+        for pair in message.raw_headers:
+            if pair[0] not in _ordinary and _is_ours(pair[0]):
                 _read_sidecar_headers(exchange, headers)
                 break
         self.in_flight.add(exchange)
@@ -160,21 +168,42 @@ class Snapshot:
                 break
         return peer
 
-    def check_host(self, exchange: Exchange) -> None:
-        """Raises ``origin_refused`` for a foreign Host."""
-        self._hosts.check(exchange.request.headers.get("host"))
+    def admit(self, exchange: Exchange, payload: StreamReader) -> Chain | Answer | None:
+        """Steps 2 and 3 for the usual call, without waiting: its body is here and no route asks for the model.
+        None: something has to be waited for. Raises ProxyError, for a foreign Host before all else."""
+        headers = exchange.request.headers
+        self._hosts.check(headers.get(hdrs.HOST))
+        if self.routes_read_body or hdrs.ORIGIN in headers:
+            return None
+        request = exchange.request
+        whole = payload is EMPTY_PAYLOAD
+        if not whole:
+            if not payload.is_eof() or not self.holds_body(exchange, payload):
+                return None
+            raw = take_whole(payload)
+            if len(raw) > self.config.server.max_body:
+                raise ProxyError("request_too_large", f"The body is larger than {self.config.server.max_body} bytes.")
+            chain = self.match(exchange)
+            self.take_body(exchange, raw)
+        else:
+            chain = self.match(exchange)
+            if exchange.dialect is not generic:
+                # A known API called without a body: whoever reads it finds that it is no JSON.
+                request.body, request.raw_body = Document(b""), b""
+        if self._aliases or request.path.startswith("/v1/models"):
+            self.settle_target(exchange)
+        return chain
 
     def holds_body(self, exchange: Exchange, payload: StreamReader) -> bool:
-        """Whether this call's body is a JSON document that is read whole. Sets the dialect."""
-        request = exchange.request
+        """Whether this call's body is a JSON document that is read whole."""
         if payload is EMPTY_PAYLOAD:
             return False
-        kind = request.headers.get("content-type", "")
-        dialect = dialect_for(request.method, request.path)
-        if dialect is None or (kind and "json" not in kind.lower() and "text/plain" not in kind.lower()):
-            return False if dialect is None and "json" not in kind.lower() else "multipart" not in kind.lower()
-        exchange.dialect = dialect
-        return True
+        request = exchange.request
+        kind = request.headers.get(hdrs.CONTENT_TYPE)
+        if dialect_for(request.method, request.path) is None:
+            # An endpoint that is not known: JSON is read by the generic dialect, anything else is streamed.
+            return kind is not None and "json" in kind.lower() and "multipart" not in kind.lower()
+        return kind is None or not kind.startswith("multipart/")
 
     def reserve_memory(self, exchange: Exchange, size: int) -> None:
         """Count a body that is about to be held. Raises ``overloaded`` (503) when all bodies together are too large."""
@@ -185,6 +214,7 @@ class Snapshot:
         """Make the document of a body that was read."""
         request = exchange.request
         request.raw_body = raw
+        exchange.held_bytes = len(raw)
         self.buffered += len(raw)
         if self.buffered > self.config.server.max_buffered:
             raise ProxyError("overloaded", "Too many request bodies are held in memory at once.", retry_after=1.0)
@@ -313,9 +343,7 @@ class Snapshot:
     def finish(self, exchange: Exchange) -> None:
         """The call is over."""
         self.in_flight.discard(exchange)
-        raw = exchange.request.raw_body
-        if raw is not None:
-            self.buffered -= len(raw)
+        self.buffered -= exchange.held_bytes
         if self._access is not None:
             self._access(exchange)
         for watch in self.watchers:
@@ -411,6 +439,26 @@ def parse_target(target: str) -> tuple[str, str, str]:
 def dialect_for(method: str, path: str) -> Dialect | None:
     """The dialect of a path; the path alone tells an Anthropic call from an OpenAI one."""
     return resolve_dialect(method, path, "openai")
+
+
+def take_whole(payload: StreamReader) -> bytes:
+    """The body of a payload that is complete."""
+    buffer = payload._buffer
+    if len(buffer) == 1 and payload._exception is None and not payload._protocol._reading_paused:
+        # aiohttp's own way is four Python calls for the same popleft.
+        payload._size = 0
+        return buffer.popleft()
+    data: bytes = payload.read_nowait(-1)
+    return data
+
+
+def _is_ours(name: bytes) -> bool:
+    """Whether a header is one of ours; names that are not are remembered, within a bound."""
+    if name[:10].lower() == b"x-sidecar-":
+        return True
+    if len(_ordinary) < 512:
+        _ordinary.add(name)
+    return False
 
 
 def _read_sidecar_headers(exchange: Exchange, headers: Mapping[str, str]) -> None:

@@ -35,7 +35,7 @@ class Store:
 
     _open: dict[tuple[str, str], Store] = {}  # noqa: RUF012 - one for the process, on purpose
 
-    def __init__(self, data: Path, url: str, *, fsync: bool, on_full: str, retention: Mapping[str, int]) -> None:
+    def __init__(self, data: Path, url: str, *, fsync: bool, on_full: str, retention: Mapping[str, float]) -> None:
         root = data / "journal"
         self._place = (str(data), url)
         self._users = 0
@@ -58,7 +58,7 @@ class Store:
         *,
         fsync: bool = False,
         on_full: str = "continue",
-        retention: Mapping[str, int] | None = None,
+        retention: Mapping[str, float] | None = None,
     ) -> Store:
         """The process' store at this place, opened if need be. Each ``enter`` wants one ``leave``."""
         store = cls._open.get((str(data), url))
@@ -109,6 +109,7 @@ class Books:
         self.prices = PriceBook(
             {model: _price(price) for model, price in config.prices.items()},
             key_prices=_key_prices(config),
+            free_keys=[key.id for pool in config.keys.values() for key in pool.keys if key.tier == "free"],
             on_unpriced=_warn,
         )
         self.tariff = Tariff(self.prices, {name: _base_url(upstream) for name, upstream in config.upstreams.items()})
@@ -121,7 +122,7 @@ class Books:
         self._warming: asyncio.Task[None] | None = None
 
     async def start(
-        self, *, fsync: bool = False, on_full: str = "continue", retention: Mapping[str, int] | None = None
+        self, *, fsync: bool = False, on_full: str = "continue", retention: Mapping[str, float] | None = None
     ) -> None:
         """Open the store and load the price list in the background. Each ``start`` wants one ``stop``."""
         self._users += 1
@@ -129,6 +130,11 @@ class Books:
             return
         self.store = Store.enter(self._data, self._url, fsync=fsync, on_full=on_full, retention=retention)
         self._warming = asyncio.create_task(asyncio.to_thread(self.prices.warm, self._models), name="price-list")
+
+    async def warmed(self) -> None:
+        """Until the price list is loaded. Ask ``prices.ready`` first: loading on the loop would hold up every call."""
+        if self._warming is not None:
+            await asyncio.shield(self._warming)
 
     async def stop(self) -> None:
         """Leave the store."""

@@ -67,6 +67,7 @@ class Budget:
         self.name = name
         self.per = tuple(per)
         self.window = window
+        self._places = tuple(METRICS.index(name) for name in self.limits)
         self._buckets: dict[str, Bucket] = {}
 
     def bucket(self, value: str, now: float) -> Bucket:
@@ -104,8 +105,11 @@ class Budget:
 
         An unpriced model counts as tokens and calls alone.
         """
-        counters = bucket.counters if priced else tuple(entry for entry in bucket.counters if entry[0])
-        return tuple((counter, amounts[place]) for place, counter in counters), tuple(place for place, _ in counters)
+        counters = bucket.counters
+        if priced:
+            return tuple([(counter, amounts[place]) for place, counter in counters]), self._places
+        claims = [(counter, amounts[place]) for place, counter in counters if place]
+        return tuple(claims), tuple([place for place, _ in counters if place])
 
     def resets(self, now: float) -> float:
         """Unix seconds at which the current window ends; for a rolling one, when all of it is past."""

@@ -46,6 +46,7 @@ _CONTEXTS = {
     "priority": ({"service_tier": "priority"}, {"speed": "fast"}),
     "fast": ({"speed": "fast"}, {"service_tier": "fast"}),
 }
+_MAKERS = frozenset({"openai", "anthropic", "google", "mistral", "cohere", "voyageai", "deepseek", "x-ai"})
 _FOREVER = float("inf")
 
 
@@ -113,6 +114,10 @@ class Catalog:
         named = model.lower()
         for provider in self._providers:
             if provider.model_match is not None and provider.model_match.is_match(named):
+                return provider
+        # Some makers' patterns leave out their embeddings and the like; resellers are not asked: their prices differ.
+        for provider in self._providers:
+            if provider.id in _MAKERS and provider.find_model(model) is not None:
                 return provider
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.accounting.prices import SERVICES, PriceBook
 from proxy.accounting.rates import Price, Unpriced
@@ -11,12 +11,16 @@ from proxy.accounting.usage import Usage, estimate_tokens_from_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "Charge", "Tariff", "bound_of", "used"]
+__all__ = ["ASSUMED_OUTPUT", "PRICE", "Charge", "Tariff", "bound_of", "used"]
 
 ASSUMED_OUTPUT = 1_000
-_CHARGED = "accounting.charge"
+PRICE: Final = "accounting.price"
+"""Where a policy that runs after the key was chosen may leave the attempt's price in ``attempt.local``."""
+_CHARGED: Final = "accounting.charge"
+_BOUND: Final = "accounting.bound"
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
 
@@ -40,9 +44,12 @@ class Tariff:
     def price(self, exchange: Exchange, attempt: Attempt) -> Price | Unpriced:
         """The price of this attempt's target with its key, in the service class that the request asks for."""
         key = attempt.key
-        model = attempt.target.model or exchange.model_asked or ""
-        base_url = self._base_urls.get(attempt.upstream, "")
-        return self.prices.price(model, base_url, key.id if key is not None else "", service_class(exchange))
+        return self.prices.price(
+            attempt.target.model or exchange.model_asked or "",
+            self._base_urls.get(attempt.upstream, ""),
+            "" if key is None else key.id,
+            service_class(exchange),
+        )
 
     def model_price(self, model: str, upstream: str) -> Price | Unpriced:
         """The list price of a model at an upstream, whoever asks."""
@@ -56,7 +63,7 @@ class Tariff:
         usage = used(exchange, attempt)
         if usage is None:
             return None
-        price = self.price(exchange, attempt)
+        price: Price | Unpriced = attempt.local.get(PRICE) or self.price(exchange, attempt)
         charge = Charge(usage, price.cost(usage), price)
         if attempt.outcome is not None:
             attempt.local[_CHARGED] = charge
@@ -109,8 +116,10 @@ def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
 
     ``read``: look into the body also if nobody has yet.
     """
-    body, dialect = exchange.request.body, exchange.dialect
-    if body is None or dialect is None or not (read or body.was_read):
-        return assumed
-    bound = dialect.bound(body.strict())
+    bound: Bound | None = exchange.local.get(_BOUND)
+    if bound is None:
+        body, dialect = exchange.request.body, exchange.dialect
+        if body is None or dialect is None or not (read or body.was_read):
+            return assumed
+        bound = exchange.local[_BOUND] = dialect.bound(body.strict())
     return (assumed if bound.tokens is None else bound.tokens) * max(1, bound.choices)

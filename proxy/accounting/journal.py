@@ -161,6 +161,11 @@ class Journal:
         return waiter
 
     @property
+    def prompt(self) -> bool:
+        """Whether ``flushed`` takes one turn of the loop and no disk can hold it up."""
+        return self.state == "ok" and not self._in_thread
+
+    @property
     def refusing(self) -> bool:
         """Whether new calls must be refused: no room to write, and configured so."""
         return self.state == "full" and self.on_full == "refuse"

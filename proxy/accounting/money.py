@@ -45,6 +45,8 @@ def usd_text(nano: int, *, places: int = 9) -> str:
 
     A sum that is not zero but too small for ``places`` is shown as ``<0.0001``, never as zero.
     """
+    if places == 9 and 0 <= nano < 1 << 53:  # a double holds it exactly
+        return f"{nano / NANO:.9f}".rstrip("0").rstrip(".")
     step = 10 ** (9 - places)
     if nano and abs(nano) < step:
         return f"<{usd_text(step)}"

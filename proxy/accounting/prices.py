@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = ["SERVICES", "PriceBook", "PriceError", "nano_per_million"]
 SERVICES = ("standard", "batch", "flex", "priority", "fast")
 _PER_PIECE = frozenset({"image", "minute", "request", "search"})
 _KEPT = 4_096
+_FOREVER = float("inf")
 
 
 class PriceError(ValueError):
@@ -44,15 +45,18 @@ class PriceBook:
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         key_prices: Mapping[str, Any] | None = None,
+        free_keys: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
         on_unpriced: Callable[[Unpriced], None] | None = None,
     ) -> None:
         """``key_prices``: key id -> USD for each token (``cost_per_token``), or a mapping of models as ``overrides``.
 
+        ``free_keys``: ids of keys of a free tier, whose calls cost nothing, whatever the model.
         ``on_unpriced`` is told once for each model whose price is unknown. Raises ``PriceError``.
         """
         self._models = _Names(overrides or {}, "prices")
         self._keys = {key: _key_prices(key, value) for key, value in (key_prices or {}).items()}
+        self._free = frozenset(free_keys)
         self._clock = clock
         self._on_unpriced = on_unpriced
         self._catalog: Catalog | None = None
@@ -64,6 +68,11 @@ class PriceBook:
         for model, base_url in models:
             self.price(model, base_url)
 
+    @property
+    def ready(self) -> bool:
+        """Whether a look-up is quick: the bundled list is loaded."""
+        return self._catalog is not None
+
     def catalog(self) -> Catalog:
         """The bundled list, loaded on first use."""
         if self._catalog is None:
@@ -72,11 +81,11 @@ class PriceBook:
 
     def price(self, model: str, base_url: str = "", key: str = "", service: str = "standard") -> Price | Unpriced:
         """The price of ``model`` at the provider behind ``base_url``, paid with ``key``, in that service class."""
-        if key and key not in self._keys:
+        if key and key not in self._keys and key not in self._free:
             key = ""
         wanted = (model, base_url, key, service)
         found = self._found.get(wanted)
-        if found is not None and (found[1] == float("inf") or self._clock() < found[1]):
+        if found is not None and (found[1] == _FOREVER or self._clock() < found[1]):
             return found[0]
         price, until = self._look_up(model, base_url, key, service)
         if len(self._found) >= _KEPT:  # model names come from clients: the memory is bounded
@@ -108,16 +117,19 @@ class PriceBook:
         }
 
     def _look_up(self, model: str, base_url: str, key: str, service: str) -> tuple[Price | Unpriced, float]:
+        if key in self._free:
+            source = f"keys.{key}.tier"
+            return Price(model, Rates({}), source=source, version=f"{source}#free", free=True), _FOREVER
         own = self._keys.get(key)
         override = (own.find(model) if own is not None else None) or self._models.find(model)
         if override is not None and override.whole:
-            return override.price(model, service, None), float("inf")
+            return override.price(model, service, None), _FOREVER
         catalog = self.catalog()
         listed = catalog.find(model, base_url, service, self._clock())
         if isinstance(listed, str):
             if override is not None:
-                return override.price(model, service, None), float("inf")
-            return Unpriced(model, f"{listed}; give it one under prices: {model!r}"), float("inf")
+                return override.price(model, service, None), _FOREVER
+            return Unpriced(model, f"{listed}; give it one under prices: {model!r}"), _FOREVER
         source = f"genai-prices {catalog.version} {listed.provider}/{listed.model}"
         bundled = _price(listed.model, listed.base, listed.tiers, source, listed.note)
         if override is not None:

@@ -115,7 +115,7 @@ class Rates:
 class Price:
     """The price of one model at one provider, with where it comes from."""
 
-    __slots__ = ("base", "name", "note", "source", "tiers", "version")
+    __slots__ = ("base", "free", "name", "note", "source", "tiers", "version")
 
     priced = True
 
@@ -128,14 +128,19 @@ class Price:
         source: str,
         version: str,
         note: str = "",
+        free: bool = False,
     ) -> None:
-        """``tiers``: (start, rates), highest start first; a tier holds for more than ``start`` input tokens."""
+        """``tiers``: (start, rates), highest start first; a tier holds for more than ``start`` input tokens.
+
+        ``free``: paid by a free-tier credit.
+        """
         self.name = name
         self.base = base
         self.tiers = tiers
         self.source = source
         self.version = version
         self.note = note
+        self.free = free
 
     def cost(self, usage: Usage) -> int:
         """Nano-dollars for ``usage``, in the tier its input falls into."""
@@ -169,6 +174,7 @@ class Unpriced:
     __slots__ = ("name", "reason")
 
     priced = False
+    free = False
     source = ""
     version = ""
 

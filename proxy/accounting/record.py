@@ -40,6 +40,8 @@ DIMENSIONS = ("principal", "project", "tags", "task", "route", "model_asked", "m
 OUTCOMES = ("answered", "failed", "cancelled", "refused", "abandoned", "stopped")
 """How a call ended; stored as the place in this tuple. New ones are added at the end."""
 
+_PLACES = {outcome: place for place, outcome in enumerate(OUTCOMES)}
+
 CACHED = 1  # served without an upstream of its own: a hit, a stale answer, a follower
 ESTIMATED = 2  # the usage is our estimate
 UNPRICED = 4  # no price was known for the model
@@ -74,7 +76,7 @@ def attribution(
 ) -> str:
     """Who caused a cost and where, as one string. ``tags`` comes from ``canonical_tags``."""
     who = "\t".join((principal, project, tags, task, route, model_asked, model, upstream, key))
-    if who.count("\t") != 8 or "\n" in who or "\x00" in who:  # a value from outside with a tab in it
+    if who.count("\t") != 8 or "\x00" in who:  # a value from outside with a tab in it
         values = (principal, project, tags, task, route, model_asked, model, upstream, key)
         return "\t".join(value.translate(_PLAIN) for value in values)
     return who
@@ -115,7 +117,7 @@ def end(
     extras: Sequence[Sequence[Any]] = (),
 ) -> bytes:
     """The line for a call that is over; ``cost`` and ``saved`` in nano-dollars, times in milliseconds."""
-    place = OUTCOMES.index(outcome)
+    place = _PLACES[outcome]
     return orjson.dumps(
         ("e", id, at, request, who, place, status, flags, ms, first_ms, attempts, cost, saved, version, usage, extras),
         option=_NEWLINE,

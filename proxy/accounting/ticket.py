@@ -2,8 +2,8 @@
 
 The ticket lies in ``exchange.local[TICKET]``, and a flight (shared work below a cache) carries that of the caller who
 started it, because the flight's cost is that caller's: ``begin`` when an attempt goes out, ``end`` when the call is
-over, ``landed`` when the flight is. Attempts that are still running when their caller leaves are entered when the flight
-has landed, as cost without a call. Each attempt is counted once.
+over, ``landed`` when the flight is. Attempts that still run when their caller leaves are entered when the flight has
+landed, as cost without a call. Each attempt is counted once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OUTCOMES = {
 
 
 class Ticket:
-    """See the module's text. All methods are synchronous and cost a few microseconds."""
+    """See the module's text. Each method costs a few microseconds."""
 
     __slots__ = ("_below", "begun", "clock", "ended", "number", "store", "tariff")
 
@@ -47,9 +47,10 @@ class Ticket:
         self.ended = False
         self._below: Exchange | None = None
 
-    def begin(self, exchange: Exchange, attempt: Attempt) -> None:
-        """An attempt is about to go out: money may be spent from here. Only the first is written; ``exchange`` is
-        the call's own, or the flight's.
+    async def begin(self, exchange: Exchange, attempt: Attempt) -> None:
+        """An attempt is about to go out: money may be spent from here, so it stands in the journal first (one turn of
+        the loop; a slow or full disk is not waited for). Only the first is written; ``exchange`` is the call's own, or
+        the flight's.
         """
         if self.begun or self.ended:
             return
@@ -61,7 +62,10 @@ class Ticket:
         reserved = price.worst_case(asked, bound)
         who = attribution(exchange, attempt)
         line = record.begin(self.number, now, exchange.id, who, reserved, price.version, (asked, bound))
-        self.store.journal.begin(self.number, line)
+        journal = self.store.journal
+        journal.begin(self.number, line)
+        if journal.prompt:
+            await journal.flushed()
 
     def charges(self, exchange: Exchange) -> list[tuple[Attempt, Charge]]:
         """What the call's own attempts have cost; none for a hit or a follower of somebody else's flight."""
@@ -72,10 +76,14 @@ class Ticket:
         if exchange.cache_status in FROM_CACHE:
             return []
         below = self._below
-        attempts = exchange.attempts if below is None else below.attempts
-        if below is None or below is exchange:
-            return [made for made in attempts if _COUNTED not in made.local]
-        return [made for made in attempts if made.outcome is not None and _COUNTED not in made.local]
+        if below is None:
+            flight = exchange.flight_of
+            if flight is None or flight.attempts is not exchange.attempts:  # no flight, or somebody else's
+                return exchange.attempts
+            below = flight
+        elif below is exchange:
+            return exchange.attempts
+        return [made for made in below.attempts if made.outcome is not None and _COUNTED not in made.local]
 
     def end(self, exchange: Exchange) -> bool:
         """The call is over: write its row. False when that was done before."""
@@ -111,12 +119,19 @@ class Ticket:
     def _record(self, exchange: Exchange) -> bytes:
         cached = exchange.cache_status in FROM_CACHE
         own = self._own(exchange)
-        charges = self.charges(exchange)
+        charge = self.tariff.charge
         attempt = exchange.served_by or (own[-1] if own else None)
         main: Charge | None = None
         extras: list[list[Any]] = []
         total = 0
-        for made, paid in charges:
+        sent = 0
+        for made in own:
+            made.local[_COUNTED] = True
+            if made.sent:
+                sent += 1
+            paid = charge(exchange, made)
+            if paid is None:
+                continue
             total += paid.cost
             if made is attempt:
                 main = paid
@@ -130,8 +145,6 @@ class Ticket:
                         usage=paid.usage.pack(),
                     )
                 )
-        for made in own:
-            made.local[_COUNTED] = True
         exchange.cost_nanos = total
         flags, cost, version = 0, 0, ""
         counts: tuple[int, ...] = ()
@@ -153,7 +166,7 @@ class Ticket:
             flags=flags,
             ms=int((clock.monotonic() - exchange.started_at) * 1000),
             first_ms=int((first - exchange.started_at) * 1000) if first is not None else 0,
-            attempts=sum(1 for made in own if made.sent),
+            attempts=sent,
             cost=cost,
             saved=saved,
             version=version,
@@ -176,6 +189,8 @@ class Ticket:
 
 def _flags(charge: Charge) -> int:
     flags = record.ESTIMATED if charge.usage.estimated else 0
+    if charge.price.free:
+        return flags | record.FREE
     return flags if charge.price.priced else flags | record.UNPRICED
 
 

@@ -28,10 +28,9 @@ _CHUNK = 1 << 20  # some 2,000 calls
 _LONGEST_LINE = 16 << 20
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 10.0
-_DAY_MS = 86_400_000
 
-Retention = Mapping[str, int]
-"""Table (``calls``, ``hours``, ``days``, ``costs``) -> days that its rows are kept; a table left out keeps all."""
+Retention = Mapping[str, float]
+"""Table (``calls``, ``hours``, ``days``, ``costs``) -> seconds that its rows are kept; a table left out keeps all."""
 
 
 class Writer:
@@ -235,8 +234,8 @@ class Writer:
 
     async def _prune(self) -> None:
         """Delete what is older than its retention, a few rows a step, with room for calls between the steps."""
-        for table, days in self._retention.items():
-            before = int(self._clock() * 1000) - days * _DAY_MS
+        for table, seconds in self._retention.items():
+            before = int((self._clock() - seconds) * 1000)
             while await self._ledger.prune(table, before, 500) and not self._stop.is_set():
                 await self._wait(0.02)
 

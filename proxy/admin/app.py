@@ -71,7 +71,9 @@ class Admin:
     async def start(self) -> str:
         """Listen. Returns the URL. Raises OSError."""
         config = self.app.config.admin
-        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0
+        )
         await self._runner.setup()
         context = None
         if config.tls is not None:
@@ -79,7 +81,7 @@ class Admin:
 
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(config.tls.cert, config.tls.key)
-        site = web.TCPSite(self._runner, config.host, config.port, ssl_context=context, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, config.host, config.port, ssl_context=context)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         scheme = "http" if context is None else "https"

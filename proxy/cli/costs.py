@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from proxy.config.problem import ConfigError
+
 if TYPE_CHECKING:
     from proxy.accounting.ledger.base import Ledger
     from proxy.accounting.reports import Row
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if since >= until:
             raise ValueError(f"--since {args.since} is not before --until {args.until or 'now'}")
         url, data = _place(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ConfigError) as error:
         return _wrong(f"costs: {error}")
     try:
         rows = asyncio.run(_ask(url, data, args, since, until, by, local))
@@ -126,7 +128,7 @@ def _price(args: argparse.Namespace) -> int:
     try:
         config = _config(args)
         book = Books(config, dry=True).prices if config is not None else PriceBook()
-    except (PriceError, ValueError, OSError) as error:
+    except (PriceError, ValueError, OSError, ConfigError) as error:
         return _wrong(f"costs price: {error}")
     base_url = ""
     if args.upstream:

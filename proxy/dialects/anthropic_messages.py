@@ -24,6 +24,7 @@ __all__ = ["AnthropicMessages", "anthropic_messages"]
 
 _REASONS: Final = {"length": "max_tokens", "stop": "end_turn", "content_filter": "refusal", "tool_calls": "tool_use"}
 _INPUTS: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+_SEALED: Final = ("thinking", "signature", "data")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
 _DELTA_TEXTS: Final = {"text_delta": "text", "input_json_delta": "partial_json"}
 _SILENT: Final = frozenset({"thinking_delta", "signature_delta"})
@@ -78,7 +79,7 @@ class AnthropicMessages(Family):
     # --- whole answer ------------------------------------------------------------------
     def answer_texts(self, body: Json) -> Iterator[Slot]:
         if type(body) is dict and "content" in body:
-            yield from _content(body, "content", "assistant", ("content",))
+            yield from _content(body, "content", "assistant", ("content",), answer=True)
 
     def usage(self, body: Json) -> Usage | None:
         return anthropic_usage(as_dict(body).get("usage"))
@@ -108,7 +109,7 @@ class AnthropicMessages(Family):
             block = as_dict(body.get("content_block"))
             pieces = [
                 Piece(slot.holder, slot.key, slot.kind, "assistant", slot.path, (index, *slot.path[1:]))
-                for slot in _block(body, "content_block", "assistant", ("content_block",))
+                for slot in _block(body, "content_block", "assistant", ("content_block",), answer=True)
             ]
             return Reading(pieces, (), bool(pieces) or block.get("type") not in ("text", None))
         if kind == "content_block_stop":
@@ -202,26 +203,29 @@ def _read_delta(body: dict[str, Any], index: int) -> Reading:
     return Reading(pieces, [piece.channel for piece in pieces], bool(pieces)) if pieces else NOTHING
 
 
-def _content(holder: Any, key: Any, role: str, path: Path) -> Iterator[Slot]:
-    """The texts of ``content``, ``system`` or a tool result: a string or blocks."""
+def _content(holder: Any, key: Any, role: str, path: Path, *, answer: bool = False) -> Iterator[Slot]:
+    """The texts of ``content``, ``system`` or a tool result: a string or blocks.
+
+    answer: thinking is left alone whether its signature has come or not, as it is in a stream.
+    """
     value = holder[key]
     if type(value) is str:
         if value:
             yield Slot(holder, key, "text", role, path)
     elif type(value) is list:
         for index in range(len(value)):
-            yield from _block(value, index, role, (*path, index))
+            yield from _block(value, index, role, (*path, index), answer=answer)
     else:
         yield from walk(holder, key, role, path)
 
 
-def _block(holder: Any, key: Any, role: str, path: Path) -> Iterator[Slot]:
+def _block(holder: Any, key: Any, role: str, path: Path, *, answer: bool = False) -> Iterator[Slot]:
     block = holder[key]
     if type(block) is not dict:
         yield from walk(holder, key, role, path)
         return
     kind = block.get("type")
-    sealed = ("thinking", "signature", "data") if is_signed(block) or (role == "assistant" and _thinks(kind)) else ()
+    sealed = _SEALED if is_signed(block) or (answer and _thinks(kind)) else ()
     for field in block:
         value = block[field]
         if field in sealed:

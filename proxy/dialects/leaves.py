@@ -59,6 +59,8 @@ _MEDIA: Final = {
 }
 _MEDIA_KEYS: Final = frozenset({"media_type", "mime_type", "format", "filename"})
 _DATA_KEYS: Final = frozenset({"data", "file_data", "b64_json", "bytes", "result"})
+_LONG: Final = 256
+"""Base64 this long under a key for data is content even without a media type beside it."""
 _DEPTH: Final = 64
 """Paths longer than this stop growing, so that a deep tree costs no more than a wide one."""
 
@@ -100,13 +102,15 @@ def walk(
         if kind is str:
             if not value or is_name(name, value, names):
                 continue
-            if media and name in _DATA_KEYS and _is_base64(value):
+            if name in _DATA_KEYS and not own_data and (media or len(value) > _LONG) and _is_base64(value):
                 continue
             slot_kind: Kind = "text" if name in _PROSE and not own_data else "leaf"
             yield Slot(holder, key, slot_kind, role, path)
         elif kind is dict:
             held = {"thinking", "text", "data", "signature"} if sealed and names and is_signed(value) else set()
-            media = not own_data and (value.get("type") in _MEDIA_TYPES or not _MEDIA_KEYS.isdisjoint(value))
+            media = not own_data and (
+                name in _MEDIA or value.get("type") in _MEDIA_TYPES or not _MEDIA_KEYS.isdisjoint(value)
+            )
             grow = len(path) < _DEPTH
             for inner in reversed(value):
                 if inner not in held:
@@ -164,6 +168,9 @@ def _is_text_document(part: dict[str, Any]) -> bool:
 
 
 def _is_base64(value: str) -> bool:
+    """Whether this is base64 as far as both ends tell, also as a ``data:`` URL."""
+    if value.startswith("data:"):
+        value = value[value.find(";base64,", 0, 128) + 8 :] if ";base64," in value[:128] else " "
     return (
         " " not in value and _BASE64.fullmatch(value[:256]) is not None and _BASE64.fullmatch(value[-256:]) is not None
     )

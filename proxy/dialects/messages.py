@@ -33,10 +33,6 @@ def message_texts(holder: Any, key: Any, path: Path, role: str = "user") -> Iter
         elif type(value) is list or type(value) is dict:
             if field in _CALLS:
                 yield from call_texts(message, field, role, (*path, field))
-            elif field == "audio" and type(value) is dict and type(value.get("data")) is str:
-                for inner in value:
-                    if inner != "data":
-                        yield from walk(value, inner, role, (*path, field, inner))
             else:
                 yield from walk(message, field, role, (*path, field))
 

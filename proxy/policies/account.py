@@ -58,7 +58,7 @@ class Account(Policy):
         await self.books.start(
             fsync=options.fsync,
             on_full=options.on_full,
-            retention={"calls": int(options.keep_calls // _DAY), "hours": int(options.keep_hours // _DAY)},
+            retention={"calls": options.keep_calls, "hours": options.keep_hours},
         )
 
     async def stop(self) -> None:
@@ -80,16 +80,21 @@ class Account(Policy):
     async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
         ticket: Ticket | None = exchange.local.get(TICKET)
         if ticket is not None:
-            ticket.begin(exchange, attempt)
+            if not self.books.prices.ready:
+                await self.books.warmed()
+            await ticket.begin(exchange, attempt)
 
     async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
         ticket: Ticket | None = exchange.local.get(TICKET)
         if ticket is None or answer.failed or answer.origin in ("policy", "sidecar"):
             return None
-        charges = ticket.charges(exchange)
-        if all(charge.price.priced for _, charge in charges):  # an unknown price is no figure at all, never a zero
-            cost = exchange.cost_nanos = sum(charge.cost for _, charge in charges)
-            exchange.add_header(b"x-sidecar-cost-usd", usd_text(cost).encode())
+        cost = 0
+        for _, charge in ticket.charges(exchange):
+            if not charge.price.priced:  # an unknown price is no figure at all, never a zero
+                return None
+            cost += charge.cost
+        exchange.cost_nanos = cost
+        exchange.add_header(b"x-sidecar-cost-usd", usd_text(cost).encode())
         return None
 
     async def on_settle(self, exchange: Exchange) -> None:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from proxy.accounting import budgets
 from proxy.accounting.budgets import METRICS, Amounts, obstacle
-from proxy.accounting.charge import ASSUMED_OUTPUT, bound_of
+from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, bound_of
 from proxy.accounting.line import Line, Place
 from proxy.accounting.money import nano_from_usd, usd_text
 from proxy.accounting.restore import restore
@@ -62,6 +62,11 @@ class BudgetOptions(PolicyOptions):
         default=("all",),
         description="What each value of has a budget of its own: principal, project, model, task, ip, key, upstream, "
         "tag:NAME, all, or a list of them.",
+    )
+    only: Texts = Field(
+        default=(),
+        description="Values of `per` that this budget is for; default: all. With per: key and the keys of a free tier: "
+        "their credits; what is spent moves the call to another key.",
     )
     usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(default=None, description="Limit in USD.")
     tokens: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in tokens, both ways.")
@@ -143,6 +148,7 @@ class Budget(Policy):
         )
         self._lines: dict[str, Line] = {}
         self._warned: dict[str, float] = {}
+        self._lowest = min(options.warn_at, default=2.0)
         self._restoring: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -175,12 +181,16 @@ class Budget(Policy):
 
     async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
         options: BudgetOptions = self.options
+        if not self.books.prices.ready:
+            await self.books.warmed()
         now = self.services.clock.now()
-        price = self.books.tariff.price(exchange, attempt)
+        price = attempt.local[PRICE] = self.books.tariff.price(exchange, attempt)
         asked = exchange.input_estimate()
         bound = bound_of(exchange, options.assume_output, read=True)
         wanted = Amounts(price.worst_case(asked, bound), asked + bound)
         value = self._value(exchange, attempt)
+        if options.only and value not in options.only:
+            return None
         bucket = self.budget.bucket(value, now)
         if not price.priced and options.usd is not None:
             exchange.note(self.label, f"no price is known for {attempt.target}")
@@ -201,8 +211,14 @@ class Budget(Policy):
                     line.leave(place)
                 attempt.local[self] = _Hold(said, claims, places)
                 ticket: Ticket | None = exchange.local.get(TICKET)
-                if ticket is not None:  # in a flight, which the account policy above it does not see
-                    ticket.begin(exchange, attempt)
+                if ticket is not None and not ticket.begun:
+                    # In a flight, which the account policy above it does not see. Cancelled in here, on_attempt has
+                    # not returned and nobody would call on_attempt_end.
+                    try:
+                        await ticket.begin(exchange, attempt)
+                    except BaseException:
+                        self.state.free(attempt.local.pop(self).grant)
+                        raise
                 return None
             return self._refused(exchange, attempt, said, claims, places, value, place)
         counter, amount = claims[0]
@@ -264,9 +280,9 @@ class Budget(Policy):
             poll = loop.call_later(_POLL, line.wake) if self.state.shared else None
             try:
                 if not await line.wait(place, max(0.0, deadline - loop.time())):
-                    self._tidy(value)
                     raise error
             finally:
+                self._tidy(value)
                 if poll is not None:
                     poll.cancel()
 
@@ -316,12 +332,15 @@ class Budget(Policy):
         elif actual is not None:
             for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
                 self.state.book(limit, actual[metric])
+        warns = self._lowest <= 1.0 and actual is not None
+        if not (self._lines or warns):
+            return
         value = self._value(exchange, attempt)
         line = self._lines.get(value)
         if line is not None:
             line.wake()
             self._tidy(value)
-        if self.options.warn_at and actual is not None:
+        if warns:
             for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
                 self._warn(limit, METRICS[metric], value)
 
@@ -336,6 +355,8 @@ class Budget(Policy):
     def _warn(self, limit: Any, metric: str, value: str) -> None:
         used = self.state.usage(limit).used
         share = used / limit.limit
+        if share < self._lowest:
+            return
         reached = max((mark for mark in self.options.warn_at if share >= mark), default=0.0)
         if reached <= self._warned.get(limit.name, 0.0):
             return

@@ -6,14 +6,18 @@ preflights are answered there too: see ``proxy.browser``.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from proxy import browser
 from proxy.config.base import Texts
 from proxy.config.units import Duration
 from proxy.policy import Policy, PolicyOptions
+
+if TYPE_CHECKING:
+    from proxy.services import Services
 
 
 def _origins(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -49,8 +53,21 @@ class CorsOptions(PolicyOptions):
 
 
 class Cors(Policy):
-    """Holds what ``proxy.browser`` asks for."""
+    """Holds what ``proxy.browser`` asks for, as ``cors``."""
 
     name: ClassVar[str] = "cors"
     Options = CorsOptions
     options: CorsOptions
+
+    def __init__(
+        self, options: CorsOptions, services: Services, *, label: str | None = None, observe: bool = False
+    ) -> None:
+        super().__init__(options, services, label=label, observe=observe)
+        self.cors = browser.Cors(
+            options.origins,
+            options.methods,
+            options.headers,
+            options.expose,
+            int(options.max_age),
+            options.credentials,
+        )

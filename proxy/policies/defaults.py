@@ -56,7 +56,7 @@ def _fields(value: dict[str, Any]) -> dict[str, Any]:
 
 _NUMBER_OR_NULL: Final = {"type": ["number", "null"]}
 Bounds = Annotated[
-    tuple[float | None, float | None],
+    tuple[int | float | None, int | float | None],
     BeforeValidator(_bounds),
     WithJsonSchema(
         {

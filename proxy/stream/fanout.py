@@ -3,7 +3,8 @@
 A follower gets every event from the beginning. What has come is kept while it is under ``KEPT``
 bytes, so that a new follower can still join; beyond that only what the slowest reader has not yet
 taken is kept, and a reader that lags by more than ``KEPT`` is ended loudly. The upstream is read at
-the pace of the fastest reader within that bound: it pauses only when every reader has paused.
+the pace of the fastest reader within that bound: it pauses only when every reader has paused. A stream that
+nobody else may join (``keep`` is off) keeps nothing that its readers have taken.
 """
 
 from __future__ import annotations
@@ -31,31 +32,25 @@ class LaggingReaderError(ProxyError):
 class FanOut:
     """Takes bytes (``write``) that hold whole events; hands them to every ``Subscription``.
 
-    It is the ``out`` of the pipe below a split. source: what is paused when no reader drinks.
+    It is the ``out`` of the pipe below a split. on_empty: called when the last reader leaves a stream that has not
+    ended. keep: keep what has come for readers that join later. source: what is paused when no reader drinks.
     """
 
     __slots__ = (
-        "_dropped",
-        "_ended",
-        "_error",
-        "_on_empty",
-        "_pieces",
-        "_readers",
-        "_size",
-        "_total",
-        "sealed",
-        "source",
-    )
+        "_dropped", "_ended", "_error", "_on_empty", "_paused", "_pieces", "_readers", "_size",
+        "keep", "sealed", "source",
+    )  # fmt: skip
 
-    def __init__(self, on_empty: Callable[[], None]) -> None:
+    def __init__(self, on_empty: Callable[[], None], *, keep: bool = True) -> None:
         self._pieces: list[bytes] = []
         self._dropped = 0
         self._size = 0
-        self._total = 0
         self._readers: list[Subscription] = []
         self._ended = False
         self._error: Exception | None = None
         self._on_empty = on_empty
+        self._paused = False
+        self.keep = keep
         self.source: Source | None = None
         self.sealed = False
 
@@ -78,24 +73,29 @@ class FanOut:
         """One piece, at the pace it comes."""
         self._pieces.append(data)
         self._size += len(data)
-        self._total += len(data)
-        for reader in list(self._readers):
+        for reader in tuple(self._readers):
             reader._more()
+        if not self.keep:
+            self._drop_taken()
         if self._size > KEPT:
             self._trim()
         self._balance()
 
     def end(self) -> None:
         """All pieces have come."""
-        self._ended = True
-        for reader in list(self._readers):
-            reader._more()
+        self._close(None)
 
     def fail(self, error: Exception) -> None:
         """The stream broke off; readers learn of it after the pieces that came."""
+        self._close(error)
+
+    def _close(self, error: Exception | None) -> None:
+        if self._ended:
+            return
         self._ended = True
         self._error = error
-        for reader in list(self._readers):
+        self.source = None
+        for reader in tuple(self._readers):
             reader._more()
 
     def subscribe(self) -> Subscription:
@@ -105,32 +105,42 @@ class FanOut:
         self._balance()
         return reader
 
+    def _drop_taken(self) -> None:
+        """Forget what every reader has taken. Before the first reader, everything is kept for it."""
+        if not self._readers:
+            return
+        count = min(reader.position for reader in self._readers) - self._dropped
+        if count > 0:
+            self._drop(count)
+
+    def _drop(self, count: int) -> None:
+        self._size -= sum(map(len, self._pieces[:count]))
+        del self._pieces[:count]
+        self._dropped += count
+
     def _trim(self) -> None:
-        """Forget what every reader has taken; end those that lag too far."""
+        """Too much is kept: nobody can join any more, what was taken goes, and those that lag too far are ended."""
         self.sealed = True
-        while self._size > KEPT:
-            slowest = min((reader.position for reader in self._readers), default=self._dropped + len(self._pieces))
-            if slowest > self._dropped:
-                count = slowest - self._dropped
-            else:
-                for reader in [reader for reader in self._readers if reader.position <= self._dropped]:
-                    reader._lagging()
-                count = 1
-            gone = self._pieces[:count]
-            del self._pieces[:count]
-            self._dropped += count
-            self._size -= sum(map(len, gone))
-            if not self._pieces:
-                break
+        self._drop_taken()
+        while self._size > KEPT and self._pieces:
+            for reader in [reader for reader in self._readers if reader.position <= self._dropped]:
+                reader._lagging()
+            self._drop(1)
 
     def _balance(self) -> None:
         """Pause the source exactly while every reader has paused."""
-        if self.source is None or not self._readers:
+        source = self.source
+        if source is None or not self._readers:
             return
-        if all(reader.paused for reader in self._readers):
-            self.source.pause()
-        else:
-            self.source.resume()
+        for reader in self._readers:
+            if not reader.paused:
+                if self._paused:
+                    self._paused = False
+                    source.resume()
+                return
+        if not self._paused:
+            self._paused = True
+            source.pause()
 
     def _left(self, reader: Subscription) -> None:
         if reader in self._readers:
@@ -144,17 +154,21 @@ class FanOut:
 class Subscription:
     """One reader: the Source of one caller's answer."""
 
-    __slots__ = ("_fan", "_over", "_sink", "paused", "position")
+    __slots__ = ("_fan", "_over", "_pushing", "_sink", "paused", "position")
 
     def __init__(self, fan: FanOut) -> None:
         self._fan = fan
         self._sink: Sink | None = None
         self._over = False
+        self._pushing = False
         self.paused = False
         self.position = fan._dropped
 
     def start(self, sink: Sink) -> None:
         """Push everything that came so far, and then what comes."""
+        if self._over:  # ended for lagging before it began
+            sink.fail(LaggingReaderError())
+            return
         self._sink = sink
         self._more()
 
@@ -179,15 +193,21 @@ class Subscription:
 
     def _more(self) -> None:
         fan, sink = self._fan, self._sink
-        if sink is None or self._over:
+        if sink is None or self._over or self._pushing:
             return
-        while not self.paused and self.position < fan._dropped + len(fan._pieces):
-            piece = fan._pieces[self.position - fan._dropped]
-            self.position += 1
-            sink.feed(piece)
-            if self._over:
-                return
-        if fan._ended and not self.paused and self.position >= fan._dropped + len(fan._pieces):
+        self._pushing = True
+        try:
+            while not self.paused and not self._over and self.position < fan._dropped + len(fan._pieces):
+                piece = fan._pieces[self.position - fan._dropped]
+                self.position += 1
+                sink.feed(piece)
+        except Exception as error:  # one reader's trouble must not reach the others
+            self.abort()
+            sink.fail(error)
+            return
+        finally:
+            self._pushing = False
+        if fan._ended and not self._over and not self.paused and self.position >= fan._dropped + len(fan._pieces):
             self._over = True
             fan._left(self)
             if fan._error is None:

@@ -126,7 +126,7 @@ class Pipe:
                 (final if self._final else passed).append(event)
                 continue
             if reading.usage is not None:
-                self.usage = reading.usage
+                self.usage = self._dialect.join_usage(self.usage, reading.usage)
             for piece in reading.pieces:
                 if not piece.whole:
                     self.chars += len(piece.holder[piece.key])

@@ -2,12 +2,13 @@
 
 ``FakeUpstream`` is a provider on a real socket that does what a script says, mistakes included.
 ``exchange_builder`` makes the exchange a policy's phases are called with; ``services_builder`` what its constructor
-needs; ``FakeClock`` holds time still. ``chat_answer`` and ``chat_events`` are ready-made provider answers.
+needs; ``RunningProxy`` is a whole proxy for whole calls; ``FakeClock`` holds time still. ``chat_answer`` and ``chat_events`` are ready-made provider answers.
 """
 
 from proxy.clock import FakeClock
 from proxy.testing.answers import chat_answer, chat_events, collect_sse
 from proxy.testing.building import exchange_builder, policy_builder, services_builder
+from proxy.testing.running import RunningProxy
 from proxy.testing.script import (
     close,
     events,
@@ -22,6 +23,7 @@ __all__ = [
     "Call",
     "FakeClock",
     "FakeUpstream",
+    "RunningProxy",
     "Step",
     "chat_answer",
     "chat_events",

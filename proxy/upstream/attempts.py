@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.chain import Chain
-    from proxy.exchange import AttemptOutcome, Exchange
+    from proxy.exchange import AttemptOutcome
+    from proxy.flow import Flow
     from proxy.policy import Decision
     from proxy.upstream.endpoint import Upstream
 
@@ -32,16 +33,36 @@ _KEY_FAILURES: Final = frozenset({"auth", "quota", "rate_limited"})
 _MOST_ROUNDS: Final = 200
 
 
+async def try_alone(flow: Flow, chain: Chain, reader: Reader, upstreams: Mapping[str, Upstream]) -> Tried:
+    """The one attempt of a chain in which no policy has a say about attempts. Raises ProxyError without an answer."""
+    exchange = flow.exchange
+    target = exchange.target
+    attempt = Attempt(1, 1, target, target.upstream, asyncio.get_running_loop().time())
+    exchange.attempts.append(attempt)
+    exchange.served_by = flow.attempt = attempt
+    tried = await try_once(exchange, attempt, upstreams[target.upstream], reader)
+    verdict = tried.verdict
+    if verdict.failure is not None:
+        attempt.failure = verdict.failure
+        attempt.retry_after = verdict.retry_after
+        attempt.outcome = "failed"
+        if tried.answer is None or verdict.error is not None:
+            tried.discard()
+            raise verdict.error or ProxyError("upstream_invalid_response", "The upstream's answer cannot be used.")
+    return tried
+
+
 class Attempts:
-    """Runs the attempts of one call. ``committed`` is the attempt whose answer goes up, still open."""
+    """Runs the attempts of one call. The one whose answer goes up becomes ``flow.attempt``, still open."""
 
     __slots__ = (
-        "_chain", "_exchange", "_excluded", "_failed_keys", "_reader", "_retry_after", "_rounds",
-        "_target", "_tries", "_upstreams", "_waited", "committed",
+        "_chain", "_exchange", "_excluded", "_failed_keys", "_flow", "_reader", "_retry_after", "_rounds",
+        "_target", "_tries", "_upstreams", "_waited",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, chain: Chain, reader: Reader, upstreams: Mapping[str, Upstream]) -> None:
-        self._exchange = exchange
+    def __init__(self, flow: Flow, chain: Chain, reader: Reader, upstreams: Mapping[str, Upstream]) -> None:
+        self._flow = flow
+        self._exchange = exchange = flow.exchange
         self._chain = chain
         self._reader = reader
         self._upstreams = upstreams
@@ -52,7 +73,6 @@ class Attempts:
         self._retry_after: float | None = None
         self._rounds = 0
         self._waited = False
-        self.committed: Attempt | None = None
 
     async def run(self) -> Tried:
         """The try whose answer goes up: a good one, or the last failure that has an answer.
@@ -60,8 +80,7 @@ class Attempts:
         Raises ProxyError when no answer came or no attempt was allowed.
         """
         while True:
-            admitted = await self._begin()
-            attempt, tried = await self._send(admitted)
+            attempt, tried = await self._send(await self._begin())
             while True:
                 try:
                     said = await self._after(attempt, tried)
@@ -69,7 +88,9 @@ class Attempts:
                     # The client left, or nobody helps: what this try still holds goes with it.
                     if attempt.outcome is None:
                         attempt.outcome = "cancelled"
-                    await self._end(attempt, tried)
+                    if not attempt.ended:
+                        await self._end(attempt, tried)
+                    tried.discard()
                     raise
                 if isinstance(said, Tried):
                     return said
@@ -343,7 +364,7 @@ class Attempts:
         raise error
 
     def _commit(self, attempt: Attempt, tried: Tried) -> Tried:
-        self.committed = attempt
+        self._flow.attempt = attempt
         self._exchange.served_by = attempt
         return tried
 

@@ -15,6 +15,9 @@ ACCEPT_ENCODING: Final = 3
 CONNECTION: Final = 4
 CONTENT_ENCODING: Final = 5
 
+USUAL_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+"""Values of Connection that name no further field."""
+
 _HOP: Final = frozenset(
     {
         b"keep-alive",
@@ -47,7 +50,8 @@ _DOWN: Final = {
 }
 # Names are a client's to invent: what is remembered is bounded.
 _REMEMBERED: Final = 512
-_up: dict[bytes, int] = {}
+known_request_actions: dict[bytes, int] = {}
+_up = known_request_actions
 _down: dict[bytes, int] = {}
 
 
@@ -87,15 +91,18 @@ def answer_headers(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes
     out: list[tuple[bytes, bytes]] = []
     encoding: bytes | None = None
     named: frozenset[bytes] = frozenset()
+    known = _down
     for pair in headers:
-        action = answer_action(pair[0])
-        if action == KEEP:
+        action = known.get(pair[0])
+        if action is None:
+            action = answer_action(pair[0])
+        if action == 0:  # KEEP
             out.append(pair)
         elif action == CONTENT_ENCODING:
             value = pair[1].strip().lower()
             if value and value != b"identity":
                 encoding = value if encoding is None else encoding + b", " + value
-        elif action == CONNECTION:
+        elif action == CONNECTION and pair[1] not in USUAL_CONNECTION:
             named = named_by_connection(headers)
     if named:
         out = [pair for pair in out if pair[0].lower() not in named]

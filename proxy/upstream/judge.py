@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -32,6 +33,14 @@ SMALL: Final = 64 * 1024
 """A plain answer up to this size is read whole and leaves in one write."""
 COMMIT_AFTER: Final = 2.0
 """Seconds after the upstream's head at which a stream commits without content (rule 3)."""
+
+
+_GOOD: Final = {status: Verdict(None, status) for status in (200, 201, 202, 204, 304)}
+
+
+def _good(status: int) -> Verdict:
+    """The verdict of an answer that is no failure; the usual ones are made once."""
+    return _GOOD.get(status) or Verdict(None, status)
 
 
 class Tried:
@@ -68,9 +77,12 @@ class Reader:
         self.credentials = credentials
         self.max_body = max_body
 
-    def passes_credentials(self, upstream: Upstream) -> bool:
-        """Whether the client's own credential goes up to ``upstream``."""
-        match self.credentials:
+    def passes_credentials(self, upstream: Upstream, settled: str = "none") -> bool:
+        """Whether the client's own credential goes up to ``upstream``.
+
+        settled: the method of the call's principal; a chain may hold several ``authenticate`` under ``when``.
+        """
+        match self.credentials if settled == "none" else settled:
             case None | "passthrough":
                 return True
             case "none":
@@ -86,23 +98,17 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
         exchange,
         attempt,
         upstream,
-        credentials=reader.passes_credentials(upstream),
+        credentials=reader.passes_credentials(upstream, exchange.principal.method),
         readable=reads,
         ask_usage=ask_usage,
     )
     attempt.sent = True
     upstream.requests += 1
-    timeouts = upstream.timeouts
-    loop = asyncio.get_running_loop()
-    deadline = (
-        attempt.deadline if exchange.deadline is None else min(attempt.deadline or exchange.deadline, exchange.deadline)
-    )
-    if deadline is not None:
-        left = max(0.001, deadline - loop.time())
-        total = left if timeouts.total is None else min(left, timeouts.total)
-        timeouts = type(timeouts)(timeouts.connect, timeouts.first_byte, timeouts.idle, total)
+    deadline = attempt.deadline or inf
+    if exchange.deadline is not None and exchange.deadline < deadline:
+        deadline = exchange.deadline
     try:
-        incoming = await upstream.pool.send(outgoing, timeouts)
+        incoming = await upstream.pool.send(outgoing, None, deadline)
     except TransportError as error:
         failure, said = classify.from_exception(error)
         if error.phase in ("waiting", "connecting"):
@@ -174,7 +180,7 @@ async def _success(
         answer = Answer(incoming.status, headers, origin="upstream", source=incoming, events=True)
         incoming.start(pipe)
         if not reader.commits_late:
-            return Tried(Verdict(None, incoming.status), answer, pipe, incoming)
+            return Tried(_good(incoming.status), answer, pipe, incoming)
         return await _until_commit(exchange, attempt, incoming, pipe, answer)
     length = _length(incoming)
     judged = reader.commits_late and exchange.request.body is not None
@@ -192,14 +198,14 @@ async def _success(
         if encoding is not None:
             headers.append((b"content-encoding", encoding))
         answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
-        return Tried(Verdict(None, incoming.status), answer)
-    return Tried(Verdict(None, incoming.status), _plain(incoming, headers, encoding), incoming=incoming)
+        return Tried(_good(incoming.status), answer)
+    return Tried(_good(incoming.status), _plain(incoming, headers, encoding), incoming=incoming)
 
 
 def _judge_whole(exchange: Exchange, attempt: Attempt, status: int, document: Document, reader: Reader) -> Verdict:
     """Usage of a whole answer, and whether it is one."""
     if not (reader.usage or reader.commits_late):
-        return Verdict(None, status)
+        return _good(status)
     tree = document.lenient()
     dialect = exchange.dialect
     assert dialect is not None
@@ -210,9 +216,13 @@ def _judge_whole(exchange: Exchange, attempt: Attempt, status: int, document: Do
                 status,
                 error=ProxyError("upstream_invalid_response", "The upstream's answer says it is JSON and is not."),
             )
-        return Verdict(None, status)
+        return _good(status)
     attempt.usage = dialect.usage(tree)
-    return Verdict(None, status)
+    # Some providers answer 200 and say in the body that they failed. Objects of other APIs (a failed job) hold an
+    # `error` that is no failure of this call.
+    if reader.commits_late and dialect.operation != "other" and tree.get("error"):
+        return Verdict(classify.classify_event(dialect.upstream_error(tree)), status)
+    return _good(status)
 
 
 async def _until_commit(exchange: Exchange, attempt: Attempt, incoming: Incoming, pipe: Pipe, answer: Answer) -> Tried:

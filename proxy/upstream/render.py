@@ -67,7 +67,6 @@ def _body(exchange: Exchange, attempt: Attempt, *, ask_usage: bool) -> tuple[byt
             return orjson.dumps(sent), False
     if request.raw_body is not None and not document.edited:
         return request.raw_body, True
-    request.raw_body = None
     return document.encode(), False
 
 
@@ -81,9 +80,12 @@ def _headers(
     replaced = upstream.headers_named
     out: list[tuple[bytes, bytes]] = []
     named: frozenset[bytes] = frozenset()
+    known = fields.known_request_actions
     for pair in raw:
-        action = fields.request_action(pair[0])
-        if action == fields.KEEP:
+        action = known.get(pair[0])
+        if action is None:
+            action = fields.request_action(pair[0])
+        if action == 0:  # fields.KEEP
             out.append(pair)
         elif action == fields.CREDENTIAL:
             if credentials and key is None:
@@ -98,7 +100,7 @@ def _headers(
         elif action == fields.CONTENT_ENCODING:
             if as_received:
                 out.append(pair)
-        elif action == fields.CONNECTION:
+        elif action == fields.CONNECTION and pair[1] not in fields.USUAL_CONNECTION:
             named = fields.named_by_connection(raw)
     if edits is not None or replaced or named:
         gone = named | replaced | (frozenset(name.encode() for name in edits) if edits is not None else frozenset())

@@ -198,6 +198,26 @@ async def test_pruning_keeps_the_sums(journal, ledger, call):
     assert (await ask_totals(ledger, old + 3, old + 10))[()]["cost"] == 500  # the day stands in for its edge
 
 
+async def test_the_writer_prunes_what_is_older_than_its_retention(journal, ledger, call, eventually):
+    now = int(time.time() * 1000)
+    for number in range(1_200):
+        call(journal, at=now - 7_200_000 + number)
+    call(journal, at=now)
+    await journal.flushed()
+    writer = Writer(journal, ledger, gather=0.01, retention={"calls": 3_600})
+    writer.start()
+    await asyncio.wait_for(writer.caught_up(), 10)
+
+    async def left():
+        return (await ledger.rows("SELECT COUNT(*) FROM calls", ()))[0][0]
+
+    async with asyncio.timeout(10):
+        while await left() > 1:
+            await asyncio.sleep(0.02)
+    assert await writer.close()
+    assert await total(ledger) == 1_201
+
+
 async def test_postgres_down_and_up_loses_and_doubles_nothing(postgres_server, journal, call, eventually):
     ledger = PostgresLedger(postgres_server.database(f"down{time.time_ns()}"))
     said = []

@@ -7,12 +7,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from proxy import browser
 from proxy.policies.cors import Cors
 from proxy.testing import policy_builder
 
 
 def test_without_options_the_default_origins_count() -> None:
     assert policy_builder(Cors).options.origins is None
+
+
+def test_the_core_is_told_what_the_options_say() -> None:
+    cors = policy_builder(Cors, {"origins": "https://a.example", "expose": "x-request-id", "max_age": "1m"}).cors
+    assert (cors.origins, cors.expose, cors.max_age) == (("https://a.example",), ("x-request-id",), 60)
+    assert policy_builder(Cors).cors == browser.Cors()
 
 
 def test_one_origin_may_stand_without_a_list() -> None:

@@ -113,6 +113,7 @@ async def test_clamp_leaves_out_what_is_left_out() -> None:
 async def test_bounds_of_the_output_hold_whatever_it_is_called(named: str) -> None:
     exchange = await after([{"clamp": {"max_tokens": {"max": 100}}}], {named: 5000})
     assert tree(exchange) == {named: 100}
+    assert type(tree(exchange)[named]) is int
 
 
 async def test_a_default_is_clamped_too() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from proxy.config.base import FilePath, Text, Texts
@@ -34,7 +35,17 @@ def _moment(value: Any) -> float:
 Moment = Annotated[
     float, BeforeValidator(_moment), WithJsonSchema({"type": "string", "examples": ["2027-01-31", "2027-01-31T18:00Z"]})
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+def _sha256(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise PydanticCustomError(
+            "sha256", "must be 64 hexadecimal digits: the SHA-256 of the key, never the key itself"
+        )
+    return value.lower()
+
+
+Sha256 = Annotated[str, AfterValidator(_sha256), WithJsonSchema({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})]
 
 
 class VirtualKey(PolicyOptions):
@@ -140,7 +151,7 @@ class AuthenticateOptions(PolicyOptions):
                 )
         seen: set[str] = set()
         for key in self.keys:
-            for value, what in ((key.id, "id"), (key.sha256.lower(), "sha256")):
+            for value, what in ((key.id, "id"), (key.sha256, "sha256")):
                 if f"{what} {value}" in seen:
                     raise PydanticCustomError(
                         "authenticate", "two keys have the same {what} (key {id})", {"what": what, "id": key.id}

@@ -2,6 +2,8 @@
 
 It settles what the client claims in ``x-sidecar-project``, ``-tags`` and ``-priority`` (they stand on the exchange
 when the chain starts): a project must be the caller's, the caller's tags win, a priority is at most the caller's.
+The credential of a principal of method ``keys`` or ``jwt`` never goes up: ``proxy.upstream`` leaves it out of every
+attempt, by ``principal.method``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from proxy.services import Services
 
 RANK: Final = {"background": 0, "normal": 1, "high": 2, "critical": 3}
-CREDENTIALS: Final = ("authorization", "x-api-key", "api-key")
 _CHALLENGE: Final = ((b"www-authenticate", b"Bearer"),)
 _NOTHING_SENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 # Drawn once a process: callers keep their names over a reload.
@@ -48,7 +49,7 @@ class Authenticate(Policy):
     ) -> None:
         super().__init__(options, services, label=label, observe=observe)
         self._now = services.clock.now
-        self._keys = {key.sha256.lower(): (key.sha256.lower(), _principal(key)) for key in options.keys}
+        self._keys = {key.sha256: (key.sha256, _principal(key)) for key in options.keys}
         self._models: dict[tuple[str, ...], Callable[[str], bool]] = {}
         self._hash_key = options.hash_key.get_secret_value().encode()[:64] if options.hash_key else _PROCESS_KEY
         self._passing: dict[bytes, Principal] = {}
@@ -86,9 +87,6 @@ class Authenticate(Policy):
         else:
             principal = self._known(given)
         exchange.principal = principal
-        for header in CREDENTIALS:
-            if header in request.headers:
-                request.remove_header(header)
         self._settle(exchange, principal)
         if principal.models:
             self._check_model(exchange, principal.models)

@@ -26,9 +26,12 @@ from proxy.policies.pii.recognizers.base import Examine, Recognizer
 from proxy.policies.pii.scan import Scan
 
 _UNANCHORED = _re2.RE2.Anchor.UNANCHORED
-_MEMORY = 48 << 20
+_MEMORY = 24 << 20
 """Upper bound of the DFA's state cache in bytes; it grows with the variety of texts, mixed prompts need about 8 MB."""
 
+_NEVER = re.compile(rb"(?!)")
+_Row = tuple[Callable[[bytes, int], "re.Match[bytes] | None"], tuple[Examine, ...]]
+"""For a first byte: the alternatives that can start with it as one `re` with a group each, and their judges."""
 Finder = Callable[[object, bytes, int, int], list[tuple[int, int]]]
 
 
@@ -62,12 +65,12 @@ class Detector:
         self._recognizers = enabled(wanted)
         self._program = _compile(self._recognizers)
         self._find: Finder | None = self._program.Match if self._program is not None else None
-        self._dispatch = _dispatch(self._recognizers)
+        self._dispatch: list[_Row | None] = [None] * 256
 
     def detect(self, text: str, context: str | None = None) -> list[Found]:
         """What the text holds, in order, without overlaps; offsets in code points.
 
-        `context` is the JSON key the text stood under. Raises `WorkExceededError` if the text cannot be judged in linear
+        `context`: the JSON key the text stood under. Raises `WorkExceededError` if the text cannot be judged in linear
         work; nothing was decided about it then, and it must not be passed on.
         """
         return self.scan(text, context)[0]
@@ -106,15 +109,24 @@ class Detector:
             if start < 0:
                 return
             scan.work += 16
-            for match, examine in dispatch[data[start]]:
-                hit = match(data, start)
-                if hit is not None:
-                    at = examine(scan, start, hit.end())
-                    break
+            row = dispatch[data[start]] or self._row(data[start])
+            hit = row[0](data, start)
+            if hit is not None and hit.lastindex is not None:
+                at = row[1][hit.lastindex - 1](scan, start, hit.end())
             else:
-                at = end if end > at else at + 1
+                at = max(end, at + 1)  # only if the two engines ever read a pattern differently
             if scan.work > scan.limit:
                 scan.spend(0)
+
+    def _row(self, byte: int) -> _Row:
+        """The row of the dispatch table for a first byte, made when first needed: all at once would take 250 ms."""
+        chosen = [r for r in self._recognizers if byte in r.starts]
+        pattern = re.compile(b"|".join(b"(" + r.pattern + b")" for r in chosen)) if chosen else _NEVER
+        row = pattern.match, tuple(r.examine for r in chosen)
+        for other in range(256):
+            if [r for r in self._recognizers if other in r.starts] == chosen:
+                self._dispatch[other] = row
+        return row
 
 
 def _compile(recognizers: tuple[Recognizer, ...]) -> _re2.RE2 | None:
@@ -129,16 +141,6 @@ def _compile(recognizers: tuple[Recognizer, ...]) -> _re2.RE2 | None:
     if not program.ok():
         raise ValueError(f"the combined pattern does not compile: {program.error()}")
     return program
-
-
-_Match = Callable[[bytes, int], re.Match[bytes] | None]
-_Dispatch = tuple[tuple[_Match, Examine], ...]
-
-
-def _dispatch(recognizers: tuple[Recognizer, ...]) -> tuple[_Dispatch, ...]:
-    """For each first byte the recognizers whose candidates can start with it, in the order of the alternation."""
-    rows = [(r.starts, re.compile(r.pattern).match, r.examine) for r in recognizers]
-    return tuple(tuple((match, examine) for starts, match, examine in rows if byte in starts) for byte in range(256))
 
 
 def _to_code_points(found: list[Found], data: bytes, floor: int, ascii_only: bool) -> list[Found]:
@@ -156,7 +158,10 @@ def _to_code_points(found: list[Found], data: bytes, floor: int, ascii_only: boo
     return mapped
 
 
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
+
 def _length(data: bytes, start: int, end: int) -> int:
-    """Code points in a stretch of UTF-8: all bytes but continuation bytes. A span may cut into one; that is kept whole."""
+    """Code points in a stretch of UTF-8: all bytes but continuation bytes."""
     piece = data[start:end]
-    return len(piece) if piece.isascii() else len(piece.decode("utf-8", "replace"))
+    return len(piece) if piece.isascii() else len(piece.translate(None, _CONTINUATION))

@@ -57,8 +57,9 @@ class Grammar:
 
     def key(self, match: re.Match[str]) -> tuple[str, int, str | None]:
         """The (type, number, nonce) that a match of `full` stands for."""
-        kind, number = (match["a"], match["n"]) if match["a"] is not None else (match["b"], match["m"])
-        nonce = (match["x"] or match["y"]) if self._has_nonce else None
+        kind = match["a"] or match["b"] or match["c"]
+        number = match["n"] or match["m"] or match["o"]
+        nonce = (match["x"] or match["y"] or match["z"]) if self._has_nonce else None
         return self._types[_NOT_LETTERS.sub("", kind).upper()], int(number), nonce.lower() if nonce else None
 
 
@@ -81,17 +82,24 @@ def _kind(name: str, joint: str) -> str:
 
 
 def _full(kinds: list[str], tails: tuple[tuple[str, str], ...], optional: bool) -> str:
-    opens, closes = ("|".join(map(re.escape, marks)) for marks in (_OPENS, _CLOSES))
+    # `\<` counts only with `\>`: a text may end in a backslash just where a placeholder is put behind it.
+    opens = "|".join(re.escape(mark) for mark in _OPENS if mark != "\\<")
+    closes = "|".join(map(re.escape, _CLOSES))
     quantifier = "?" if optional else ""
-    tail = "".join(f"(?:{_JOINT}{s}{_JOINT}(?P<x>{n})){quantifier}" for s, n in tails)
-    bare_tail = "".join(f"(?:{s}(?P<y>{n})){quantifier}" for s, n in tails)
-    named = "|".join(_kind(k, _JOINT) for k in kinds)
+
+    def tail(group: str, joint: str) -> str:
+        return "".join(f"(?:{joint}{s}{joint}(?P<{group}>{n})){quantifier}" for s, n in tails)
+
+    def body(kind: str, number: str, nonce: str) -> str:
+        named = "|".join(_kind(k, _JOINT) for k in kinds)
+        return f"{_JOINT}(?P<{kind}>{named}){_JOINT}{_SCORE}{_JOINT}(?P<{number}>{_NUMBER}){tail(nonce, _JOINT)}"
+
     plain = "|".join(_kind(k, "") for k in kinds)
-    end = f"(?:{closes}|(?![A-Za-z0-9_]))"
-    joint_end = f"(?:{_JOINT}(?:{closes})|(?![A-Za-z0-9_]))"
+    loose = r"(?![A-Za-z0-9_])"
     return (
-        f"(?i:(?:{opens}){_JOINT}(?P<a>{named}){_JOINT}{_SCORE}{_JOINT}(?P<n>{_NUMBER}){tail}{joint_end})"
-        f"|(?<![A-Za-z0-9_])(?P<b>{plain}){_SCORE}(?P<m>{_NUMBER}){bare_tail}{end}"
+        f"(?i:(?:{opens}){body('a', 'n', 'x')}(?:{_JOINT}(?:{closes})|{loose}))"
+        f"|(?i:\\\\<{body('c', 'o', 'z')}{_JOINT}\\\\>)"
+        f"|(?<![A-Za-z0-9_])(?P<b>{plain}){_SCORE}(?P<m>{_NUMBER}){tail('y', '')}(?:{closes}|{loose})"
         if kinds
         else r"(?!)"
     )

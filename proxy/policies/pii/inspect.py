@@ -20,14 +20,13 @@ from proxy.policies.pii.found import Found
 class Part:
     """One text that was judged: where it stands, and what was found in it."""
 
-    __slots__ = ("found", "holder", "key", "numeric", "text")
+    __slots__ = ("found", "holder", "key", "text")
 
-    def __init__(self, holder: Any, key: Any, text: str, found: list[Found], *, numeric: bool = False) -> None:
+    def __init__(self, holder: Any, key: Any, text: str, found: list[Found]) -> None:
         self.holder = holder
         self.key = key
         self.text = text
         self.found = found
-        self.numeric = numeric
 
 
 class Inspected:
@@ -106,7 +105,7 @@ def _parts(tree: list[Any], detector: Detector) -> list[Part]:
             text = str(value)
             found = [one for one in detect(text, name or "number") if one.end - one.start == len(text)]
             if found:
-                parts.append(Part(holder, key, text, found, numeric=True))
+                parts.append(Part(holder, key, text, found))
     return parts
 
 
@@ -119,11 +118,19 @@ class _Key:
         self.name = name
 
 
-def write(part: Part, text: str) -> None:
-    """Put `text` where the part stood."""
-    if isinstance(part.key, _Key):
-        renamed = {(text if k == part.key.name else k): v for k, v in part.holder.items()}
-        part.holder.clear()
-        part.holder.update(renamed)
-    else:
-        part.holder[part.key] = text
+def write(parts: list[tuple[Part, str]]) -> None:
+    """Put each text where its part stood. Keys are renamed last, since values are reached by their old keys."""
+    renames: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+    for part, text in parts:
+        if isinstance(part.key, _Key):
+            renames.setdefault(id(part.holder), (part.holder, {}))[1][part.key.name] = text
+        else:
+            part.holder[part.key] = text
+    for holder, names in renames.values():
+        items = list(holder.items())
+        holder.clear()
+        for name, value in items:
+            new = names.get(name, name)
+            while new in holder:  # two keys may get the same stand-in; neither value may be lost
+                new += "_"
+            holder[new] = value

@@ -9,23 +9,39 @@ from proxy.policies.pii.scan import Scan
 
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MARKS = re.compile(r"[_\-./\s]+")
-_WHOLE: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("PASSWORD", re.compile(r"(?:.* )?(?:password|passwd|pwd|passphrase|passcode|pin)")),
-    ("SECRET", re.compile(r"(?:.* )?(?:secret|api key|apikey|access key|secret key|private key|auth token|access token"
-                          r"|refresh token|client secret)")),
-    ("PERSON", re.compile(r"(?:(?:full|first|last|middle|given|family|sur|maiden|display|customer|patient|client|employee"
-                          r"|contact|student|card ?holder|holder|recipient|sender) ?name|name of [a-z]+|surname|card ?holder"
-                          r"|patient|customer|recipient|attn)")),
-    ("ADDRESS", re.compile(r"(?:(?:street|home|mailing|billing|shipping|delivery|postal) )?address(?: line)?(?: ?[12])?|street")),
-    ("USERNAME", re.compile(r"user ?name|login|user ?id|screen ?name|nick ?name")),
-    ("DATE_OF_BIRTH", re.compile(r"dob|date of birth|birth ?date|birth ?day")),
-    ("MEDICAL_ID", re.compile(r"mrn|patient ?(?:id|number)|medical record(?: number)?|member ?id|insurance (?:id|number)|nhs number")),
-    ("PASSPORT", re.compile(r"passport(?: ?(?:no|number|id))?")),
-    ("DRIVER_LICENSE", re.compile(r"(?:driver'?s?|driving) ?licen[cs]e(?: ?(?:no|number|id))?")),
-    ("BANK_ACCOUNT", re.compile(r"(?:bank )?account ?(?:no|number)|routing ?number|sort ?code")),
-    ("TAX_ID", re.compile(r"tax ?(?:id|number)|vat ?(?:id|number)?|ein|tin")),
-    ("NATIONAL_ID", re.compile(r"national ?id|identity ?card|id ?card|pesel|cpf|dni|nie|aadhaar|personal ?number")),
-)  # fmt: skip
+_NUMBER = r"(?: ?(?:no|number|id))?"
+_WHOLE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("PASSWORD", r"(?:.* )?(?:password|passwd|pwd|passphrase|passcode|pin)"),
+        (
+            "SECRET",
+            r"(?:.* )?(?:secret|api ?key|access key|secret key|private key|auth token|access token|refresh token"
+            r"|client secret)",
+        ),
+        (
+            "PERSON",
+            r"(?:(?:full|first|last|middle|given|family|sur|maiden|display|customer|patient|client|employee|contact"
+            r"|student|card ?holder|holder|recipient|sender) ?name|name of [a-z]+|surname|card ?holder|patient"
+            r"|customer|recipient|attn)",
+        ),
+        (
+            "ADDRESS",
+            r"(?:(?:street|home|mailing|billing|shipping|delivery|postal) )?address(?: line)?(?: ?[12])?|street",
+        ),
+        ("USERNAME", r"user ?name|login|user ?id|screen ?name|nick ?name"),
+        ("DATE_OF_BIRTH", r"dob|date of birth|birth ?date|birth ?day"),
+        (
+            "MEDICAL_ID",
+            r"mrn|patient ?(?:id|number)|medical record(?: number)?|member ?id|insurance (?:id|number)|nhs number",
+        ),
+        ("PASSPORT", r"passport" + _NUMBER),
+        ("DRIVER_LICENSE", r"(?:driver'?s?|driving) ?licen[cs]e" + _NUMBER),
+        ("BANK_ACCOUNT", r"(?:bank )?account ?(?:no|number)|routing ?number|sort ?code"),
+        ("TAX_ID", r"tax ?(?:id|number)|vat ?(?:id|number)?|ein|tin"),
+        ("NATIONAL_ID", r"national ?id|identity ?card|id ?card|pesel|cpf|dni|nie|aadhaar|personal ?number"),
+    )
+)
 _NEEDS_DIGITS = frozenset(
     {"DATE_OF_BIRTH", "MEDICAL_ID", "PASSPORT", "DRIVER_LICENSE", "BANK_ACCOUNT", "TAX_ID", "NATIONAL_ID", "ADDRESS"}
 )

@@ -33,6 +33,23 @@ if TYPE_CHECKING:
 _WHOLE_HASHED = frozenset({"user", "safety_identifier", "metadata"})
 
 
+def detector_of(options: PiiOptions) -> Detector:
+    """The detector that these options describe. Raises `NerUnavailableError` if their model is not there."""
+    custom = tuple(c.entity() for c in options.custom)
+    detector = Detector(_without_ner(options.entities), Allow(options.allow), custom)
+    if options.ner is None:
+        return detector
+    from proxy.policies.pii.ner import NerDetector  # noqa: PLC0415 - heavy, and only for those who ask
+
+    return NerDetector(detector, options.ner.engine, options.ner.path, options.ner.threshold, options.entities)
+
+
+def actions_of(options: PiiOptions) -> Actions:
+    """The actions of these options; without a key of their own, hashes hold for this process only."""
+    key = options.hash_key.encode() if options.hash_key else secrets.token_bytes(32)
+    return Actions(options.action, dict(options.actions), key)
+
+
 class Pii(Policy):
     """Finds, masks and restores; see `PiiOptions`."""
 
@@ -46,20 +63,12 @@ class Pii(Policy):
         self, options: PiiOptions, services: Services, *, label: str | None = None, observe: bool = False
     ) -> None:
         super().__init__(options, services, label=label, observe=observe)
-        custom = tuple(c.entity() for c in options.custom)
-        entities = options.entities
-        detector: Detector = Detector(_without_ner(entities), Allow(options.allow), custom)
-        if options.ner is not None:
-            from proxy.policies.pii.ner import NerDetector  # noqa: PLC0415 - heavy, and only for those who ask
-
-            detector = NerDetector(detector, options.ner.engine, options.ner.path, options.ner.threshold, entities)
-        self.detector = detector
-        key = options.hash_key.encode() if options.hash_key else secrets.token_bytes(32)
-        self.actions = Actions(options.action, dict(options.actions), key)
+        self.detector = detector_of(options)
+        self.actions = actions_of(options)
         self._requests = "request" in options.direction
         self._answers = "response" in options.direction
         self._restores = options.restore
-        self._types = detector.types
+        self._types = self.detector.types
 
     async def on_request(self, exchange: Exchange) -> Answer | None:
         """Judge every text, then refuse or replace."""
@@ -120,14 +129,14 @@ class Pii(Policy):
                 for part in one.parts:
                     vault.reserve(part.text, part.found, self._types)
         for one in judged:
-            changed = False
+            edits = []
             for part in one.parts:
                 if part.found:
                     text = self.actions.apply(part.text, part.found, vault)
                     if text is not part.text:
-                        write(part, text)
-                        changed = True
-            if changed and one.tree is not None:
+                        edits.append((part, text))
+            write(edits)
+            if edits and one.tree is not None:
                 one.slot.text = one.written()
 
     def _opaque(self, exchange: Exchange, what: Sequence[str]) -> None:

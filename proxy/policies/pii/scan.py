@@ -89,18 +89,24 @@ class Scan:
 
 
 class Words:
-    """Context words, looked for in a window from `before`: whole words, the last one counts."""
+    """Context words, looked for in a window from `before`: whole words, the last one counts.
+
+    `alternatives`: patterns separated by `|`, in Latin-1 (bytes of UTF-8 as `\\xNN`), each without a `|` of its own.
+    """
 
     __slots__ = ("_match",)
 
-    def __init__(self, *alternatives: str) -> None:
+    def __init__(self, alternatives: str) -> None:
         options = re2.Options()
         options.encoding = re2.Options.Encoding.LATIN1
         options.never_capture = True
         options.dot_nl = True
         # The greedy head makes the end of the match the end of the last word, without captures: 0.6 us a window.
-        body = "|".join(rf"\b(?:{a})" + (r"\b" if a[-1].isalnum() else "") for a in alternatives)
-        self._match = _re2.RE2(f".*(?:{body})".encode("latin-1"), options).Match
+        body = "|".join(rf"\b(?:{a})" + (r"\b" if a[-1].isalnum() else "") for a in alternatives.split("|"))
+        program = _re2.RE2(f".*(?:{body})".encode("latin-1"), options)
+        if not program.ok():
+            raise ValueError(f"context words do not compile: {program.error()}")
+        self._match = program.Match
 
     def last(self, window: bytes) -> int:
         """Where the last of the words ends in the window; -1 if there is none."""

@@ -145,7 +145,7 @@ class PiiStage(Stage):
         actions = self._policy.actions
         if actions.blocked(found):
             raise _BlockedError(found)
-        return actions.apply(text, found, self._leaked or Vault())
+        return actions.apply(text, found, self._leaked if self._leaked is not None else Vault())
 
     def _too_much(self) -> ProxyError:
         from proxy.errors import ProxyError  # noqa: PLC0415 - rare

@@ -140,16 +140,14 @@ class Key:
         """What a call of so many tokens takes of this key's limits: (rpm, slots, tpm), those that it has."""
         return (*self.fixed, (self.tpm, tokens)) if self.tpm is not None else self.fixed
 
-    def usage(self, sent: int, tokens: int) -> list[int]:
+    def usage(self, sent: int, tokens: int) -> tuple[int, ...]:
         """What a call has used, in the order of `claims`."""
-        actual: list[int] = []
-        if self.rpm is not None:
-            actual.append(sent)
-        if self.slots is not None:
-            actual.append(0)
-        if self.tpm is not None:
-            actual.append(tokens)
-        return actual
+        if self.slots is None:
+            if self.tpm is None:
+                return (sent,)
+            return (sent, tokens) if self.rpm is not None else (tokens,)
+        actual = (0,) if self.rpm is None else (sent, 0)
+        return actual if self.tpm is None else (*actual, tokens)
 
 
 def hash_of(text: str) -> int:

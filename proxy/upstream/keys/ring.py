@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from proxy.clock import Clock, SystemClock
 from proxy.state import NEVER, Claims, Grant, Refusal, State
 from proxy.upstream.keys.health import Health, enabled
-from proxy.upstream.keys.key import MOST_TASKS, Key, Life
+from proxy.upstream.keys.key import MOST_TASKS, Key, Life, hash_of
 from proxy.upstream.keys.report import describe
-from proxy.upstream.keys.strategies import Order, Price, split, tiers
+from proxy.upstream.keys.strategies import FORGET_LATENCY, Order, Price, split, stickiness, tiers
 
 if TYPE_CHECKING:
     from proxy.exchange import AttemptOutcome, FailureClass
@@ -52,17 +52,14 @@ class NoKey:
 class KeyLease:
     """A key taken for one attempt. Ends exactly once, by `KeyRing.end`; a second time does nothing."""
 
-    __slots__ = ("began", "grant", "key", "model", "open", "task", "tokens")
+    __slots__ = ("grant", "key", "model", "open", "task", "tokens")
 
-    def __init__(
-        self, key: Key, grant: Grant | None, tokens: int, task: str | None, model: str | None, began: float
-    ) -> None:
+    def __init__(self, key: Key, grant: Grant | None, tokens: int, task: str | None, model: str | None) -> None:
         self.key = key
         self.grant = grant
         self.tokens = tokens
         self.task = task
         self.model = model
-        self.began = began
         self.open = True
 
     def __repr__(self) -> str:
@@ -97,11 +94,14 @@ class KeyRing:
         self._price: Price = price or (lambda _model: None)
         self._by_model = "cheapest" in self._static
         self._order = Order(dynamic, self._load, self._price, self._now)
+        self._spends = "weighted" in dynamic or "least_loaded" in dynamic
         self._tiers: dict[tuple[str | None, str | None], tuple[tuple[Key, ...], ...]] = {}
         self.health = Health(state, self.clock)
         self._turn = 0
         self._guarded = any(not key.enabled or key.life.suspect or key.life.switched is False for key in self.keys)
         self._switches_read = -NEVER
+        self.limits_tokens = any(key.tpm is not None for key in self.keys)
+        self.sticks = "sticky" in self.strategies
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def __repr__(self) -> str:
@@ -118,17 +118,22 @@ class KeyRing:
         sticky: str | None = None,
         excluded: Container[str] = (),
         only: str | None = None,
+        pinned: bool = False,
     ) -> KeyLease | NoKey:
         """The key for one attempt, with its limits reserved; or why there is none.
 
         tokens: estimate of input and output. sticky: id of the conversation or principal. excluded: ids of keys that
-        are not to be used. only: the id of the one key that may be. A cancelled call leaves nothing reserved.
+        are not to be used. only: the id of the one key that may be. pinned: whatever the strategies say, `sticky`
+        alone decides. A cancelled call leaves nothing reserved.
         """
         state = self.state
         health = self.health
         all_tiers = self._tiers.get((task, model if self._by_model else None))
         if all_tiers is None:
             all_tiers = self._make_tiers(task, model)
+        if pinned and sticky is not None:
+            stuck = hash_of(sticky)
+            all_tiers = tuple((key,) for key in sorted(self.keys, key=lambda key: stickiness(stuck, key)))
         if state.shared and self._now() - self._switches_read > LOAD_EVERY:
             self._read_switches()
         guarded = self._guarded or not state.calm
@@ -192,18 +197,17 @@ class KeyRing:
         self, key: Key, grant: Grant | None, tokens: int, task: str | None, model: str | None, among: Sequence[Key]
     ) -> KeyLease:
         life = key.life
-        now = self._now()
-        self._turn += 1
-        life.last_used = self._turn
+        self._turn = life.last_used = self._turn + 1
         life.in_flight += 1
         if life.suspect:
             life.probing = True
-        if len(among) > 1:
+        if self._spends and len(among) > 1:
             self._order.taken(key, among)
+            # What this call takes counts at once; the shared figures are read again after LOAD_EVERY.
             life.load += max(1 / key.max_rpm if key.max_rpm else 0.0, tokens / key.max_tpm if key.max_tpm else 0.0)
         if self._waiting:
             self._wake()
-        return KeyLease(key, grant, tokens, task, model, now)
+        return KeyLease(key, grant, tokens, task, model)
 
     def _make_tiers(self, task: str | None, model: str | None) -> tuple[tuple[Key, ...], ...]:
         if len(self._tiers) >= MOST_TIERS:
@@ -288,7 +292,28 @@ class KeyRing:
         if life.probing:
             life.probing = False
         if sent:
-            self._count(lease, life, used, answered=outcome in {"answered", "stopped"}, first_byte=first_byte)
+            now = self._now()
+            life.requests += 1
+            life.last_used_at = now
+            if outcome == "answered" or outcome == "stopped":  # noqa: PLR1714 - on the way of every call
+                life.successes += 1
+            if key.rpm is None:
+                life.calls.add(now, 1, 0)
+            if key.tpm is None:
+                life.tokens.add(now, used, 0)
+            if first_byte is not None:
+                old = life.latency
+                if old is not None and now - life.latency_at < FORGET_LATENCY:
+                    first_byte = old + SMOOTHING * (first_byte - old)
+                life.latency = first_byte
+                life.latency_at = now
+            task = lease.task
+            if task is not None:
+                tasks = life.tasks
+                if task in tasks:
+                    tasks[task] += 1
+                elif len(tasks) < MOST_TASKS:
+                    tasks[task] = 1
         if failure is not None:
             self.health.failed(key, lease.model, failure, status, retry_after)
             self._guarded = self._guarded or life.suspect
@@ -300,26 +325,6 @@ class KeyRing:
             self.health.correct(key, headers)
         if self._waiting:
             self._wake()
-
-    def _count(self, lease: KeyLease, life: Life, used: int, *, answered: bool, first_byte: float | None) -> None:
-        now = self._now()
-        life.requests += 1
-        life.last_used_at = now
-        if answered:
-            life.successes += 1
-        key = lease.key
-        if key.rpm is None:
-            life.calls.add(now, 1, 0)
-        if key.tpm is None:
-            life.tokens.add(now, used, 0)
-        if first_byte is not None:
-            old = life.latency
-            fresh = old is not None and now - life.latency_at < 60.0
-            life.latency = first_byte if not fresh or old is None else old + SMOOTHING * (first_byte - old)
-            life.latency_at = now
-        task = lease.task
-        if task is not None and (task in life.tasks or len(life.tasks) < MOST_TASKS):
-            life.tasks[task] = life.tasks.get(task, 0) + 1
 
     # --- by hand, and to look at ---------------------------------------------------------------
 

@@ -116,7 +116,9 @@ class Order:
         now = self._clock()
         if self._only_load:
             load = self._load
-            return sorted(keys, key=lambda key: (load(key, now), key.life.in_flight, key.life.last_used))
+            rows = [(load(key, now), key.life.in_flight, key.life.last_used, key.id, key) for key in keys]
+            rows.sort()
+            return [row[4] for row in rows]
         stuck = hash_of(sticky) if sticky is not None and "sticky" in self.dynamic else None
         weights = self._credits(keys) if "weighted" in self.dynamic else None
         ranked = []

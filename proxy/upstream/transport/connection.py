@@ -17,7 +17,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterable
 from math import inf
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._waiter = waiter = self.loop.create_future()
 
         body = request.body
-        transport = cast(asyncio.Transport, self._transport)
+        transport: Any = self._transport  # (a cast would be a call)
         if body is None:
             self._replayable, self._large, self._unsent = True, False, False
             transport.write(head)
@@ -224,8 +224,8 @@ class Connection(asyncio.Protocol):
             raise _Refused("bytes after the end of the answer")
 
     def on_headers_complete(self) -> None:
-        parser = cast(HttpResponseParser, self._parser)
-        incoming = cast(Incoming, self._incoming)
+        parser: Any = self._parser
+        incoming: Any = self._incoming
         status = parser.get_status_code()
         if self._phase != HEAD:
             raise _Refused("bytes after the end of the answer")

@@ -354,14 +354,8 @@ async def test_history_survives_a_reload():
 async def test_pools_from_the_configuration():
     from proxy.config.keys import KeyPool
 
-    pool = KeyPool.model_validate(
-        {
-            "keys": [
-                {"id": "k1", "secret": "sk-1", "max_rpm": 5, "task_types": ["t"], "header": "api-key"},
-                {"id": "k2", "secret": "sk-2"},
-            ]
-        }
-    )
+    first = {"id": "k1", "secret": "sk-1", "max_rpm": 5, "task_types": ["t"], "header": "api-key"}
+    pool = KeyPool.model_validate({"keys": [first, {"id": "k2", "secret": "sk-2"}]})
     rings = KeyRings({"openai": pool}, MemoryState(FakeClock()), FakeClock())
     ring = rings.get("openai")
     lease = await ring.choose(task="t", tokens=5)

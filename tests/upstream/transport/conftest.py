@@ -15,7 +15,9 @@ import uvloop
 from proxy.upstream.transport import Endpoint, Limits, Outgoing, Pool, Timeouts
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -39,7 +41,10 @@ class Peer:
             if name.lower() == b"transfer-encoding":
                 body = b""
                 while not body.endswith(b"0\r\n\r\n"):
-                    body += await self.reader.readline()
+                    more = await self.reader.readline()
+                    if not more:
+                        return b""
+                    body += more
                 return head + body
         return head
 
@@ -104,7 +109,9 @@ class World:
         self._stack.callback(server.close)
         return 0 if path is not None else server.sockets[0].getsockname()[1]
 
-    def pool(self, port: int, *, limits: Limits | None = None, timeouts: Timeouts | None = None, **where: object) -> Pool:
+    def pool(
+        self, port: int, *, limits: Limits | None = None, timeouts: Timeouts | None = None, **where: object
+    ) -> Pool:
         options = {"scheme": "http", "host": "127.0.0.1", "port": port, "proxy": "none", **where}
         pool = Pool(Endpoint(**options), limits, timeouts)
         self.pools.append(pool)

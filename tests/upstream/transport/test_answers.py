@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -203,7 +204,9 @@ async def test_broken_chunks_truncate_the_body(world, get, body):
     assert pool.idle == 0
 
 
-@pytest.mark.parametrize("endless", [b"1;" + b"e" * 80_000, b"0\r\nX: " + b"t" * 80_000, b"0\r\n" + b"X: y\r\n" * 20_000])
+@pytest.mark.parametrize(
+    "endless", [b"1;" + b"e" * 80_000, b"0\r\nX: " + b"t" * 80_000, b"0\r\n" + b"X: y\r\n" * 20_000]
+)
 async def test_endless_extensions_and_trailers_are_cut(world, get, endless):
     async def script(peer):
         await peer.request()
@@ -258,7 +261,7 @@ RECORDED = [
 class _Cutter(asyncio.Protocol):
     """Answers with given pieces, one loop turn apart and each its own segment, and closes."""
 
-    pieces: list[bytes] = []
+    pieces: tuple[bytes, ...] = ()
 
     def connection_made(self, transport):
         self.transport = transport
@@ -277,7 +280,7 @@ class _Cutter(asyncio.Protocol):
 
 
 async def _outcome(pieces: list[bytes]) -> object:
-    cutter = type("Cutter", (_Cutter,), {"pieces": pieces})
+    cutter = type("Cutter", (_Cutter,), {"pieces": tuple(pieces)})
     server = await asyncio.get_running_loop().create_server(cutter, "127.0.0.1", 0)
     pool = Pool(Endpoint("http", "127.0.0.1", server.sockets[0].getsockname()[1], proxy="none"))
     try:
@@ -301,7 +304,7 @@ async def _outcome(pieces: list[bytes]) -> object:
 def test_a_cut_answer_gives_the_same_result_as_the_whole(recorded, cuts):
     async def compare():
         places = sorted({0, len(recorded), *(c for c in cuts if c < len(recorded))})
-        pieces = [recorded[a:b] for a, b in zip(places, places[1:], strict=False)]
+        pieces = [recorded[a:b] for a, b in itertools.pairwise(places)]
         assert await _outcome(pieces) == await _outcome([recorded] if recorded else [])
 
     asyncio.run(compare())

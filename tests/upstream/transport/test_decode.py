@@ -33,7 +33,12 @@ ENCODE = {
 CODINGS = sorted(set(ENCODE) - {"", "identity"})
 
 
-@given(data=st.binary(max_size=2000), encoding=st.sampled_from(sorted(ENCODE)), cut=st.integers(1, 50), times=st.integers(1, 200))
+@given(
+    data=st.binary(max_size=2000),
+    encoding=st.sampled_from(sorted(ENCODE)),
+    cut=st.integers(1, 50),
+    times=st.integers(1, 200),
+)
 def test_pieces_decode_to_the_same_as_the_whole(data, encoding, cut, times):
     data = data * times
     packed = ENCODE[encoding](data)
@@ -50,7 +55,7 @@ def test_raw_deflate_is_understood():
 
 @pytest.mark.parametrize("encoding", CODINGS)
 def test_a_bomb_is_stopped_at_the_limit(encoding):
-    packed = ENCODE[encoding](bytes(200_000_000))
+    packed = ENCODE[encoding](bytes(50_000_000))
     with pytest.raises(BodyTooLarge):
         decode(packed, encoding, 100_000)
 

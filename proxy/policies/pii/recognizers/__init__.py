@@ -19,7 +19,7 @@ from proxy.policies.pii.recognizers.medical_id import MEDICAL_ID
 from proxy.policies.pii.recognizers.national_id import NATIONAL_ID, NATIONAL_ID_BARE
 from proxy.policies.pii.recognizers.number import Judge, number
 from proxy.policies.pii.recognizers.passport import PASSPORT
-from proxy.policies.pii.recognizers.person import PERSON_FIELD, PERSON_SAID, PERSON_SPEAKER, PERSON_TITLE
+from proxy.policies.pii.recognizers.person import PERSON_BEFORE, PERSON_FIELD, PERSON_SAID, PERSON_SPEAKER, PERSON_TITLE
 from proxy.policies.pii.recognizers.private_key import PRIVATE_KEY
 from proxy.policies.pii.recognizers.secret import SECRET, SECRET_INSIDE
 from proxy.policies.pii.recognizers.secret_context import BEARER, CURL_USER, PASSWORD, SECRET_CONTEXT
@@ -30,13 +30,42 @@ from proxy.policies.pii.recognizers.username import USERNAME
 __all__ = ["Recognizer", "enabled"]
 
 _BEFORE_NUMBERS = (
-    PRIVATE_KEY, URL_CREDENTIALS, JWT, SECRET, SECRET_INSIDE, EMAIL, IPV6, MAC_ADDRESS, IPV4, IBAN, ETHEREUM, BECH32, BASE58,
-    NATIONAL_ID_BARE, ADDRESS,
-)  # fmt: skip
+    PRIVATE_KEY,
+    URL_CREDENTIALS,
+    JWT,
+    SECRET,
+    SECRET_INSIDE,
+    EMAIL,
+    IPV6,
+    MAC_ADDRESS,
+    IPV4,
+    IBAN,
+    ETHEREUM,
+    BECH32,
+    BASE58,
+    NATIONAL_ID_BARE,
+    ADDRESS,
+)
 _AFTER_NUMBERS = (
-    PASSWORD, SECRET_CONTEXT, BEARER, CURL_USER, DATE_OF_BIRTH, MEDICAL_ID, PASSPORT, DRIVER_LICENSE, TAX_ID, NATIONAL_ID,
-    BANK_ACCOUNT, USERNAME, PERSON_TITLE, PERSON_FIELD, PERSON_SAID, PERSON_SPEAKER, ADDRESS_FIELD,
-)  # fmt: skip
+    PASSWORD,
+    SECRET_CONTEXT,
+    BEARER,
+    CURL_USER,
+    DATE_OF_BIRTH,
+    MEDICAL_ID,
+    PASSPORT,
+    DRIVER_LICENSE,
+    TAX_ID,
+    NATIONAL_ID,
+    BANK_ACCOUNT,
+    USERNAME,
+    PERSON_TITLE,
+    PERSON_BEFORE,
+    PERSON_FIELD,
+    PERSON_SAID,
+    PERSON_SPEAKER,
+    ADDRESS_FIELD,
+)
 _JUDGES: tuple[tuple[str, Judge], ...] = (
     ("CREDIT_CARD", credit_card.judge),
     ("US_SSN", us_ssn.judge),
@@ -51,8 +80,8 @@ def enabled(types: frozenset[str]) -> tuple[Recognizer, ...]:
     if "DATE" in types:
         chosen.append(DATE)
     if judges:
-        chosen.append(
-            number(frozenset(kind for kind, _ in _JUDGES) & types, judges, phone.said if "PHONE" in types else None)
-        )
+        said = phone.said if "PHONE" in types else None
+        address = IPV4.examine if "IP_ADDRESS" in types else None
+        chosen.append(number(frozenset(kind for kind, _ in _JUDGES) & types, judges, said, address))
     chosen.extend(r for r in _AFTER_NUMBERS if r.types & types)
     return tuple(chosen)

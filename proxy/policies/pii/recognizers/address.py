@@ -9,22 +9,35 @@ from proxy.policies.pii.recognizers.base import Recognizer, both_cases
 from proxy.policies.pii.scan import Scan
 
 _STREETS = (
-    rb"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Circle|Cir|Place|Pl|Square|Sq|Terrace|Ter|Parkway|Pkwy"
-    rb"|Highway|Hwy|Trail|Trl|Way|Alley|Crescent|Close|Grove|Gardens|Walk|Row|Mews|Plaza|Loop|Pike|Turnpike|Ridge|Hill|Hills|Heights"
-    rb"|View|Views|Park|Point|Cove|Bridge|Brook|Creek|Crossing|Expressway|Extension|Extensions|Fork|Freeway|Glen|Green|Harbor|Haven"
-    rb"|Island|Islands|Isle|Junction|Key|Keys|Knoll|Knolls|Lake|Landing|Manor|Meadow|Meadows|Mill|Mission|Mount|Mountain|Mountains"
-    rb"|Orchard|Oval|Overpass|Pass|Passage|Path|Pine|Pines|Plain|Plains|Port|Prairie|Ranch|Rapids|Rest|River|Route|Rue|Run|Shoal"
-    rb"|Shoals|Shore|Shores|Spring|Springs|Spur|Station|Stream|Summit|Track|Tunnel|Union|Valley|Via|Viaduct|Village|Ville|Vista|Well"
-    rb"|Wells|Forge|Forges|Fords|Ford|Forest|Brooks|Burg|Bypass|Camp|Canyon|Cape|Causeway|Center|Centers|Cliff|Cliffs|Club|Common"
-    rb"|Corner|Corners|Course|Curve|Dale|Dam|Divide|Estate|Estates|Falls|Ferry|Field|Fields|Flat|Flats|Garden|Gateway|Inlet|Lights"
-    rb"|Lodge|Lock|Locks|Mall|Motorway|Neck|Parks|Radial|Ramp|Roads|Skyway|Squares|Stravenue|Streets|Throughway|Trace|Trafficway"
+    rb"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Circle|Cir|Place|Pl|Square|Sq|Terrace"
+    rb"|Ter|Parkway|Pkwy"
+    rb"|Highway|Hwy|Trail|Trl|Way|Alley|Crescent|Close|Grove|Gardens|Walk|Row|Mews|Plaza|Loop|Pike|Turnpike|Ridge"
+    rb"|Hill|Hills|Heights"
+    rb"|View|Views|Park|Point|Cove|Bridge|Brook|Creek|Crossing|Expressway|Extension|Extensions|Fork|Freeway|Glen"
+    rb"|Green|Harbor|Haven"
+    rb"|Island|Islands|Isle|Junction|Key|Keys|Knoll|Knolls|Lake|Landing|Manor|Meadow|Meadows|Mill|Mission|Mount"
+    rb"|Mountain|Mountains"
+    rb"|Orchard|Oval|Overpass|Pass|Passage|Path|Pine|Pines|Plain|Plains|Port|Prairie|Ranch|Rapids|Rest|River|Route"
+    rb"|Rue|Run|Shoal"
+    rb"|Shoals|Shore|Shores|Spring|Springs|Spur|Station|Stream|Summit|Track|Tunnel|Union|Valley|Via|Viaduct"
+    rb"|Village|Ville|Vista|Well"
+    rb"|Wells|Forge|Forges|Fords|Ford|Forest|Brooks|Burg|Bypass|Camp|Canyon|Cape|Causeway|Center|Centers|Cliff"
+    rb"|Cliffs|Club|Common"
+    rb"|Corner|Corners|Course|Curve|Dale|Dam|Divide|Estate|Estates|Falls|Ferry|Field|Fields|Flat|Flats|Garden"
+    rb"|Gateway|Inlet|Lights"
+    rb"|Lodge|Lock|Locks|Mall|Motorway|Neck|Parks|Radial|Ramp|Roads|Skyway|Squares|Stravenue|Streets|Throughway"
+    rb"|Trace|Trafficway"
     rb"|Underpass|Unions|Wall|Ways"
 )
 _STATES = (
-    rb"A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]|W[AIVY]|Alabama|Alaska"
-    rb"|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky"
-    rb"|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New Hampshire"
-    rb"|New Jersey|New Mexico|New York|North Carolina|North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South Carolina"
+    rb"A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|T[NX]|UT|V[AT]"
+    rb"|W[AIVY]|Alabama|Alaska"
+    rb"|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana"
+    rb"|Iowa|Kansas|Kentucky"
+    rb"|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New"
+    rb" Hampshire"
+    rb"|New Jersey|New Mexico|New York|North Carolina|North Dakota|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island"
+    rb"|South Carolina"
     rb"|South Dakota|Tennessee|Texas|Utah|Vermont|Virginia|Washington|West Virginia|Wisconsin|Wyoming"
 )
 _CAP = rb"[A-Z\xc3-\xc5][A-Za-z.'\x80-\xff-]{0,24}"
@@ -42,6 +55,10 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     scan.spend(end - start + 120)
     if start and scan.data[start - 1] in b"-.:/$#":
         return end
+    if end - start > 120:
+        return end
+    while end < len(scan.data) and scan.data[end] in _REST:
+        end += 1  # the last word of a French street: the candidate holds its first letters
     tail = _TAIL.match(scan.data, end, end + 120)
     stop = tail.end() if tail else end
     scan.add(start, stop, "ADDRESS", CONTEXT)
@@ -60,23 +77,29 @@ def _examine_field(scan: Scan, start: int, end: int) -> int:
     return end
 
 
+_REST = frozenset(b"abcdefghijklmnopqrstuvwxyz") | frozenset(range(0x80, 0x100))
 _FIELD_END = re.compile(rb"[\n\"<>|;]|\.(?:\s|$)|, (?:[A-Z][a-z]+ ){0,2}[A-Z][a-z]+:| [A-Z][a-z]+:")
 _TYPES = frozenset({"ADDRESS"})
 ADDRESS = Recognizer(
     "address",
     _TYPES,
-    rb"\b[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.? )?(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]{0,20} ){1,3}"
+    rb"\b[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.?"
+    rb" )?(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]* ){1,3}"
     rb"(?:" + _STREETS + rb")\b"
-    rb"|\b(?:[A-Z\xc3][a-z\x80-\xff]{2,20}(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan)) [0-9]{1,4}[a-z]?\b"
-    rb"|\b[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la |l')*[A-Z][A-Za-z\x80-\xff-]{1,20}"
-    rb"|\bP\.?O\.? Box [0-9]{1,6}\b",
-    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ\xc3",
+    rb"|\b(?:[A-Z][a-z\x80-\xff]+(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan))"
+    rb" [0-9]{1,4}[a-z]?\b"
+    rb"|\b[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la "
+    rb"|l')*[A-Z][A-Za-z\x80-\xff-]"
+    rb"|\bP\.?O\.? Box [0-9]{1,6}\b"
+    rb"|\b(?:[A-Z][a-z]+ ){0,2}[A-Z][a-z]+, [A-Z]{2} [0-9]{5}\b",
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
     _examine,
 )
 ADDRESS_FIELD = Recognizer(
     "address_field",
     _TYPES,
-    rb"(?i:\b(?:street |home |mailing |billing |shipping |delivery |postal )?(?:address|anschrift|adresse|direcci\xc3\xb3n)[\"']?)"
+    rb"(?i:\b(?:street |home |mailing |billing |shipping |delivery |postal )?(?:address|anschrift|adresse"
+    rb"|direcci\xc3\xb3n)[\"']?)"
     rb"[ \t]{0,2}[:=][ \t]{0,2}\n?[\"']?[0-9A-Z]",
     both_cases("shmbdpa"),
     _examine_field,

@@ -7,11 +7,13 @@ from proxy.policies.pii.recognizers.luhn import luhn
 from proxy.policies.pii.recognizers.number import Number
 from proxy.policies.pii.scan import Scan, Words
 
-_WORDS = Words("cards?", "cc", "credit", "debit", "visa", "mastercard", "amex", "american express", "maestro", "discover",
-               "diners", "jcb", "pan", "payment", "kreditkarte", "karte", "carte", "tarjeta", "carta", "kartennummer",
-               "account", "charged?", "bill(?:ed|ing)?")  # fmt: skip
-_OTHERS = Words("order", "tracking", "shipped(?: with)?", "parcel", "part(?: no)?", "isbn", "imei", "serial", "sku",
-                "invoice", "epoch", "timestamp", "iccid")  # fmt: skip
+_WORDS = Words(
+    "cards?|cc|credit|debit|visa|mastercard|amex|american express|maestro|discover|diners|jcb|pan|payment|"
+    "kreditkarte|karte|carte|tarjeta|carta|kartennummer|account|charged?|bill|billed|billing"
+)
+_OTHERS = Words(
+    "order|tracking|shipped(?: with)?|parcel|part(?: no)?|isbn|imei|serial|sku|invoice|epoch|timestamp|iccid"
+)
 _GROUPED = frozenset({
     (4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 1), (4, 4, 4, 4, 3), (6, 13), (4, 4, 5), (4, 4, 4, 2), (4, 4, 4, 3),
     (4, 4, 4),

@@ -21,7 +21,8 @@ DATE = Recognizer(
     "date",
     frozenset({"DATE"}),
     rb"(?i:\b(?:[0-9]{1,4}(?:[-/.][0-9]{1,2}[-/.][0-9]{2,4}|-[0-9]{1,2}-[0-9]{1,2})\b|[0-9]{1,2}(?:st|nd|rd|th|\.)?[ -]"
-    rb"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}"
+    rb"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov"
+    rb"|dec)[a-z]{0,6}"
     rb"\.?[ -][0-9]{1,2}))",
     b"0123456789jfmasondJFMASOND",
     _examine,

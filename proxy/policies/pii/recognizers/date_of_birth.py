@@ -9,8 +9,10 @@ from proxy.policies.pii.recognizers.base import Recognizer, both_cases
 from proxy.policies.pii.scan import Scan
 
 _MONTH = (
-    rb"(?:jan(?:uary|vier|uar)?|feb(?:ruary|ruar)?|f\xc3\xa9vrier|mar(?:ch|s)?|m\xc3\xa4rz|apr(?:il)?|avril|ma[iy]|jun[ei]?|juin"
-    rb"|jul[iy]?|juillet|aug(?:ust)?|ao\xc3\xbbt|sept?(?:ember|embre)?|o[ck]t(?:ober|obre)?|nov(?:ember|embre)?|de[cz](?:ember)?"
+    rb"(?:jan(?:uary|vier|uar)?|feb(?:ruary|ruar)?|f\xc3\xa9vrier|mar(?:ch|s)?|m\xc3\xa4rz|apr(?:il)?|avril|ma[iy]"
+    rb"|jun[ei]?|juin"
+    rb"|jul[iy]?|juillet|aug(?:ust)?|ao\xc3\xbbt|sept?(?:ember|embre)?|o[ck]t(?:ober|obre)?|nov(?:ember|embre)?"
+    rb"|de[cz](?:ember)?"
     rb"|d\xc3\xa9cembre|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre)"
 )
 DATE = re.compile(
@@ -23,12 +25,14 @@ DATE = re.compile(
 )
 """A calendar date as people write it; used by DATE as well."""
 _LABEL = (
-    rb"dob|d\.o\.b|date[ _-]?of[ _-]?birth|birth[ _-]?date|dateofbirth|birthdate|birth[ _-]?day|birthday|born|geboren|geb\."
+    rb"dob|d\.o\.b|date[ _-]?of[ _-]?birth|birth[ _-]?date|dateofbirth|birthdate|birth[ _-]?day|birthday|born"
+    rb"|geboren|geb\."
     rb"|geburts(?:datum|tag)|n\xc3\xa9e?[ ]le|n\xc3\xa9\(e\)[ ]le|date de naissance|fecha[ _]de[ _]nacimiento|nacid[oa]"
     rb"|data di nascita|nat[oa] il|geboortedatum|data de nascimento|nascid[oa]|f\xc3\xb6dd|\xe5\x87\xba\xe7\x94\x9f"
     rb"|\xe7\x94\x9f\xe6\x97\xa5|\xe7\x94\x9f\xe5\xb9\xb4\xe6\x9c\x88\xe6\x97\xa5"
 )
 _HEAD = re.compile(rb"(?i:_?(?:" + _LABEL + rb"))")
+_DIGIT = re.compile(rb"[0-9]")
 _STOP = re.compile(rb"[\n;]|\. |[0-9]|(?i:" + _MONTH + rb"\b)")
 
 
@@ -41,6 +45,8 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     # A date of birth stands in the same clause; `born in the city of ... on 1990-01-01` needs some room.
     window = data[end : end + 64]
     scan.spend(len(window))
+    if _DIGIT.search(window) is None:
+        return end
     at = 0
     while at < len(window):
         stop = _STOP.search(window, at)
@@ -62,10 +68,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
 DATE_OF_BIRTH = Recognizer(
     "date_of_birth",
     frozenset({"DATE_OF_BIRTH"}),
-    rb"(?i:(?:\b|_)(?:"
-    + _LABEL
-    + rb")[^;]{0,36}?(?:[0-9]|\b(?:jan|feb|f\xc3\xa9v|m[a\xc3][r\xa4]|apr|avr|ma[iy]|ju[inl]|a[ug]o?[\xc3u]?"
-    rb"|sep|o[ck]t|nov|de[cz]|d\xc3\xa9c|ene|abr)))",
+    rb"(?i:(?:\b|_)(?:" + _LABEL + rb"))",
     both_cases("dbgnf_") + b"\xe5\xe7",
     _examine,
 )

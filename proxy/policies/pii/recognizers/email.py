@@ -16,7 +16,7 @@ _DOMAIN = re.compile(
     rb"(?:[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9\x80-\xff-]{0,61}[A-Za-z0-9\x80-\xff])?\.){1,8}"
     rb"(?:xn--[A-Za-z0-9-]{2,30}|[A-Za-z]{2,24}|[\xc3-\xf4][\x80-\xff]{1,40})(?![A-Za-z0-9_-]*@)"
 )
-_CANDIDATE = rb"@[A-Za-z0-9\x80-\xff][A-Za-z0-9\x80-\xff-]{0,62}\.[A-Za-z0-9\x80-\xff]"
+_CANDIDATE = rb"@[A-Za-z0-9\x80-\xff][A-Za-z0-9\x80-\xff-]*\.[A-Za-z0-9\x80-\xff]"
 _WIDE_PUNCTUATION = re.compile(rb"\xe2\x80.|\xe3\x80[\x80-\x82\x88-\x91]|\xef\xbc[\x80-\x8f\x9a-\xa0]|\xc2[\xa0-\xbf]")
 _REPOSITORY_USERS = frozenset({b"git", b"svn", b"hg"})
 _FILE_ENDINGS = frozenset({b"png", b"jpg", b"jpeg", b"gif", b"svg", b"webp", b"css", b"js", b"py", b"ts", b"json"})
@@ -30,8 +30,8 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     head = low + len(window.rstrip(_LOCAL))
     local = data[head:start]
     if not local.isascii():
-        for mark in _WIDE_PUNCTUATION.finditer(local):
-            head = low + len(window) - len(local) + mark.end()
+        for wide in _WIDE_PUNCTUATION.finditer(local):
+            head = start - len(local) + wide.end()
         local = data[head:start]
     local = local.lstrip(_EDGE)
     if not local or local[-1:] == b"." or b".." in local:

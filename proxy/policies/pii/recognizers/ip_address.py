@@ -9,7 +9,7 @@ from proxy.policies.pii.found import CHECKSUM
 from proxy.policies.pii.recognizers.base import Recognizer
 from proxy.policies.pii.scan import Scan, Words
 
-_VERSION = Words("version", "ver", "v", "build", "release", "rev", "firmware", "kernel", "driver", "oid", "section")
+_VERSION = Words("version|ver|v|build|release|rev|firmware|kernel|driver|oid|section")
 _PREFIX_4 = re.compile(rb"/(?:3[0-2]|[12]?[0-9])(?![0-9./])")
 _PREFIX_6 = re.compile(rb"/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])(?![0-9./])")
 _SIX = re.compile(rb"[0-9A-Fa-f:]{2,39}(?:(?<=:)[0-9]{1,3}(?:\.[0-9]{1,3}){3})?")
@@ -82,7 +82,7 @@ IPV4 = Recognizer("ipv4", _TYPES, rb"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b", b"01234
 IPV6 = Recognizer(
     "ipv6",
     _TYPES,
-    rb"\b(?:[0-9A-Fa-f]{1,4}:){1,6}(?::|(?:[0-9A-Fa-f]{1,4}:){1,6}[0-9A-Fa-f]{1,4}\b)|::[0-9A-Fa-f]{1,4}\b",
+    rb"\b(?:(?:[0-9A-Fa-f]{1,4}:){1,6}:|(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}\b)|::[0-9A-Fa-f]{1,4}\b",
     b"0123456789abcdefABCDEF:",
     _examine_6,
 )

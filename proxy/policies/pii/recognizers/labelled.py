@@ -16,7 +16,8 @@ Check = Callable[[bytes], bool | None]
 """True: a check digit agrees. False: it is not one. None: cannot be known."""
 
 _GAP = (
-    rb"(?:[ \t:=#\"'._()*|>-]|\\\"|(?:is|no|nr|num|number|numbers|n\xc2\xb0|n\xc2\xba|id|ids|code|card|was|on file|ref|value"
+    rb"(?:[ \t:=#\"'._()*|>-]|\\\"|(?:is|no|nr|num|number|numbers|n\xc2\xb0|n\xc2\xba|id|ids|code|card|was|on file"
+    rb"|ref|value"
     rb"|nummer|num\xc3\xa9ro|n\xc3\xbamero|lautet|est|es)\b){1,9}"
 )
 _HEAD = rb"[A-Z]{0,4}[ -]?[A-Z]{0,2}[0-9]"
@@ -61,6 +62,6 @@ def labelled(
         scan.add(at, match.end(), kind, CHECKSUM if verdict else CONTEXT)
         return match.end()
 
-    head = re.compile(rb"(?i:" + labels + rb")")
+    head = re.compile(rb"(?i:_?(?:" + labels + rb")(?![a-z]))")
     pattern = rb"(?i:(?:\b|_)(?:" + labels + rb")" + _GAP + _HEAD + rb")"
     return Recognizer(kind.lower(), frozenset({kind}), pattern, both_cases(starts) + b"_", examine)

@@ -10,10 +10,13 @@ from proxy.policies.pii.scan import Scan
 
 NATIONAL_ID = labelled(
     "NATIONAL_ID",
-    rb"national[ _-]?(?:id(?:entity|entification)?|insurance)(?: card)?|nin|nino|(?:identity|id)[ _-]?card|pesel|aadhaar|aadhar"
+    rb"national[ _-]?(?:id(?:entity|entification)?|insurance)(?: card)?|nin|nino|(?:identity|id)[ _-]?card|pesel"
+    rb"|aadhaar|aadhar"
     rb"|cpf|curp|dni|nie|henkil\xc3\xb6tunnus|hetu|personnummer|pnr|cpr|f\xc3\xb8dselsnummer|bsn|burgerservicenummer"
-    rb"|codice fiscale|personalausweis(?:nummer)?|ausweisnummer|insee|nir|thai id|rrn|nric|fin|citizen id|emso|jmbg|egn|cnp|cnic"
-    rb"|my ?kad|sin|social insurance|id[ _-]?number|rodn\xc3\xa9 \xc4\x8d\xc3\xadslo|oib|hkid|teudat zehut|tckn|tc kimlik"
+    rb"|codice fiscale|personalausweis(?:nummer)?|ausweisnummer|insee|nir|thai id|rrn|nric|fin|citizen id|emso"
+    rb"|jmbg|egn|cnp|cnic"
+    rb"|my ?kad|sin|social insurance|id[ _-]?number|rodn\xc3\xa9 \xc4\x8d\xc3\xadslo|oib|hkid|teudat zehut|tckn|tc"
+    rb" kimlik"
     rb"|t\xc3\xa4m\xc3\xa4|ahv(?:-?nr)?|avs",
     "nipacdhfbtrsemjokg",
     rb"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}|[0-9]{4} [0-9]{4} [0-9]{4}|[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from proxy.policies.pii.recognizers.base import Recognizer
+from proxy.policies.pii.recognizers.base import Examine, Recognizer
 from proxy.policies.pii.recognizers.luhn import luhn
 from proxy.policies.pii.scan import Scan
 
@@ -20,15 +20,21 @@ _TOKENS = re.compile(rb"(?:[^ /\xc2]|\xc2(?!\xa0))+")
 _DATE = re.compile(
     rb"(?:(?:19|20)[0-9]{2}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2(?:19|20)[0-9]{2})"
 )
+_QUAD = re.compile(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9])")
+_YEARS = re.compile(rb"(?:19|20)[0-9]{2} ?(?:-|/|\xe2\x80[\x93\x94]) ?(?:(?:19|20)[0-9]{2}|[0-9]{2})")
 _DECIMAL = re.compile(rb"[0-9]+\.[0-9]+")
-_MOST_TOKENS = 6
-_MOST_DIGITS = 41
+_ANY_COUNT = (6, 5, 4, 3, 2, 1)
 _SPLITS = re.compile(rb"[ /\xa0]")
 _CARD_SHAPES = frozenset(
     {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (6, 13), (4, 4, 5), (4, 4, 4, 1), (4, 4, 4)}
 )
 _OTHER_SHAPES = frozenset({(3, 2, 4), (3, 3, 4), (1, 3, 3, 4)})
-_FIRST_SIZES = frozenset(shape[0] for shape in _CARD_SHAPES | _OTHER_SHAPES)
+_ONE = (1,)
+_COUNTS = {
+    first: tuple(sorted({1, *(len(s) for s in _CARD_SHAPES | _OTHER_SHAPES if s[0] == first)}, reverse=True))
+    for first in {shape[0] for shape in _CARD_SHAPES | _OTHER_SHAPES}
+}
+"""For the size of a first group: how many groups the groupings that start with it have."""
 
 
 def _plausible(shape: tuple[int, ...], text: bytes) -> bool:
@@ -76,17 +82,21 @@ _RIGHT_GLUE = frozenset((b"-", b"_", b"/", b"@", b".", b"%"))
 _SUFFIX = re.compile(rb"-(?:office|fax|home|mobile|cell|work|tel|phone|direct)", re.IGNORECASE)
 
 
-def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None) -> Recognizer:
+def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None, address: Examine | None) -> Recognizer:
     """The recognizer for all enabled number types; `judges` in the order in which they may claim a number.
 
     `said`: whether the words before an offset speak of a phone, for which any grouping goes; None if PHONE is off.
+    `address`: judges a dotted quad that stands among other numbers; None if IP_ADDRESS is off.
     """
 
     def examine(scan: Scan, start: int, end: int) -> int:
         data = scan.data
         text = data[start:end]
         scan.spend(end - start)
-        if _DECIMAL.fullmatch(text) or _DATE.fullmatch(text):
+        if text[:1] == b"(" and b")" not in text:
+            start += 1
+            text = text[1:]
+        if _DECIMAL.fullmatch(text) or _DATE.fullmatch(text) or _YEARS.fullmatch(text):
             return end
         if not _SPLITS.search(text):
             one = _number(scan, start, start, end)
@@ -102,32 +112,34 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None) 
         marked = b"-" in text or b"(" in text or b"." in text
         named = said is not None and said(scan, start)
         first = 0
-        done = 0
         while first < len(cuts):
             low = cuts[first][0]
             if _DATE.match(text, low) is not None:
                 first += 1
                 continue
+            if address is not None:
+                quad = _QUAD.match(text, low)
+                if quad is not None:
+                    address(scan, start + low, start + quad.end())
+                    first += 1
+                    continue
             head = text[low]
-            free = named or marked or head == 0x30 or head == 0x2B or head == 0x28
-            if not free and sizes[first] < 7 and sizes[first] not in _FIRST_SIZES:
-                first += 1
-                continue
-            for last in range(min(len(cuts), first + _MOST_TOKENS), first, -1):
+            free = named or marked or head in b"0+("
+            # In a table of numbers every cell would cost a cut; only groupings that some type has are tried.
+            for count in _ANY_COUNT if free else _COUNTS.get(sizes[first], _ONE):
+                last = first + count
+                if last > len(cuts):
+                    continue
                 high = cuts[last - 1][1]
                 size = high - low
                 if size < 7:
                     break
-                # In a table of numbers every cell would cost a cut; only groupings that some type has are tried.
-                if size > 24 or not (free or last - first == 1 or _plausible(tuple(sizes[first:last]), text[low:high])):
+                if size > 24 or not (free or count == 1 or _plausible(tuple(sizes[first:last]), text[low:high])):
                     continue
                 if claimed(scan, start, start + low, start + high):
                     first = last - 1
-                    done = last
                     break
             first += 1
-        if digits >= _MOST_DIGITS and len(cuts) - done > 4:
-            return start + cuts[-4][0]  # the run was cut here; a number may lie across the cut
         return end
 
     def claimed(scan: Scan, run: int, start: int, end: int) -> bool:
@@ -139,7 +151,7 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None) 
         scan.spend(8)
         return any(judge(scan, one) for judge in judges)
 
-    pattern = rb"(?:[+(]{1,2}|\b)[0-9](?:" + _SEPARATOR + rb"{0,3}[0-9]){4,40}\b"
+    pattern = rb"(?:[+(]{1,2}|\b)[0-9](?:" + _SEPARATOR + rb"{0,3}[0-9]){4}(?:" + _SEPARATOR + rb"{0,3}[0-9])*\b"
     return Recognizer("number", types, pattern, b"0123456789+(", examine)
 
 

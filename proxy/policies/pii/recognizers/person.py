@@ -17,12 +17,18 @@ _NAME = re.compile(
     rb"(?:[ \t](?:" + _LINK + rb"[ \t])?(?:" + _WORD + rb"|[A-Z]\.?(?![A-Za-z]))){0,3}"
 )
 _NOT = frozenset(
-    b"The This That These Those There Here What When Where Which Who Why How And But For Not You Your Our Their His Her Its"
-    b" All Any Some Please Thanks Thank Team Sir Madam Support Everyone Folks World Customer User Users Name Date Email Phone"
-    b" Address None Null True False Id ID Type Number Unknown Service Order Account Monday Tuesday Wednesday Thursday Friday"
-    b" Saturday Sunday January February March April May June July August September October November December Parent Parents"
-    b" Doctor Patient Student Teacher Hiring Manager Sales Admin Administrator Assistant System Customers Colleagues Friends"
-    b" Friend Test Yes No Ok Okay In On At If To As It We They He She Is Are Was Do Does Did Can Could Would Should Will".split()
+    b"The This That These Those There Here What When Where Which Who Why How And But For Not You Your Our Their"
+    b" His Her Its"
+    b" All Any Some Please Thanks Thank Team Sir Madam Support Everyone Folks World Customer User Users Name Date"
+    b" Email Phone"
+    b" Address None Null True False Id ID Type Number Unknown Service Order Account Monday Tuesday Wednesday"
+    b" Thursday Friday"
+    b" Saturday Sunday January February March April May June July August September October November December"
+    b" Parent Parents"
+    b" Doctor Patient Student Teacher Hiring Manager Sales Admin Administrator Assistant System Customers"
+    b" Colleagues Friends"
+    b" Friend Test Yes No Ok Okay In On At If To As It We They He She Is Are Was Do Does Did Can Could Would"
+    b" Should Will".split()
 )
 _TRAILING = re.compile(rb"(?:'s|\xe2\x80\x99s)$")
 
@@ -45,14 +51,45 @@ def _name(scan: Scan, at: int, parts: int = 1) -> int:
     return at + size
 
 
-_HEAD = re.compile(rb"(?:" + _UPPER + rb")")
+_PLAIN_NAME = re.compile(
+    _UPPER + rb"(?:(?![A-Z])" + _LETTER + rb"|[.'-]|\xe2\x80\x99|Mc|Mac)+(?![A-Za-z0-9_(])|(?:Mc|Mac|O')[A-Z]"
+)
+
+
+_SENTENCE = re.compile(rb"[.!][ \n]+$|\n\n$")
 
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     # The candidate ends with the name's first byte (or its lead byte); step back to it.
     scan.spend(100)
     at = end - 1
-    return max(end, _name(scan, at))
+    # A new sentence may begin behind `Thanks.`; two capitalised words are a signature.
+    return max(end, _name(scan, at, 2 if _SENTENCE.search(scan.data[start:at]) else 1))
+
+
+def _examine_field(scan: Scan, start: int, end: int) -> int:
+    scan.spend(100)
+    at = end - 1
+    first = _PLAIN_NAME.match(scan.data, at, at + 40)
+    if first is None:
+        return end  # `name = SomeClass`, `NAME="AEN"`
+    return max(end, _name(scan, at, 2 if b"=" in scan.data[start:end] else 1))
+
+
+def _examine_before(scan: Scan, start: int, end: int) -> int:
+    """The capitalised words that end where the candidate starts."""
+    low = max(scan.floor, start - 80)
+    scan.spend(start - low)
+    name = None
+    for name in _NAMES_BEFORE.finditer(scan.data, low, start):  # noqa: B007 - the last one is wanted
+        pass
+    if name is not None and name.end() == start:
+        parts = 1 if scan.data[start : start + 2] != b" h" else 2
+        _name(scan, name.start(), parts)
+    return start + 2
+
+
+_NAMES_BEFORE = re.compile(rb"(?<![A-Za-z0-9@.])" + _WORD + rb"(?: (?:" + _LINK + rb" )?" + _WORD + rb"){0,3}")
 
 
 def _examine_title(scan: Scan, start: int, end: int) -> int:
@@ -67,10 +104,14 @@ def _examine_title(scan: Scan, start: int, end: int) -> int:
 
 _HEADS = rb"(?:[A-Z]|[\xc3-\xc5\xce\xd0])"
 _LABELS = (
-    rb"(?:(?:full|first|last|customer|patient|student|employee|contact|client|account holder|holder|emergency contact|billing)[ _]?)?name"
-    rb"|patient(?: card for)?|employee|customer|client|contact|emergency contact|policy ?holder|insured|student|attorney|lawyer"
-    rb"|physician|(?:attending |referring |primary care )?(?:physician|doctor|nurse)|professor|teacher|author|sender|recipient"
-    rb"|from|to|bill to|ship to|attn|signed|user|card ?holder|credit card holder|tenant|landlord|witness|defendant|plaintiff|owner|applicant"
+    rb"(?:(?:full|first|last|customer|patient|student|employee|contact|client|account holder|holder|emergency"
+    rb" contact|billing)[ _]?)?name"
+    rb"|patient(?: card for)?|employee|customer|client|contact|emergency contact|policy ?holder|insured|student"
+    rb"|attorney|lawyer"
+    rb"|physician|(?:attending |referring |primary care )?(?:physician|doctor|nurse)|professor|teacher|author"
+    rb"|sender|recipient"
+    rb"|from|to|bill to|ship to|attn|signed|user|card ?holder|credit card holder|tenant|landlord|witness|defendant"
+    rb"|plaintiff|owner|applicant"
     rb"|reported by|assigned to|created by|cc|name des patienten|kunde|nom|nombre|nome|naam"
 )
 _TYPES = frozenset({"PERSON"})
@@ -86,16 +127,21 @@ PERSON_FIELD = Recognizer(
     _TYPES,
     rb"(?i:\b(?:" + _LABELS + rb")[\"']?)[ \t]{0,2}[:=|][ \t]{0,3}\n?[\"']?" + _HEADS,
     both_cases("fclpsebhaditrouwnkvm"),
-    _examine,
+    _examine_field,
 )
 PERSON_SAID = Recognizer(
     "person_said",
     _TYPES,
-    rb"(?:(?i:\b(?:my name is|name is|i am|i'm|this is|names? (?:are|was)|je m'appelle|ich hei\xc3\x9fe|me llamo|mi chiamo"
-    rb"|mein name ist|signed by|sent by|written by|placed by|on behalf of|attorney|lawyer|husband,?|wife,?|daughter|son|child,"
-    rb"|spouse,?|colleague|neighbou?r|hi|hello|hey|dear|good (?:morning|afternoon|evening),?|regards|sincerely|thanks|cheers|best"
-    rb"|ship to|patient|member id [a-z0-9-]{4,20} for|please (?:update|contact|call|ask)|resume of|estate of|statement for"
-    rb"|on behalf of|ticket from|letter from|sent to|says|asked|told|emailed))|i\xe2\x80\x99m),?[ \n]{1,3}" + _HEADS,
+    rb"(?:(?i:\b(?:my name is|name is|i am|i'm|this is|names? (?:are|was)|je m'appelle|ich hei\xc3\x9fe|me llamo"
+    rb"|mi chiamo"
+    rb"|mein name ist|signed by|sent by|written by|placed by|on behalf of|attorney|lawyer|husband,?|wife,?"
+    rb"|daughter|son|child,"
+    rb"|spouse,?|colleague|neighbou?r|hi|hello|hey|dear|good (?:morning|afternoon|evening),?|regards|sincerely"
+    rb"|thanks|cheers|best"
+    rb"|ship to|patient|member id [a-z0-9-]{4,20} for|please (?:update|contact|call|ask)|resume of|estate of"
+    rb"|statement for"
+    rb"|on behalf of|ticket from|letter from|sent to|says|asked|told|emailed))|i\xe2\x80\x99m)[,.!]?[ \n]{1,3}"
+    + _HEADS,
     both_cases("mnitjsowpahcldgbre"),
     _examine,
 )
@@ -114,7 +160,16 @@ def _examine_speaker(scan: Scan, start: int, end: int) -> int:
 PERSON_SPEAKER = Recognizer(
     "person_speaker",
     _TYPES,
-    rb"\[[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: [AP]M)?\] [A-Z][a-z]{1,20}",
+    rb"\[[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(?: [AP]M)?\] [A-Z][a-z]",
     b"[",
     _examine_speaker,
+)
+
+PERSON_BEFORE = Recognizer(
+    "person_before",
+    _TYPES,
+    rb" <[A-Za-z0-9._%+-]+@| date of birth\b| here \(|,? born (?:on|in)\b|(?:'s|\xe2\x80\x99s) (?:e-?mail|phone|address"
+    rb"|account|birthday|date of birth|daughter|son|wife|husband|mother|father|ssn|passport|password)\b",
+    b" ,'\xe2",
+    _examine_before,
 )

@@ -15,29 +15,33 @@ from proxy.policies.pii.recognizers.number import Number, unglued
 from proxy.policies.pii.scan import Scan, Words
 
 _WORDS = Words(
-    "phones?", "telephone", "tel", "tels", "mobile", "cell", "cellphone", "cellular", "fax", "call", "calls", "calling", "callback",
-    "dial", "ring", "sms", "text me", "whatsapp", "telegram", "hotline", "landline", "direct line", "line is",
-    "contact", "reach", "reached", "number is", "registered", "phone number", "my number", "backup",
-    "telefon", "telefonnummer", "handy", "mobil", "rufnummer", "durchwahl", "anrufen", "num[\xc3e][\xa9]?ro", "portable",
-    "appeler", "appelez", "tlf", "telef[o\xc3][\xb3]?no", "m[o\xc3][\xb3]?vil", "celular", "llamar", "telefone",
-    "cellulare", "chiamare", "telefoon", "mobiel", "telepono", "numaram", "numara", "cn number", "msisdn", "extension",
-    "ph", "mob",
-)  # fmt: skip
+    "phones?|telephone|tel|tels|mobile|cell|cellphone|cellular|fax|call|calls|calling|callback|dial|ring|"
+    "sms|text me|whatsapp|telegram|hotline|landline|direct line|line is|contact|reach|reached|number is|"
+    "registered|phone number|my number|backup|telefon|telefonnummer|handy|mobil|rufnummer|durchwahl|"
+    "anrufen|num[\xc3e][\xa9]?ro|portable|appeler|appelez|tlf|telef[o\xc3][\xb3]?no|m[o\xc3][\xb3]?vil|celular|llamar|"
+    "telefone|cellulare|chiamare|telefoon|mobiel|telepono|numaram|numara|cn number|msisdn|extension|ph|"
+    "mob"
+)
 _FAR_WORDS = re.compile(
     rb"(?:tel|mobile|phone|cell|fax|handy|telefon)|\xe7\x94\xb5\xe8\xaf\x9d|\xe6\x89\x8b\xe6\x9c\xba"
     rb"|\xe9\x9b\xbb\xe8\xa9\xb1|\xec\xa0\x84\xed\x99\x94|\xd1\x82\xd0\xb5\xd0\xbb"
 )
 _OTHERS = Words(
-    "orders?", "invoice", "inv", "isbn", "sku", "tracking", "ticket", "build", "version", "ids?", "ref", "reference", "serial",
-    "model", "part", "part no", "part number", "zip", "postal", "account", "acct", "claim", "policy", "ssn", "passport",
-    "license", "licence", "mrn", "nhs", "member", "code", "epoch", "time", "sha", "amount", "price", "total", "card", "iban",
-    "po", "student", "employee", "case", "docket", "port", "pid", "size", "bytes", "lines", "line no", "social", "security",
-    "issue", "error", "row", "page", "chapter", "year", "years", "tax", "vat", "nip", "pesel", "swift", "bic", "routing", "date",
-)  # fmt: skip
+    "orders?|invoice|inv|isbn|sku|tracking|ticket|build|version|ids?|ref|reference|serial|model|part|"
+    "part no|part number|zip|postal|account|acct|claim|policy|ssn|passport|license|licence|mrn|nhs|member|"
+    "code|epoch|time|sha|amount|price|total|card|iban|po|student|employee|case|docket|port|pid|size|bytes|"
+    "lines|line no|social|security|issue|error|row|page|chapter|year|years|tax|vat|nip|pesel|swift|bic|"
+    "routing|date"
+)
 _AFTER = re.compile(rb"[ (,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)")
 _EXTENSION = re.compile(rb" ?(?:ext|x|extension)[. ]{0,2}[0-9]{1,6}\b", re.IGNORECASE)
 _DAY = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 _WINDOW: Final = 44
+
+
+_KINDS: Final = (
+    "fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "voip", "uan", "personal_number",
+)  # fmt: skip
 
 
 @functools.cache
@@ -56,8 +60,8 @@ def _plan(calling_code: int) -> re.Pattern[bytes] | None:
             data = phonenumbers.PhoneMetadata.metadata_for_region(region)
         if data is None:
             continue
-        for kind in (data.fixed_line, data.mobile, data.toll_free, data.premium_rate, data.shared_cost, data.voip, data.uan,
-                     data.personal_number):  # fmt: skip
+        for name in _KINDS:
+            kind = getattr(data, name)
             if kind is not None and kind.national_number_pattern:
                 patterns.append(kind.national_number_pattern)
     return re.compile("|".join(f"(?:{p})" for p in dict.fromkeys(patterns)).encode())

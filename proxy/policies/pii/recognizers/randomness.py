@@ -6,7 +6,8 @@ import math
 import re
 
 _FILLER = re.compile(
-    rb"(?i:x{5,}|\*{3,}|\.{3,}|-{4,}|0{8,}|1{8,}|example|sample|placeholder|your[_-]|redacted|insert|changeme|dummy|fake"
+    rb"(?i:x{5,}|\*{3,}|\.{3,}|-{4,}|0{8,}|1{8,}|example|sample|placeholder|your[_-]|redacted|insert|changeme"
+    rb"|dummy|fake"
     rb"|abcdefgh|12345678(?:9|$)|<[a-z]|\$\{|\{\{|masked|removed|hidden|todo|lorem)"
 )
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -15,10 +16,7 @@ _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 def entropy(value: bytes) -> float:
     """Shannon entropy of the bytes, in bits a byte."""
     size = len(value)
-    counts: dict[int, int] = {}
-    for c in value:
-        counts[c] = counts.get(c, 0) + 1
-    return -sum(n / size * math.log2(n / size) for n in counts.values())
+    return -sum(n / size * math.log2(n / size) for n in map(value.count, set(value)))
 
 
 def is_filler(value: bytes) -> bool:

@@ -21,7 +21,10 @@ _TABLE: tuple[tuple[bytes, bytes], ...] = (
     # model providers
     (rb"sk-ant-", rb"sk-ant-[a-z0-9]{2,12}-" + _W + rb"{24,200}"),
     (rb"sk-or-v1-", rb"sk-or-v1-" + _H + rb"{64}"),
-    (rb"sk-", rb"sk-(?:(?:proj|svcacct|admin|None|service)-" + _W + rb"{20,220}|" + _A + rb"{20,200}|lf-" + _W + rb"{36})"),
+    (
+        rb"sk-",
+        rb"sk-(?:(?:proj|svcacct|admin|None|service)-" + _W + rb"{20,220}|" + _A + rb"{20,200}|lf-" + _W + rb"{36})",
+    ),
     (rb"hf_|api_org_", rb"(?:hf_|api_org_)" + _A + rb"{30,60}"),
     (rb"gsk_", rb"gsk_" + _A + rb"{40,80}"),
     (rb"xai-", rb"xai-" + _A + rb"{60,120}"),
@@ -36,21 +39,24 @@ _TABLE: tuple[tuple[bytes, bytes], ...] = (
     (rb"AIza", rb"AIza" + _W + rb"{35}"),
     (rb"GOCSPX-", rb"GOCSPX-" + _W + rb"{28}"),
     (rb"ya29\.", rb"ya29\." + _W + rb"{20,300}"),
-    (rb"[A-Za-z0-9_~.]{3}8Q~", rb"[A-Za-z0-9_~.]{3}8Q~[A-Za-z0-9_~.-]{31,34}"),
+    (rb"8Q~", rb"[A-Za-z0-9_~.]{3}8Q~[A-Za-z0-9_~.-]{31,34}"),
     (rb"do[opr]_v1_", rb"do[opr]_v1_" + _H + rb"{64}"),
     (rb"dapi[0-9a-f]", rb"dapi" + _H + rb"{32}(?:-[0-9])?"),
     (rb"LTAI", rb"LTAI" + _A + rb"{17,21}"),
     (rb"fo1_", rb"fo1_" + _W + rb"{43}"),
     (rb"Fly(?:V1)? fm[12]", rb"Fly(?:V1)? fm[12][a-z]?_[A-Za-z0-9+/]{60,}={0,3}"),
     (rb"hvs\.|hvb\.", rb"hv[sb]\." + _W + rb"{24,300}"),
-    (rb"[sb]\.[A-Za-z0-9]{20}", rb"[sb]\." + _A + rb"{24}"),
+    (rb"[sb]\.[A-Za-z0-9]{2}", rb"[sb]\." + _A + rb"{24}"),
     (rb"pul-[0-9a-f]", rb"pul-" + _H + rb"{40}"),
     (rb"pscale_", rb"pscale_(?:pw|tkn|oauth)_" + _W + rb"{32,64}"),
     (rb"sbp_|sb_secret_", rb"(?:sbp_" + _H + rb"{40}|sb_secret_" + _W + rb"{20,80})"),
     # code hosts and registries
     (rb"gh[pousr]_", rb"gh[pousr]_" + _A + rb"{36,255}"),
     (rb"github_pat_", rb"github_pat_[A-Za-z0-9_]{22,255}"),
-    (rb"gl(?:pat|dt|rt|cbt|ft|imt|agent|soat|oas|rtr)-", rb"gl(?:pat|dt|rt|cbt|ft|imt|agent|soat|oas|rtr)-[\w.-]{20,60}"),
+    (
+        rb"gl(?:pat|dt|rt|cbt|ft|imt|agent|soat|oas|rtr)-",
+        rb"gl(?:pat|dt|rt|cbt|ft|imt|agent|soat|oas|rtr)-[\w.-]{20,60}",
+    ),
     (rb"glptt-", rb"glptt-" + _H + rb"{40}"),
     (rb"GR1348941", rb"GR1348941" + _W + rb"{20,60}"),
     (rb"npm_", rb"npm_" + _A + rb"{36}"),
@@ -61,12 +67,24 @@ _TABLE: tuple[tuple[bytes, bytes], ...] = (
     (rb"CLOJARS_", rb"CLOJARS_[0-9a-z]{60}"),
     (rb"API-[A-Z0-9]{8}", rb"API-[A-Z0-9]{26}"),
     # chat, mail, payments
-    (rb"xox[bp]-", rb"xoxb-[0-9]{8,14}-(?:[0-9]{8,14}-)?" + _W + rb"{14,40}|xoxp-(?:[0-9]{10,13}-){2,3}[A-Za-z0-9-]{28,34}"),
+    (
+        rb"xox[bp]-",
+        rb"xoxb-[0-9]{8,14}-(?:[0-9]{8,14}-)?" + _W + rb"{14,40}|xoxp-(?:[0-9]{10,13}-){2,3}[A-Za-z0-9-]{28,34}",
+    ),
     (rb"xox[aeors]-", rb"xox[aeors]-(?:[0-9]-)?(?:[0-9]{4,13}-){1,3}[0-9A-Za-z]{8,64}"),
     (rb"xapp-", rb"xapp-[0-9]-[A-Z0-9]{8,14}-[0-9]{8,16}-[a-z0-9]{40,80}"),
-    (rb"https?://hooks\.slack\.com/", rb"https?://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9+/]{40,64}"),
-    (rb"https://[a-z0-9-]{1,40}\.webhook\.office", rb"https://[a-z0-9-]{1,40}\.webhook\.office\.com/webhookb2/[\w@/-]{60,220}"),
-    (rb"https://discord(?:app)?\.com/api/web", rb"https://discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/" + _W + rb"{60,70}"),
+    (
+        rb"https?://hooks\.slack\.com/",
+        rb"https?://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9+/]{40,64}",
+    ),
+    (
+        rb"https://[a-z0-9-]+\.webhook\.office",
+        rb"https://[a-z0-9-]{1,40}\.webhook\.office\.com/webhookb2/[\w@/-]{60,220}",
+    ),
+    (
+        rb"https://discord(?:app)?\.com/api/web",
+        rb"https://discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/" + _W + rb"{60,70}",
+    ),
     (rb"SG\.", rb"SG\." + _W + rb"{18,24}\." + _W + rb"{39,50}"),
     (rb"(?:[sr]k|pk)_(?:live|test|prod)_", rb"(?:[sr]k|pk)_(?:live|test|prod)_" + _A + rb"{10,120}"),
     (rb"whsec_", rb"whsec_[A-Za-z0-9+/=]{24,80}"),
@@ -76,10 +94,13 @@ _TABLE: tuple[tuple[bytes, bytes], ...] = (
     (rb"shp(?:at|ca|pa|ss)_", rb"shp(?:at|ca|pa|ss)_[A-Fa-f0-9]{32}"),
     (rb"key-[0-9a-f]{8}", rb"key-" + _H + rb"{32}"),
     (rb"SK[0-9a-f]{8}", rb"SK" + _H + rb"{32}"),
-    (rb"[0-9a-f]{32}-us[0-9]", rb"[0-9a-f]{32}-us[0-9]{1,2}"),
-    (rb"[0-9]{8,10}:AA", rb"[0-9]{8,10}:AA" + _W + rb"{33}"),
-    (rb"[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.", rb"[MNO]" + _W + rb"{23,25}\." + _W + rb"{6}\." + _W + rb"{27,38}"),
-    (rb"[0-9]{15,16}(?:\||%7C)", rb"[0-9]{15,16}(?:\||%7C)" + _W + rb"{27,40}"),
+    (rb"-us[0-9]", rb"[0-9a-f]{32}-us[0-9]{1,2}"),
+    (rb"[0-9]+:AA", rb"[0-9]{8,10}:AA" + _W + rb"{33}"),
+    (
+        rb"[MNO][A-Za-z0-9]+\.[A-Za-z0-9_-]{6}\.",
+        rb"[MNO]" + _W + rb"{23,25}\." + _W + rb"{6}\." + _W + rb"{27,38}",
+    ),
+    (rb"[0-9]+(?:\||%7C)", rb"[0-9]{15,16}(?:\||%7C)" + _W + rb"{27,40}"),
     # monitoring, planning, tools
     (rb"glsa_", rb"glsa_" + _A + rb"{32}_[0-9A-Fa-f]{8}"),
     (rb"glc_", rb"glc_[A-Za-z0-9+/]{32,400}={0,2}"),
@@ -96,9 +117,9 @@ _TABLE: tuple[tuple[bytes, bytes], ...] = (
     (rb"tfp_", rb"tfp_[\w.-]{59}"),
     (rb"ops_eyJ", rb"ops_eyJ[A-Za-z0-9+/_=-]{200,2000}"),
     (rb"AGE-SECRET-KEY-1", rb"AGE-SECRET-KEY-1[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}"),
-    (rb"[A-Za-z0-9]{14}\.atlasv1\.", _A + rb"{14}\.atlasv1\.[A-Za-z0-9=_-]{60,80}"),
+    (rb"\.atlasv1\.", _A + rb"{14}\.atlasv1\.[A-Za-z0-9=_-]{60,80}"),
     (rb"AccountKey=|SharedAccessKey=", rb"(?:AccountKey=|SharedAccessKey=)[A-Za-z0-9+/]{42,86}={1,2}"),
-)  # fmt: skip
+)
 _WHOLES = re.compile(b"|".join(b"(" + whole + b")" for _, whole in _TABLE))
 _LABELLED = (b"AccountKey=", b"SharedAccessKey=")
 _WORD = re.compile(rb"[A-Za-z0-9_-]")
@@ -140,6 +161,8 @@ def _first(prefix: bytes) -> set[int]:
     for part in (*parts, prefix[at:]):
         if part[:3] == b"(?:":
             first |= _first(part[3 : part.index(b")")])
+        elif part[:1] == b"\\":
+            first.add(part[1])
         elif part[:1] == b"[":
             first |= {c for c in range(256) if re.match(part[: part.index(b"]") + 1], bytes((c,)))}
         else:
@@ -153,10 +176,21 @@ def _recognizer(name: str, table: tuple[tuple[bytes, bytes], ...]) -> Recognizer
     return Recognizer(name, frozenset({"SECRET"}), rb"\b(?:" + body + rb")[A-Za-z0-9_.+/=@-]{6}", starts, _examine)
 
 
-_MARKED = tuple(row for row in _TABLE if row[0][:1] != b"[" or row[0][:4] in (b"[sb]", b"[MNO"))
-SECRET = _recognizer("secret", _MARKED)
+_INSIDE = {b"8Q~": 3, rb"\.atlasv1\.": 14, b"-us[0-9]": 32}
+"""Marks that stand inside a credential, and how many bytes of it stand before them."""
+SECRET = _recognizer("secret", tuple(row for row in _TABLE if row[0] not in _INSIDE))
 """Credentials that start with their mark."""
-SECRET_INSIDE = _recognizer("secret_inside", tuple(row for row in _TABLE if row not in _MARKED))
+
+
+def _examine_inside(scan: Scan, start: int, end: int) -> int:
+    data = scan.data
+    before = 32 if data[start] == 0x2D else 14 if data[start] == 0x2E else 3
+    if start - before < scan.floor:
+        return end
+    return max(end, _examine(scan, start - before, end))
+
+
+SECRET_INSIDE = Recognizer("secret_inside", frozenset({"SECRET"}), b"|".join(_INSIDE), b"8.-", _examine_inside)
 """Credentials whose mark stands inside or at the end."""
 
 MALFORMED = re.compile(rb"xox[a-z]-|ops_eyJ|gh[pousr]_|sk-ant-|glptt-|glpat-|sntry[su]_|AKIA|hf_")

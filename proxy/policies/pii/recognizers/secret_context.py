@@ -15,7 +15,8 @@ from proxy.policies.pii.recognizers.secret import MALFORMED
 from proxy.policies.pii.scan import Scan
 
 _KEY_NAMES = (
-    rb"api[_. -]?key|access[_. -]?key(?:[_. -]?id)?|secret[_. -]?key|secret[_. -]?access[_. -]?key|private[_. -]?key|auth[_. -]?key"
+    rb"api[_. -]?key|access[_. -]?key(?:[_. -]?id)?|secret[_. -]?key|secret[_. -]?access[_. -]?key"
+    rb"|private[_. -]?key|auth[_. -]?key"
     rb"|account[_. -]?key|encryption[_. -]?key|signing[_. -]?key|master[_. -]?key|client[_. -]?secret|access[_. -]?id"
     rb"|[_-]key|secret|token|credentials?|apikey|authtoken|bearer|passphrase"
 )
@@ -31,9 +32,12 @@ _QUOTED = re.compile(rb"[^\"'`\s\\]{4,128}")
 _PLAIN = re.compile(rb"[^\s\"'`<>,;(){}\[\]\\]{4,128}")
 _PROOF = 6
 _NOT_PASSWORDS = frozenset(
-    b"required incorrect invalid wrong reset changed string str text none null true false undefined password passwd secret"
-    b" hidden prompt optional empty expired missing correct field input type bool boolean number object the your this that"
-    b" must should cannot needed protected unknown self args env environ getenv config value default not too weak strong"
+    b"required incorrect invalid wrong reset changed string str text none null true false undefined password"
+    b" passwd secret"
+    b" hidden prompt optional empty expired missing correct field input type bool boolean number object the your"
+    b" this that"
+    b" must should cannot needed protected unknown self args env environ getenv config value default not too weak"
+    b" strong"
     b" here below above following stored hashed encrypted process settings params redacted".split()
 )
 
@@ -66,7 +70,7 @@ def _examine_key(scan: Scan, start: int, end: int) -> int:
     if _dotted(text):
         return end + len(text)
     scan.add(end, end + len(text), "SECRET", CONTEXT)
-    return end + len(text)
+    return end if text[:3] == b"eyJ" else end + len(text)  # a token with a header of its own is better known as JWT
 
 
 def _dotted(text: bytes) -> bool:
@@ -93,6 +97,8 @@ def _examine_password(scan: Scan, start: int, end: int) -> int:
     if len(text) < 4 or low in _NOT_PASSWORDS or is_filler(text) or text[:1] in b"$<{[%" or not text.strip(b"*.-_"):
         return end
     follow = data[end + len(text) : end + len(text) + 1]
+    if not quoted and _is_code(low, head, follow):
+        return end
     if follow in (b"(", b"[") or low.startswith((b"os.", b"process.", b"self.", b"env.", b"settings.", b"config.")):
         return end
     if not quoted and text.isalpha() and b"=" not in head:
@@ -103,6 +109,15 @@ def _examine_password(scan: Scan, start: int, end: int) -> int:
             return end
     scan.add(end, end + len(text), "PASSWORD", CONTEXT)
     return end + len(text)
+
+
+def _is_code(low: bytes, head: bytes, follow: bytes) -> bool:
+    """True for an unquoted value that is a variable or an attribute: `password = user`, `passwd=self.passwd,`."""
+    if not low.translate(None, b"_.").isalpha():
+        return False
+    if b"pass" in low or b"pwd" in low or b"." in low.strip(b"."):
+        return True
+    return b"=" in head and (b" =" in head or follow in (b",", b")", b"("))
 
 
 SECRET_CONTEXT = Recognizer(
@@ -134,7 +149,7 @@ def _examine_bearer(scan: Scan, start: int, end: int) -> int:
     scan.spend(len(text) >> 2)
     if MALFORMED.match(text) is None and looks_random(text):
         scan.add(at, at + len(text), "SECRET", CONTEXT)
-        return at + len(text)
+        return at if text[:3] == b"eyJ" else at + len(text)
     return at  # a prefix may still say more
 
 
@@ -150,9 +165,13 @@ _USER = re.compile(rb"[\"']?([^\s\"'<>:$]{0,64}:[^\s\"'<>{}]{4,100})")
 
 def _examine_curl(scan: Scan, start: int, end: int) -> int:
     scan.spend(64)
-    match = _USER.match(scan.data, end)
+    at = start + (3 if scan.data[start + 2 : start + 3] == b"u" else 7)
+    match = _USER.match(scan.data, at)
     if match is None or is_filler(match[1]) or b"://" in match[1] or match[1].endswith((b":password", b":pass")):
-        return end
+        return at
+    if scan.data.rfind(b"curl", max(0, start - 400), start) < 0:
+        return at
+    scan.spend(64)
     scan.add(match.start(1), match.end(1), "SECRET", CONTEXT)
     return match.end()
 
@@ -160,7 +179,7 @@ def _examine_curl(scan: Scan, start: int, end: int) -> int:
 CURL_USER = Recognizer(
     "curl_user",
     frozenset({"SECRET"}),
-    rb"\bcurl\b(?:[^\n|;]|\\\n){0,200}?(?: -u|--user)[ =]",
-    b"c",
+    rb" (?:-u|--user)[ =][\"']?[A-Za-z0-9_.:@-]",
+    b" ",
     _examine_curl,
 )

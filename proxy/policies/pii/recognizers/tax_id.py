@@ -7,7 +7,8 @@ from proxy.policies.pii.recognizers.stdnum_check import known
 
 TAX_ID = labelled(
     "TAX_ID",
-    rb"tax(?:payer)?[ _-]?(?:id(?:entification)?|no|nr|number|code|reference)(?: number)?(?: nip)?|nip|tin|ein|itin|vat|utr"
+    rb"tax(?:payer)?[ _-]?(?:id(?:entification)?|no|nr|number|code|reference)(?: number)?(?: nip)?|nip|tin|ein"
+    rb"|itin|vat|utr"
     rb"|fein|abn|gstin|pan|steuer-?(?:id|nr|nummer|identifikationsnummer)|id-?nr|ust-?id(?:-?nr)?|ustid|siren|siret|nif"
     rb"|cif|partita iva|p\.? ?iva|cnpj|rfc|kvk|btw|inn",
     "tnievufagpscrkb",

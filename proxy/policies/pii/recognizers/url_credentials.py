@@ -12,6 +12,8 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     text = scan.data[start:end]
     colon = text.find(b":", 3)
     secret = text[colon + 1 : -1]
+    if len(secret) > 256:
+        return end - 1
     # Templates and masks (`:${PASSWORD}@`, `:****@`, `:<password>@`) hold nothing.
     if (secret[:1] in (b"$", b"<", b"{", b"[") and secret[-1:] in (b"}", b">", b"]")) or not secret.strip(b"*xX."):
         return end - 1
@@ -22,7 +24,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
 URL_CREDENTIALS = Recognizer(
     "url_credentials",
     frozenset({"PASSWORD"}),
-    rb"://[^\s/@:\"'<>?#]{0,64}:[^\s/@\"'<>]{1,100}@",
+    rb"://[^\s/@:\"'<>?#]*:[^\s/@\"'<>]+@",
     b":",
     _examine,
 )

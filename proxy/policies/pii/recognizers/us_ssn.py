@@ -10,17 +10,7 @@ from proxy.policies.pii.found import BARE, CONTEXT
 from proxy.policies.pii.recognizers.number import Number
 from proxy.policies.pii.scan import Scan, Words
 
-_WORDS = Words(
-    "ssns?",
-    r"s\.s\.n",
-    "soc(?:ial)?[. ]?sec(?:urity)?",
-    "social insurance",
-    "taxpayer",
-    "itin",
-    "ss ?#",
-    "ss no",
-    "national id",
-)
+_WORDS = Words("ssns?|s\\.s\\.n|soc(?:ial)?[. ]?sec(?:urity)?|social insurance|taxpayer|itin|ss ?#|ss no|national id")
 _SHAPES = frozenset({(3, 2, 4)})
 
 

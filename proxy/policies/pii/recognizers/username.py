@@ -25,7 +25,11 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     if scan.data[end - 1 : end] == b" " and b":" not in scan.data[start:end] and b"=" not in scan.data[start:end]:
         if text.isalpha() and (b"name" not in scan.data[start:end].lower() or not text.islower()):
             return end
-        if text.istitle():
+        if (
+            text.istitle()
+            or (b"-" in text and text.replace(b"-", b"").isalpha())
+            or b"login" in scan.data[start:end].lower()
+        ):
             return end
     scan.add(end, match.end(), "USERNAME", CONTEXT)
     return match.end()

@@ -1,0 +1,138 @@
+"""The name of an answer: a keyed hash of everything that changes it.
+
+Equal names must mean equal answers for the same tenant, so everything below goes in as JSON, which no value can
+escape: dialect, path and query, target, headers that change answers, the scope, the digest of the policies that edit
+bodies, and the body in canonical form without the fields that only say how the answer travels or who asks.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from proxy.policies.cache.entry import MAX_TAGS, TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxy.exchange import Exchange
+
+__all__ = ["KEY", "Keyer"]
+
+KEY: Final = 16
+"""Bytes of a name: 128 bits, keyed, so that nobody can look for two questions with the same name."""
+LEFT_OUT: Final = frozenset(
+    {"stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key", "model"}
+)
+"""Fields that do not change the answer; ``model`` goes in as what is asked of the target."""
+_CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key"})
+_HEADERS: Final = frozenset({"anthropic-version", "openai-organization", "openai-project"})
+_SETTLED: Final = frozenset({"keys", "jwt"})
+# Names are a client's to invent: what is remembered is bounded.
+_REMEMBERED: Final = 1024
+_SORTED: Final = orjson.OPT_SORT_KEYS
+
+
+class Keyer:
+    """Makes names. secret: 16 to 64 bytes; equal on all replicas that share a store."""
+
+    def __init__(self, secret: bytes, scope: str, vary: Iterable[str] = ()) -> None:
+        self._hash = blake2b(digest_size=KEY, key=secret[:64])
+        self._tag_hash = blake2b(digest_size=TAG, key=secret[:64], person=b"cache tag")
+        self._scope = scope
+        self._vary = frozenset(name.lower() for name in vary)
+        self._roles: dict[bytes, str] = {}
+        self._tags: dict[tuple[str, str], bytes] = {}
+
+    def name(self, exchange: Exchange, tree: Mapping[str, Any], digest: str) -> bytes:
+        """The name of the call's answer. tree: the body at the cache's place. digest: of the policies below."""
+        hashed = self._hash.copy()
+        hashed.update(self._frame(exchange, tree, digest))
+        hashed.update(orjson.dumps({k: v for k, v in tree.items() if k not in LEFT_OUT}, option=_SORTED))
+        return hashed.digest()
+
+    def part(self, base: bytes, item: Any) -> bytes:
+        """The name of one input's part of an answer whose other parameters are ``base``."""
+        hashed = self._hash.copy()
+        hashed.update(base)
+        hashed.update(orjson.dumps(item))
+        return hashed.digest()
+
+    def tag(self, kind: str, value: str) -> bytes:
+        """A tag of an entry: ``model``, ``project``, or ``tag`` with ``name=value``."""
+        found = self._tags.get((kind, value))
+        if found is None:
+            hashed = self._tag_hash.copy()
+            hashed.update(orjson.dumps([kind, value]))
+            found = hashed.digest()
+            if len(self._tags) < _REMEMBERED:
+                self._tags[(kind, value)] = found
+        return found
+
+    def tags(self, exchange: Exchange) -> list[bytes]:
+        """The tags of this call's entries: the models asked for and sent, the project, the call's tags."""
+        asked, sent = exchange.model_asked, exchange.target.model
+        out = [self.tag("model", asked)] if asked else []
+        if sent and sent != asked:
+            out.append(self.tag("model", sent))
+        if exchange.project:
+            out.append(self.tag("project", exchange.project))
+        if exchange.tags:
+            out.extend(self.tag("tag", f"{name}={value}") for name, value in exchange.tags.items())
+        return out[:MAX_TAGS]
+
+    def _frame(self, exchange: Exchange, tree: Mapping[str, Any], digest: str) -> bytes:
+        request, target = exchange.request, exchange.target
+        principal = exchange.principal
+        roles = self._roles
+        # Without a principal that stands for the credential, the credential itself is who asks.
+        anonymous = self._scope != "global" and principal.method == "none"
+        said: list[tuple[str, str]] = []
+        for name, value in request.raw_headers:
+            role = roles.get(name)
+            if role is None:
+                role = self._role(name)
+            if role and (role not in _CREDENTIALS or anonymous):
+                said.append((role, value.decode("latin-1")))
+        if request.edits is not None:
+            said = [pair for pair in said if pair[0] not in request.edits]
+            said.extend(
+                (role, value)
+                for name, value in request.edits.items()
+                if value is not None
+                and (role := self._role(name.encode("latin-1", "replace")))
+                and (role not in _CREDENTIALS or anonymous)
+            )
+        if len(said) > 1:
+            said.sort()
+        who: list[str | None] = []
+        if self._scope == "principal":
+            who = [principal.id]
+        elif self._scope == "project":
+            # A project that nobody has checked is only a claim: such callers share with themselves at most.
+            who = [exchange.project] if principal.method in _SETTLED else [exchange.project, principal.id]
+        assert exchange.dialect is not None
+        return orjson.dumps(
+            (
+                exchange.dialect.name,
+                request.raw_path,
+                request.query,
+                target.upstream,
+                target.model or tree.get("model"),
+                digest,
+                self._scope,
+                who,
+                said,
+            )
+        )
+
+    def _role(self, name: bytes) -> str:
+        """The lower-case name of a header that belongs into the name, empty for all others."""
+        low = name.lower().decode("latin-1")
+        belongs = low in _HEADERS or low.endswith("-beta") or low in self._vary or low in _CREDENTIALS
+        role = low if belongs else ""
+        if len(self._roles) < _REMEMBERED:
+            self._roles[name] = role
+        return role

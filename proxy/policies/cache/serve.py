@@ -1,0 +1,63 @@
+"""From a stored answer to what a client gets: whole or as events, with the original's identity or a new one."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from proxy.document import Document
+from proxy.exchange import Answer
+from proxy.stream.fanout import Replay
+
+if TYPE_CHECKING:
+    from proxy.dialects.base import Dialect
+    from proxy.exchange import Exchange
+
+__all__ = ["answer", "events", "renewed", "whole"]
+
+_JSON: Final = (b"content-type", b"application/json")
+_EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
+_TIMES: Final = ("created", "created_at")
+_LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def answer(exchange: Exchange, dialect: Dialect, body: bytes, age: float, *, new_ids: bool) -> Answer:
+    """The stored ``body`` as this caller asked for it. age: seconds since it was stored. Raises ValueError when the
+    body is not what it should be."""
+    if new_ids or exchange.streaming:
+        tree = orjson.loads(body)
+        if new_ids:
+            renewed(tree, exchange.started_wall)
+        if exchange.streaming:
+            return events(exchange, dialect, tree, age)
+        body = orjson.dumps(tree)
+    return whole(body, age)
+
+
+def whole(body: bytes, age: float) -> Answer:
+    """A whole answer."""
+    return Answer(200, [_JSON, (b"age", b"%d" % age)], origin="cache", body=Document(body))
+
+
+def events(exchange: Exchange, dialect: Dialect, tree: Any, age: float) -> Answer:
+    """The same as the events that the provider would have sent, with usage if the client asked for it."""
+    asked = exchange.request.body
+    made = dialect.replay(tree, include_usage=asked is not None and dialect.asks_usage(asked.strict()))
+    if not made:
+        raise ValueError("the answer cannot be said as events")
+    return Answer(200, [_EVENTS, (b"age", b"%d" % age)], origin="cache", source=Replay.of(made), events=True)
+
+
+def renewed(tree: Any, now: float) -> None:
+    """Give an answer an id and a time of its own; its id keeps the sign that tells what it is (``chatcmpl-``)."""
+    if type(tree) is not dict:
+        return
+    name = tree.get("id")
+    if type(name) is str and name:
+        at = max(name.rfind("-"), name.rfind("_")) + 1
+        tree["id"] = name[:at] + "".join(random.choices(_LETTERS, k=max(24, len(name) - at)))
+    for key in _TIMES:
+        if type(tree.get(key)) in (int, float):
+            tree[key] = int(now)

@@ -1,0 +1,314 @@
+"""select_key: the provider key of each attempt, from the pool of the target's upstream.
+
+Pools, limits and strategies stand under `keys:` (see `proxy.upstream.keys`). This policy asks the ring for a key
+before each attempt, reserves what the call will take of it, and tells the ring afterwards how it went. Calls that name
+something which lives in a provider account (a file, a stored response ...) go to the key that made it, nowhere else.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from proxy.config.units import Duration
+from proxy.errors import ProxyError
+from proxy.exchange import Target
+from proxy.policy import Policy, PolicyOptions, Stage, Veto, Wait
+from proxy.state import NEVER
+from proxy.upstream.keys import account_ids
+from proxy.upstream.keys.ring import KeyLease, KeyRing, NoKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.exchange import Answer, Attempt, Exchange, Sink, Source
+    from proxy.services import Services
+    from proxy.state import State
+    from proxy.stream.sse import Event
+    from proxy.upstream.keys.rings import KeyRings
+
+SPACE = "account-ids"
+PLAIN = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/moderations"})
+"""Paths that leave nothing at the provider and name only files, if anything."""
+
+
+class SelectKeyOptions(PolicyOptions):
+    """Options of `select_key`."""
+
+    max_wait: Duration = Field(
+        default=0.0,
+        description="How long a call may wait for a key to come back when every key is out. 0s: answered at once with "
+        "503 no_key_available and the earliest Retry-After.",
+    )
+    assume_output: int = Field(
+        default=1000,
+        ge=0,
+        description="Output tokens reserved of a key's max_tpm when the request sets no bound of its own.",
+    )
+    keep_ids: int = Field(
+        default=100_000, ge=0, description="Ids of files, batches, stored responses ... whose key is remembered."
+    )
+    keep_ids_for: Duration = Field(default=30 * 86400.0, description="How long such an id is remembered.")
+
+
+class Bound:
+    """What one call must keep to. only: the key its id belongs to. pinned: an unknown id, so the principal's key."""
+
+    __slots__ = ("deadline", "only", "pinned", "upstream")
+
+    def __init__(self) -> None:
+        self.only: str | None = None
+        self.upstream: str | None = None
+        self.pinned = False
+        self.deadline: float | None = None
+
+
+class SelectKey(Policy):
+    """Sets the key of each attempt."""
+
+    name = "select_key"
+    Options: ClassVar[type[PolicyOptions]] = SelectKeyOptions
+    observable = False
+    reads_answer = False
+    selects_key = True
+
+    options: SelectKeyOptions
+
+    def __init__(self, options: Any, services: Services, *, label: str | None = None, observe: bool = False) -> None:
+        super().__init__(options, services, label=label, observe=observe)
+        self._rings: KeyRings = services.get("keys")
+        self._state: State = services.get("state")
+        self._monotonic = services.clock.monotonic
+        self._of: dict[str, KeyRing] = {}
+        for name, upstream in services.config.upstreams.items():
+            ring = self._rings.get(upstream.keys) if upstream.keys is not None else None
+            if ring is not None:
+                self._of[name] = ring
+        limited = any(key.max_tpm for ring in self._of.values() for key in ring.keys)
+        # Tokens are counted only for pools that limit them.
+        self.needs_usage = limited  # type: ignore[misc]
+
+    # --- down --------------------------------------------------------------------------------------
+
+    async def on_request(self, exchange: Exchange) -> None:
+        request = exchange.request
+        path = request.path
+        if path in PLAIN and (request.raw_body is None or b"file_id" not in request.raw_body):
+            return
+        named = account_ids.named_in_path(path)
+        ids = [named] if named is not None else self._ids_in_body(exchange)
+        if not ids:
+            return
+        bound = Bound()
+        exchange.local[self] = bound
+        for one in ids:
+            known = await self._state.get(SPACE, one)
+            if known is not None:
+                upstream, _, key = known.decode().partition("|")
+                if upstream in self._of:
+                    bound.upstream, bound.only = upstream, key
+                    exchange.note(self.label, f"{one} belongs to key {key} of {upstream}")
+                    if exchange.target.upstream != upstream:
+                        exchange.target = Target(upstream, exchange.target.model)
+                    return
+        bound.pinned = True
+
+    @staticmethod
+    def _ids_in_body(exchange: Exchange) -> list[str]:
+        tree = exchange.tree if exchange.request.body is not None else None
+        return list(account_ids.named_in_body(tree)) if isinstance(tree, dict) else []
+
+    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+        ring = self._of.get(attempt.upstream)
+        bound: Bound | None = exchange.local.get(self)
+        if bound is not None and bound.upstream is not None and bound.upstream != attempt.target.upstream:
+            return Veto("call", self._refusal(exchange, NoKey(NEVER, "what the call names lives at another upstream")))
+        if ring is None:
+            return None
+        sticky: str | None = None
+        if ring.sticks or (bound is not None and bound.pinned):
+            sticky = f"principal:{exchange.principal.id}" if bound is not None else conversation(exchange)
+        lease = await ring.choose(
+            task=exchange.tags.get("task"),
+            model=attempt.target.model or exchange.model_asked,
+            tokens=self._estimate(exchange) if ring.limits_tokens else 0,
+            sticky=sticky,
+            excluded=exchange.excluded_keys,
+            only=bound.only if bound is not None else None,
+            pinned=bound is not None and bound.pinned,
+        )
+        if isinstance(lease, KeyLease):
+            key = lease.key
+            attempt.key = key
+            if key.upstream is not None:
+                attempt.upstream = key.upstream
+            attempt.local[self] = (ring, lease)
+            return None
+        return self._none(exchange, ring, lease, bound)
+
+    def _none(self, exchange: Exchange, ring: KeyRing, none: NoKey, bound: Bound | None) -> Veto | Wait:
+        scope: Literal["call", "target"] = "call" if bound is not None and bound.only is not None else "target"
+        now = self._monotonic()
+        if self.options.max_wait > 0 and none.retry_after < NEVER:
+            if bound is None:
+                bound = exchange.local[self] = Bound()
+            if bound.deadline is None:
+                bound.deadline = now + self.options.max_wait
+            left = bound.deadline - now
+            # A place among the calls in flight comes back at no known time: it is asked for up to the end.
+            if left > 0 and none.retry_after <= max(left, 1.0):
+                exchange.note(self.label, f"waits for a key: {none.why}")
+                return Wait(partial(ring.wait, max(0.001, min(left, none.retry_after))), scope)
+        return Veto(scope, self._refusal(exchange, none))
+
+    def _refusal(self, exchange: Exchange, none: NoKey) -> ProxyError:
+        """503 with the earliest time a key returns; a wait that will not help is not invited."""
+        forever = none.retry_after == NEVER
+        error = ProxyError(
+            "no_key_available",
+            f"No provider key can serve this call: {none.why}.",
+            retry_after=None if forever else max(0.001, none.retry_after),
+            policy=self.label,
+        )
+        if forever:
+            error.should_retry = False
+        return error
+
+    def _estimate(self, exchange: Exchange) -> int:
+        """Tokens the call may take: its input, and its output limit for each choice."""
+        tokens = exchange.input_estimate()
+        tree = exchange.tree
+        if tree is None or exchange.dialect is None:
+            return tokens
+        if exchange.dialect.operation == "embeddings":
+            return tokens
+        bound = exchange.dialect.bound(tree)
+        output = self.options.assume_output if bound.tokens is None else bound.tokens
+        return tokens + output * max(1, bound.choices)
+
+    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+        taken: tuple[KeyRing, KeyLease] | None = attempt.local.get(self)
+        if taken is None:
+            return
+        ring, lease = taken
+        sent = 1 + attempt.resent if attempt.sent and attempt.outcome != "vetoed" else 0
+        usage = attempt.usage
+        status = attempt.status
+        tokens: int | None = None
+        if usage is not None:
+            tokens = usage.input + usage.output
+        elif status is not None and status >= 400:
+            tokens = 0  # an error's answer costs no tokens
+        first = attempt.first_byte_at
+        ring.end(
+            lease,
+            sent=sent,
+            outcome=attempt.outcome,
+            failure=attempt.failure,
+            status=status,
+            tokens=tokens,
+            retry_after=attempt.retry_after,
+            headers=attempt.response_headers,
+            first_byte=None if first is None else first - attempt.started_at,
+        )
+
+    # --- up: ids that were made ----------------------------------------------------------------------
+
+    async def on_response(self, exchange: Exchange, answer: Answer) -> None:
+        if answer.status < 300 and answer.origin == "upstream" and self._made_here(exchange):
+            raw = answer.body.encode() if answer.body is not None else answer.raw
+            if raw:
+                self._learn(exchange, raw)
+
+    def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
+        if answer.status >= 300 or answer.origin != "upstream" or not self._made_here(exchange):
+            return None
+        if answer.events:
+            return _Watch(partial(self._learn, exchange))
+        if answer.source is not None:
+            answer.source = _Tee(answer.source, partial(self._learn, exchange))
+        return None
+
+    def _made_here(self, exchange: Exchange) -> bool:
+        return self.options.keep_ids > 0 and account_ids.creates(exchange.request.method, exchange.request.path)
+
+    def _learn(self, exchange: Exchange, beginning: bytes) -> bool:
+        """Remembers whose the id is; True when one was found."""
+        made = account_ids.made(beginning)
+        served = exchange.served_by
+        if made is None or served is None or served.key is None:
+            return False
+        owner = f"{served.target.upstream}|{served.key.id}".encode()
+        self._state.put(SPACE, made, owner, self.options.keep_ids_for, self.options.keep_ids)
+        return True
+
+
+def conversation(exchange: Exchange) -> str:
+    """What a conversation is known by: what the client calls it, else who calls, else how it begins."""
+    named = exchange.tags.get("conversation")
+    if named is not None:
+        return f"conversation:{named}"
+    tree = exchange.tree if exchange.request.body is not None else None
+    if tree is not None:
+        for field in ("prompt_cache_key", "safety_identifier", "user"):
+            value = tree.get(field)
+            if isinstance(value, str) and value:
+                return f"{exchange.principal.id}:{value}"
+    if exchange.principal.method != "none":
+        return f"principal:{exchange.principal.id}"
+    if tree is not None and exchange.dialect is not None:
+        # Without a name, the first two texts: they stay the same while a conversation grows, as the cached prefix does.
+        texts = exchange.dialect.texts(tree)
+        return "begins:" + "\n".join(slot.text[:1000] for slot, _ in zip(texts, range(2), strict=False))
+    return f"peer:{exchange.request.peer}"
+
+
+class _Watch(Stage):
+    """Looks for the id in the first events; changes nothing."""
+
+    def __init__(self, learn: Any) -> None:
+        self._learn = learn
+        self._left = 5
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if self._left > 0:
+            self._left -= 1
+            if self._learn(event.raw):
+                self._left = 0
+        return (event,)
+
+
+class _Tee:
+    """A source that shows the beginning of what it carries, and is otherwise the source."""
+
+    def __init__(self, source: Source, learn: Any) -> None:
+        self._source = source
+        self._learn = learn
+        self._seen = bytearray()
+        self._sink: Sink | None = None
+        self.pause = source.pause
+        self.resume = source.resume
+        self.abort = source.abort
+
+    def start(self, sink: Sink) -> None:
+        self._sink = sink
+        self._source.start(self)
+
+    def feed(self, data: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        if len(self._seen) < account_ids.LOOK_AT:
+            self._seen += data
+            if self._learn(bytes(self._seen)):
+                self._seen = bytearray(account_ids.LOOK_AT)
+        sink.feed(data)
+
+    def finish(self) -> None:
+        assert self._sink is not None
+        self._sink.finish()
+
+    def fail(self, error: Exception) -> None:
+        assert self._sink is not None
+        self._sink.fail(error)

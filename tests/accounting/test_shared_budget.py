@@ -1,0 +1,109 @@
+"""One budget over two replicas: the counters are in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+
+import pytest
+
+from proxy.accounting.books import Books
+from proxy.accounting.usage import Usage
+from proxy.clock import SystemClock
+from proxy.config.model import Config
+from proxy.errors import ProxyError
+from proxy.exchange import Attempt, Target
+from proxy.policies.budget import Budget
+from proxy.policy import Veto
+from proxy.state import open_state
+from proxy.testing import exchange_builder, policy_builder, services_builder
+
+BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}
+
+
+@pytest.fixture
+async def redis_url(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                await writer.wait_closed()
+                break
+            except ConnectionError:
+                await asyncio.sleep(0.01)
+    yield f"redis://127.0.0.1:{port}/0"
+    server.terminate()
+    server.wait()
+
+
+async def replica(url, options):
+    clock = SystemClock()
+    services = services_builder(clock)
+    state = open_state(url, clock)
+    await state.start()
+    books = Books(Config(), dry=True)
+    services.offer("accounting", lambda _: books)
+    services.offer("state", lambda _: state)
+    return policy_builder(Budget, options, services=services)
+
+
+async def call(policy):
+    """One call of the attempt loop; whether it was sent."""
+    exchange = exchange_builder(BODY)
+    try:
+        while True:
+            attempt = Attempt(1, 1, Target("openai"), "openai", 0.0)
+            said = await policy.on_attempt(exchange, attempt)
+            if said is None:
+                break
+            attempt.outcome = "vetoed"
+            await policy.on_attempt_end(exchange, attempt)
+            if isinstance(said, Veto):
+                return False
+            try:
+                await said.until()
+            except ProxyError:
+                return False
+        await asyncio.sleep(0.005)
+        attempt.sent, attempt.outcome = True, "answered"
+        attempt.usage = Usage(input=exchange.input_estimate(), output=100)
+        await policy.on_attempt_end(exchange, attempt)
+        return True
+    finally:
+        await policy.on_done(exchange)
+
+
+async def test_two_replicas_never_overspend_together(redis_url):
+    options = {"calls": 50, "max_wait": "1s"}
+    replicas = [await replica(redis_url, options) for _ in range(2)]
+    sent = await asyncio.gather(*(call(policy) for policy in replicas for _ in range(100)))
+    assert sum(sent) == 50
+    for policy in replicas:
+        assert policy._lines == {}
+        await policy.state.close()
+
+
+async def test_a_call_waits_for_the_reservation_of_another_replica(redis_url):
+    exchange = exchange_builder(BODY)
+    one_call = exchange.input_estimate() + 100
+    options = {"tokens": int(one_call * 1.5), "max_wait": "3s"}
+    first, second = [await replica(redis_url, options) for _ in range(2)]
+    attempt = Attempt(1, 1, Target("openai"), "openai", 0.0)
+    assert await first.on_attempt(exchange, attempt) is None
+    waiting = asyncio.create_task(call(second))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    attempt.outcome = "vetoed"
+    await first.on_attempt_end(exchange, attempt)
+    assert await asyncio.wait_for(waiting, 3) is True
+    for policy in (first, second):
+        await policy.state.close()

@@ -1,0 +1,163 @@
+"""The detector: offsets, overlaps, types, and the bound on its work."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.policies.pii.detector import Detector
+from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT, ENTITY_TYPES, Found, resolve
+from proxy.policies.pii.recognizers import enabled
+from proxy.policies.pii.scan import WORK_FREE, WORK_PER_BYTE, WorkExceededError
+
+HOSTILE = {
+    "pem headers": "-----BEGIN RSA PRIVATE KEY-----\n",
+    "pem with body": "-----BEGIN RSA PRIVATE KEY-----AAAA",
+    "digits": "1234567890",
+    "digits and spaces": "4 ",
+    "digit pairs": "12 34 56 78 90 ",
+    "card quarters": "4111 1111 ",
+    "cards": "4111111111111111-",
+    "at": "@",
+    "a at": "a@",
+    "mail": "a@b.co ",
+    "brackets": "[",
+    "json": '{"a":',
+    "one letter": "a",
+    "colons": ":",
+    "v6": "a::1",
+    "password": "password: ",
+    "passwords": "password=a ",
+    "token": "token: ",
+    "jwt": "eyJhbGciOi.",
+    "jwts": "eyJhbGciOiJIUzI1NiJ9.eyJhIjoxfQ.",
+    "keys": "sk-",
+    "names": "Mr. A ",
+    "iban": "DE89",
+    "birth": "dob ",
+    "births": "born May ",
+    "account": "account no 1 ",
+    "curl": "curl ",
+    "street": "12 Abc Def Ghi ",
+    "url": "://a:",
+    "zero x": "0x",
+    "dotted": "1.",
+    "base58": "1" + "A" * 30 + " ",
+    "cjk": "中文",
+    "underscore": "_",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_work_grows_linearly_whatever_the_text(detector: Detector, name: str) -> None:
+    unit = HOSTILE[name]
+
+    def work(size: int) -> int:
+        return detector.scan(unit * (size // len(unit)))[1]
+
+    try:
+        small, large = work(20_000), work(80_000)
+    except WorkExceededError:
+        return
+    assert large <= 4.5 * small + 4_096
+    assert large <= WORK_FREE + WORK_PER_BYTE * 80_000
+
+
+def test_the_cap_fails_closed() -> None:
+    detector = Detector(["EMAIL"])
+    with pytest.raises(WorkExceededError):
+        _exhaust(detector)
+
+
+def _exhaust(detector: Detector) -> None:
+    from proxy.policies.pii.scan import Scan
+
+    scan = Scan(b"x")
+    while True:
+        scan.spend(1_000)
+
+
+def test_offsets_are_code_points() -> None:
+    text = "né à Łódź 😀 ann@x.io et 中文 bob@y.io"
+    assert [text[f.start : f.end] for f in Detector(["EMAIL"]).detect(text)] == ["ann@x.io", "bob@y.io"]
+
+
+def test_a_lone_surrogate_is_survived() -> None:
+    text = "\ud800 ann@x.io"
+    found = Detector(["EMAIL"]).detect(text)
+    assert [text[f.start : f.end] for f in found] == ["ann@x.io"]
+
+
+def test_offsets_are_those_of_the_value_under_a_key() -> None:
+    assert Detector(["EMAIL"]).detect("é ann@x.io", "contactMail") == [Found(2, 10, "EMAIL", CHECKSUM)]
+
+
+def test_only_enabled_types_are_found() -> None:
+    text = "ann@x.io 4111 1111 1111 1111"
+    assert [f.type for f in Detector(["CREDIT_CARD"]).detect(text)] == ["CREDIT_CARD"]
+
+
+def test_date_is_off_unless_named() -> None:
+    assert Detector().detect("on 2024-05-06") == []
+    assert [f.type for f in Detector(["DATE"]).detect("on 2024-05-06")] == ["DATE"]
+
+
+def test_an_unknown_type_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="unknown entity type EMIAL"):
+        Detector(["EMIAL"])
+
+
+def test_no_types_find_nothing() -> None:
+    assert Detector([]).detect("ann@x.io") == []
+
+
+def test_rank_wins_over_length_and_length_over_place() -> None:
+    assert resolve([Found(0, 20, "A", BARE), Found(5, 10, "B", CHECKSUM)]) == [Found(5, 10, "B", CHECKSUM)]
+    assert resolve([Found(0, 5, "A", BARE), Found(2, 12, "B", BARE)]) == [Found(2, 12, "B", BARE)]
+
+
+def test_what_a_winner_leaves_uncovered_of_a_loser_is_kept() -> None:
+    assert resolve([Found(0, 20, "A", CONTEXT), Found(5, 10, "B", CHECKSUM)]) == [
+        Found(0, 5, "A", CONTEXT),
+        Found(5, 10, "B", CHECKSUM),
+        Found(10, 20, "A", CONTEXT),
+    ]
+
+
+spans = st.builds(
+    lambda start, size, kind, rank: Found(start, start + size, kind, rank),
+    st.integers(0, 60), st.integers(1, 20), st.sampled_from("ABC"), st.integers(1, 4),
+)  # fmt: skip
+
+
+@given(st.lists(spans, max_size=12))
+def test_resolved_spans_never_overlap_and_the_best_survives(found: list[Found]) -> None:
+    kept = resolve(list(found))
+    assert all(a.end <= b.start for a, b in pairwise(kept))
+    if found:
+        best = max(f.rank for f in found)
+        assert any(f.rank == best for f in kept)
+
+
+ALPHABET = st.sampled_from([*"aB1 9.@-:/+(_)=\n\"'x0é中<>{}[]eyJskMr|,;#", "password", "4111", "dob", "http://", "::"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ALPHABET, max_size=60))
+def test_any_text_gives_spans_inside_it(detector: Detector, parts: list[str]) -> None:
+    text = "".join(parts)
+    found = detector.detect(text)
+    assert all(0 <= f.start < f.end <= len(text) for f in found)
+    assert all(a.end <= b.start for a, b in pairwise(found))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ALPHABET, max_size=60))
+def test_every_candidate_starts_with_a_declared_byte(parts: list[str]) -> None:
+    import re
+
+    data = "".join(parts).encode()
+    for recognizer in enabled(frozenset(ENTITY_TYPES)):
+        for match in re.finditer(recognizer.pattern, data):
+            assert data[match.start()] in recognizer.starts, (recognizer.name, match[0])

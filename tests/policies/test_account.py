@@ -1,0 +1,263 @@
+"""``account``: one row a call, written before the last piece leaves."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from proxy.accounting.books import Books
+from proxy.accounting.ticket import TICKET
+from proxy.accounting.usage import Usage
+from proxy.config.model import Config
+from proxy.exchange import Answer, Attempt, Principal, Target
+from proxy.policies.account import Account
+from proxy.testing import FakeClock, exchange_builder, policy_builder, services_builder
+
+CLOCK = 1_795_262_400.0
+
+
+class Key:
+    id = "key-1"
+
+    def reveal(self) -> str:
+        return "secret"
+
+
+@pytest.fixture
+def books(tmp_path):
+    return Books(Config(data=tmp_path))
+
+
+@pytest.fixture
+async def account(books):
+    services = services_builder(FakeClock(now=CLOCK))
+    services.offer("accounting", lambda _: books)
+    policy = policy_builder(Account, services=services)
+    await policy.start()
+    yield policy
+    await policy.stop()
+
+
+def attempt_of(exchange, *, number=1, usage=None, outcome="answered", model=None, **fields):
+    attempt = Attempt(number, 1, Target("openai", model), "openai", 1_000.0)
+    attempt.key = Key()
+    attempt.sent = True
+    attempt.usage = usage
+    attempt.outcome = outcome
+    for name, value in fields.items():
+        setattr(attempt, name, value)
+    exchange.attempts.append(attempt)
+    return attempt
+
+
+def answered(exchange, attempt, outcome="answered"):
+    exchange.served_by = attempt
+    exchange.usage = attempt.usage
+    exchange.answer = Answer(200, [], origin="upstream")
+    exchange.outcome = outcome
+    return exchange
+
+
+def records(books):
+    directory = books.store.journal.directory
+    text = b"".join(directory.file(number).read_bytes() for number in directory.segments())
+    return [orjson.loads(line) for line in text.splitlines()]
+
+
+async def test_a_call_becomes_a_begin_and_an_end_with_all_its_dimensions(account, books):
+    exchange = exchange_builder(
+        principal=Principal("alice"), project="red", tags={"task": "mail", "env": "prod"}, id="req-1"
+    )
+    exchange.route_name = "main"
+    await account.on_request(exchange)
+    attempt = attempt_of(exchange, usage=Usage(input=1000, output=500), outcome=None)
+    await account.on_attempt(exchange, attempt)
+    attempt.outcome = "answered"
+    answered(exchange, attempt)
+    await account.on_settle(exchange)
+    await account.on_done(exchange)
+    begin, end = records(books)
+    who = "alice\tred\tenv=prod,task=mail\tmail\tmain\tgpt-4o-mini\tgpt-4o-mini\topenai\tkey-1"
+    assert begin[0] == "b"
+    assert begin[3:5] == ["req-1", who]
+    assert begin[5] > 0
+    assert end[0] == "e"
+    assert end[1] == begin[1]
+    assert end[3:5] == ["req-1", who]
+    assert end[11] == 1000 * 150 + 500 * 600
+    assert end[14] == [1000, 500]
+    assert exchange.cost_nanos == 450_000
+
+
+async def test_the_end_stands_in_the_file_when_settled(account, books):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    answered(exchange, attempt_of(exchange, usage=Usage(input=1)))
+    await account.on_settle(exchange)
+    assert [record[0] for record in records(books)] == ["e"]
+
+
+async def test_the_cost_is_a_header_of_a_whole_answer(account):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    answered(exchange, attempt_of(exchange, usage=Usage(input=1000, output=500)))
+    await account.on_response(exchange, exchange.answer)
+    assert exchange.added_headers == [(b"x-sidecar-cost-usd", b"0.00045")]
+
+
+async def test_an_unpriced_call_has_no_cost_header_and_a_flag(account, books):
+    exchange = exchange_builder({"model": "mine", "messages": []})
+    await account.on_request(exchange)
+    answered(exchange, attempt_of(exchange, usage=Usage(input=10, output=5)))
+    await account.on_response(exchange, exchange.answer)
+    await account.on_settle(exchange)
+    assert exchange.added_headers == []
+    assert records(books)[0][7] == 4
+
+
+async def test_retries_and_fallbacks_are_accounted_to_their_own_key_and_model(account, books):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    attempt_of(exchange, outcome="failed", failure="server_error", status=500)
+    attempt_of(exchange, number=2, outcome="stalled", failure="stalled", received_bytes=400)
+    answered(exchange, attempt_of(exchange, number=3, usage=Usage(input=10, output=5), model="gpt-4o"))
+    await account.on_settle(exchange)
+    [end] = records(books)
+    assert end[10] == 3
+    assert end[11] == 10 * 2_500 + 5 * 10_000
+    [[who, flags, cost, _, usage]] = end[15]
+    assert "gpt-4o-mini" in who
+    assert flags == 2
+    assert usage[1] == 100
+    assert cost == usage[0] * 150 + 100 * 600
+
+
+async def test_a_client_that_leaves_is_charged_what_was_streamed_so_far(account, books):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    exchange.served_by = attempt_of(exchange, outcome="cancelled", received_bytes=800)
+    exchange.outcome = "cancelled"
+    await account.on_settle(exchange)
+    [end] = records(books)
+    assert end[5] == 2
+    assert end[7] == 2
+    assert end[14][1] == 200
+
+
+async def test_a_hit_costs_nothing_and_saves(account, books):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    exchange.cache_status = "hit"
+    exchange.usage = Usage(input=1000, output=500)
+    exchange.answer = Answer(200, [], origin="cache")
+    exchange.outcome = "answered"
+    await account.on_response(exchange, exchange.answer)
+    await account.on_settle(exchange)
+    [end] = records(books)
+    assert (end[7], end[10], end[11], end[12]) == (1, 0, 0, 450_000)
+    assert exchange.added_headers == [(b"x-sidecar-cost-usd", b"0")]
+
+
+async def test_a_refused_call_is_a_row_without_an_attempt(account, books):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    exchange.outcome = "refused"
+    exchange.answer = Answer(429, [], origin="policy")
+    await account.on_settle(exchange)
+    [end] = records(books)
+    assert (end[5], end[6], end[10]) == (3, 429, 0)
+
+
+async def test_an_upstreams_error_costs_nothing(account, books):
+    exchange = exchange_builder()
+    await account.on_request(exchange)
+    exchange.served_by = attempt_of(exchange, outcome="failed", failure="rate_limited", status=429)
+    exchange.outcome = "failed"
+    exchange.answer = Answer(429, [], origin="upstream")
+    await account.on_response(exchange, exchange.answer)
+    await account.on_settle(exchange)
+    assert records(books)[0][11] == 0
+    assert exchange.added_headers == []
+
+
+async def test_a_flight_that_outlives_its_starter_is_entered_when_it_lands(account, books):
+    starter = exchange_builder()
+    await account.on_request(starter)
+    ticket = starter.local[TICKET]
+    flight = exchange_builder()
+    running = attempt_of(flight, outcome=None)
+    await ticket.begin(flight, running)
+    starter.outcome = "cancelled"
+    await account.on_settle(starter)
+    running.usage, running.outcome = Usage(input=100, output=10), "answered"
+    ticket.landed(flight)
+    ticket.landed(flight)
+    await books.store.journal.flushed()
+    _, end, late = records(books)
+    assert end[11] == 0
+    assert (late[10], late[11]) == (0, 100 * 150 + 10 * 600)
+
+
+async def test_a_starter_that_leaves_a_running_flight_pays_when_it_lands_also_without_a_begin(account, books):
+    starter = exchange_builder()
+    await account.on_request(starter)
+    flight = exchange_builder()
+    running = attempt_of(flight, outcome=None, received_bytes=40)
+    starter.flight_of, starter.attempts, starter.served_by = flight, flight.attempts, running
+    starter.outcome = "cancelled"
+    await account.on_settle(starter)
+    running.usage, running.outcome = Usage(input=100, output=10), "answered"
+    starter.local[TICKET].landed(flight)
+    await books.store.journal.flushed()
+    end, late = records(books)
+    assert (end[11], late[11]) == (0, 100 * 150 + 10 * 600)
+
+
+async def test_a_follower_pays_nothing(account, books):
+    follower = exchange_builder()
+    await account.on_request(follower)
+    flight = exchange_builder()
+    made = attempt_of(flight, usage=Usage(input=100, output=10))
+    flight.usage = made.usage
+    follower.flight_of, follower.served_by, follower.cache_status = flight, made, "coalesced"
+    follower.outcome = "answered"
+    follower.answer = Answer(200, [], origin="upstream")
+    await account.on_response(follower, follower.answer)
+    await account.on_settle(follower)
+    [end] = records(books)
+    assert (end[7], end[10], end[11], end[12]) == (1, 0, 0, 100 * 150 + 10 * 600)
+    assert follower.added_headers == [(b"x-sidecar-cost-usd", b"0")]
+
+
+async def test_a_flight_that_landed_before_is_the_starters_row(account, books):
+    starter = exchange_builder()
+    await account.on_request(starter)
+    ticket = starter.local[TICKET]
+    flight = exchange_builder()
+    made = attempt_of(flight, usage=Usage(input=100, output=10))
+    await ticket.begin(flight, made)
+    starter.attempts, starter.served_by, starter.outcome = flight.attempts, made, "answered"
+    await account.on_settle(starter)
+    ticket.landed(flight)
+    await books.store.journal.flushed()
+    assert [record[0] for record in records(books)] == ["b", "e"]
+
+
+async def test_two_snapshots_share_one_store(account, books, tmp_path):
+    other = Books(Config(data=tmp_path))
+    await other.start()
+    assert other.store is books.store
+    await other.stop()
+    assert books.store.journal.state == "ok"
+
+
+async def test_nothing_is_written_in_a_dry_run(tmp_path):
+    services = services_builder(FakeClock(now=CLOCK), dry=True)
+    services.offer("accounting", lambda _: Books(Config(data=tmp_path / "dry"), dry=True))
+    policy = policy_builder(Account, services=services)
+    await policy.start()
+    exchange = exchange_builder()
+    await policy.on_request(exchange)
+    await policy.on_settle(exchange)
+    await policy.stop()
+    assert not (tmp_path / "dry").exists()
