@@ -83,6 +83,8 @@ class Chain:
         self.opens_streams = bool(self._stream)
         self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
         self.needs_usage = any(p.needs_usage for p in self.policies)
+        if self.below is not None:
+            self.below.needs_usage = self.needs_usage  # what stands above a split counts, too
         self.late_commit = any(p.late_commit for p in self.policies)
         self.selects_key = any(p.selects_key for p in self.policies)
 

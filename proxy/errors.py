@@ -87,6 +87,7 @@ TABLE: Final[dict[str, Kind]] = {
     "no_key_available": Kind(
         503, "api_error", "overloaded_error", "limit", "warning", None, "add keys or wait as Retry-After says"
     ),
+    "not_cached": Kind(504, "api_error", "api_error", "client", "info", False, "send the call without only-if-cached"),
     "overloaded": Kind(
         503, "api_error", "overloaded_error", "sidecar", "warning", None, "retry later or raise the limits"
     ),

@@ -66,7 +66,7 @@ class Recent:
 
 
 class Latest:
-    """The last ``size`` values and a quantile of them, sorted again after every eighth part of them is new.
+    """The last ``size`` values and a quantile of them, sorted again after every quarter of them is new.
 
     ``value`` is None until ``least`` values were seen.
     """
@@ -94,7 +94,7 @@ class Latest:
             values[self._at] = value
             self._at = (self._at + 1) % self.size
         self._stale += 1
-        if self._stale >= self.size // 8 or (self.value is None and len(values) >= self.least):
+        if self._stale >= self.size // 4 or (self.value is None and len(values) >= self.least):
             self._stale = 0
             ordered = sorted(values)
             # Nearest rank: the smallest value that at least this share of all values does not exceed.

@@ -353,6 +353,9 @@ class Snapshot:
 
     async def start(self) -> None:
         """The snapshot goes live."""
+        state = self.services.made().get("state")
+        if state is not None:
+            await state.start()
         for chain in self.chains.values():
             for policy in chain.policies:
                 await policy.start()

@@ -1,15 +1,65 @@
 """Which parts the core lends to policies, and how each is made when first asked for.
 
-The only place that knows the parts' constructors; a policy asks ``services.get(name)``.
+The only place that knows the parts' constructors; a policy asks ``services.get(name)``. Nothing is
+imported before it is asked for, so a chain without keys, limits or costs carries none of their weight.
 """
+
+# ruff: noqa: PLC0415 - importing late is what this module is for
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from proxy.accounting.books import Books
     from proxy.services import Services
+    from proxy.state import State
+    from proxy.upstream.breakers import Breakers
+    from proxy.upstream.keys.rings import KeyRings
+
+log = logging.getLogger("llm_sidecar.state")
 
 
 def offer_services(services: Services) -> None:
-    """Offer every part that is built in. Nothing is imported before it is asked for."""
+    """Offer every part that is built in."""
+    services.offer("state", _state)
+    services.offer("keys", _keys)
+    services.offer("breakers", _breakers)
+    services.offer("accounting", _accounting)
+
+
+def _state(services: Services) -> State:
+    """Shared counters: memory, or Redis. With ``dry`` always fresh memory, so that nothing live is counted."""
+    from proxy.state import Share, open_state
+
+    share = Share(0, services.workers) if services.workers > 1 else None
+    url = "memory" if services.dry else services.config.state
+    if services.workers > 1 and url == "memory":
+        log.warning("state: memory with %d workers: every limit is divided by %d", services.workers, services.workers)
+
+    def alarm(code: str, text: str) -> None:
+        log.warning(text, extra={"code": code})
+
+    return open_state(url, services.clock, share=share, alarm=alarm)
+
+
+def _keys(services: Services) -> KeyRings:
+    """The key pools, with their limits in ``state``."""
+    from proxy.upstream.keys.rings import KeyRings
+
+    return KeyRings(services.config.keys, services.get("state"), services.clock)
+
+
+def _breakers(services: Services) -> Breakers:
+    """Every circuit breaker of this process."""
+    from proxy.upstream.breakers import Breakers
+
+    return Breakers(services.clock, services.get("state"))
+
+
+def _accounting(services: Services) -> Books:
+    """Prices, journal and ledger."""
+    from proxy.accounting.books import Books
+
+    return Books(services.config, dry=services.dry)

@@ -13,6 +13,7 @@ import pytest
 from proxy.testing import (
     Call,
     FakeUpstream,
+    RunningProxy,
     chat_answer,
     chat_events,
     close,
@@ -237,6 +238,21 @@ def test_builders_need_no_test_framework() -> None:
 
     code = "import sys, proxy.testing; sys.exit('pytest' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_whole_proxy_runs_and_leaves_nothing_behind(http: aiohttp.ClientSession) -> None:
+    config = {
+        "upstreams": {"demo": {"api": "demo"}},
+        "routes": [{"upstream": "demo", "chain": "none"}],
+        "chains": {"none": []},
+    }
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    async with RunningProxy(config) as proxy:
+        folder = proxy.log_file.parent
+        async with http.post(proxy.url + "/chat/completions", json=body) as answer:
+            assert (await answer.json())["choices"][0]["message"]["content"] == "You said: hi"
+        assert folder.exists()
+    assert not folder.exists()
 
 
 def test_a_policy_is_built_from_options_as_in_yaml() -> None:

@@ -2,7 +2,8 @@
 
 ``FakeUpstream`` is a provider on a real socket that does what a script says, mistakes included.
 ``exchange_builder`` makes the exchange a policy's phases are called with; ``services_builder`` what its constructor
-needs; ``RunningProxy`` is a whole proxy for whole calls; ``FakeClock`` holds time still. ``chat_answer`` and ``chat_events`` are ready-made provider answers.
+needs; ``policy_builder`` the policy from its YAML options. ``RunningProxy`` is a whole proxy for whole calls.
+``FakeClock`` holds time still. ``chat_answer`` and ``chat_events`` are ready-made provider answers.
 """
 
 from proxy.clock import FakeClock

@@ -103,13 +103,13 @@ class Breaker:
         "_asking",
         "_circuit",
         "_clock",
+        "_failing",
         "_forced_at",
         "_leased_until",
         "_listeners",
         "_look_at",
         "_note",
         "_opened_at",
-        "_pass",
         "_probes",
         "_rate",
         "_reason",
@@ -117,6 +117,7 @@ class Breaker:
         "_since",
         "_until",
         "closed",
+        "current",
         "detail",
         "history",
         "name",
@@ -150,7 +151,9 @@ class Breaker:
         self._rate = Recent(max(1, round(settings.window))) if settings.error_rate is not None else None
         # One object stands for every call admitted in one closed period; a late report is known by its old Pass.
         # Opening and closing make a new one, half-opening does not.
-        self._pass = Pass(self)
+        self.current = Pass(self)
+        """The Pass of every call admitted in this closed period."""
+        self._failing = False
         self._probes: set[Pass] = set()
         self._opened_at = 0.0
         self._until = 0.0
@@ -181,14 +184,9 @@ class Breaker:
         return self._opened_at
 
     @property
-    def current(self) -> Pass:
-        """The Pass of every call admitted in this closed period."""
-        return self._pass
-
-    @property
     def idle(self) -> bool:
         """Nothing would be lost if it were forgotten."""
-        return self.closed and not self._circuit.failures and not (self._rate and self._rate.all)
+        return self.closed and not self._failing and not (self._rate and self._rate.all)
 
     # --- admission -----------------------------------------------------------------------------
 
@@ -197,7 +195,7 @@ class Breaker:
         if self._shared is not None and now >= self._look_at:
             self._look(now)
         if self.closed:
-            return self._pass
+            return self.current
         if self._circuit.state == OPEN:
             early = self._until - now
             if early > 0 and (not force or now - self._forced_at < FORCE_EVERY):
@@ -245,10 +243,12 @@ class Breaker:
 
     def succeeded(self, given: Pass, now: float) -> None:
         """The call was answered, by whatever the upstream had to say to it."""
-        if given is self._pass or (given.closed is not None and given.closed is self._pass):
+        if given is self.current or (given.closed is not None and given.closed is self.current):
             if self._rate is not None:
                 self._rate.add(now, 1, 0)
-            if self._circuit.failures:
+            if self._failing:
+                # A success changes nothing but a count of failures, so the recorder hears of no other.
+                self._failing = False
                 self._circuit.succeeded()
         elif given in self._probes:
             self._probes.discard(given)
@@ -264,13 +264,14 @@ class Breaker:
     def _probed(self, given: Pass) -> None:
         self._reason = "the probe was answered"
         self._circuit.succeeded()
-        given.closed = self._pass
+        given.closed = self.current
         if self.closed:
             self._give_back()
 
     def failed(self, given: Pass, now: float, why: str) -> None:
         """The call failed in a way that speaks against the upstream. why: the failure class."""
-        if given is self._pass:
+        if given is self.current:
+            self._failing = True
             failures = self._circuit.failures + 1
             self._reason = f"{failures} failures in a row, the last: {why}"
             self._circuit.failed()
@@ -285,7 +286,7 @@ class Breaker:
             self._probes.discard(given)
             self._reason = f"the probe failed: {why}"
             self._circuit.failed()
-        elif given.closed is self._pass and self._circuit.state != OPEN:
+        elif given.closed is self.current and self._circuit.state != OPEN:
             # It had begun to answer well, and counted as a success, before it broke off.
             self._reason = f"the probe failed: {why}"
             self._circuit.open()
@@ -313,7 +314,7 @@ class Breaker:
         about the calls themselves; a bad one counts as a failed call."""
         if self.closed:
             if not ok:
-                self.failed(self._pass, now, why)
+                self.failed(self.current, now, why)
         elif ok:
             given = self.admit(now)
             if isinstance(given, Pass):
@@ -327,13 +328,14 @@ class Breaker:
         self.watch = not self.closed or self._shared is not None
         self._since = self._clock.now()
         if new == OPEN:
-            self._pass = Pass(self)
+            self.current = Pass(self)
             self._opened_at = now
             self._until = now + self.settings.reset
             self._probes.clear()
             self._tell()
         elif new == CLOSED:
-            self._pass = Pass(self)
+            self.current = Pass(self)
+            self._failing = False
             self._probes.clear()
             if self._rate is not None:
                 self._rate.clear()

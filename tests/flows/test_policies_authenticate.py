@@ -79,10 +79,12 @@ async def test_an_unknown_key_gets_401_and_no_upstream_call(upstream: FakeUpstre
 
 
 async def test_anthropic_clients_are_refused_in_their_own_words(upstream: FakeUpstream) -> None:
-    async with RunningProxy(config(upstream, keys())) as proxy:
-        async with anthropic.AsyncAnthropic(base_url=proxy.origin, api_key="sk-wrong", max_retries=0) as sdk:
-            with pytest.raises(anthropic.AuthenticationError) as caught:
-                await sdk.messages.create(model="claude", max_tokens=5, messages=HELLO)
+    async with (
+        RunningProxy(config(upstream, keys())) as proxy,
+        anthropic.AsyncAnthropic(base_url=proxy.origin, api_key="sk-wrong", max_retries=0) as sdk,
+    ):
+        with pytest.raises(anthropic.AuthenticationError) as caught:
+            await sdk.messages.create(model="claude", max_tokens=5, messages=HELLO)
     body: Any = caught.value.body
     assert (body["type"], body["error"]["type"]) == ("error", "authentication_error")
 

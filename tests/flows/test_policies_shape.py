@@ -66,9 +66,11 @@ async def test_a_wrong_request_ends_here_with_the_field_at_fault(
 
 async def test_a_right_request_goes_up_byte_for_byte(upstream: FakeUpstream, http: aiohttp.ClientSession) -> None:
     body = b'{ "model":"m",\n "messages": [ {"role":"user","content":"caf\xc3\xa9 \\u00e9"} ], "new_field": 1.0 }'
-    async with RunningProxy(config(upstream, "validate")) as proxy:
-        async with http.post(proxy.url + "/chat/completions", data=body) as answer:
-            assert answer.status == 200
+    async with (
+        RunningProxy(config(upstream, "validate")) as proxy,
+        http.post(proxy.url + "/chat/completions", data=body) as answer,
+    ):
+        assert answer.status == 200
     assert upstream.calls[0].body == body
 
 
@@ -96,9 +98,11 @@ async def test_what_is_no_json_object_gets_a_clear_error(
 
 async def test_a_model_in_the_path_is_enough(upstream: FakeUpstream, http: aiohttp.ClientSession) -> None:
     routes = [{"upstream": "openai", "chain": "main", "model": "gpt-4o"}]
-    async with RunningProxy(config(upstream, "validate", routes=routes)) as proxy:
-        async with http.post(proxy.url + "/chat/completions", json={"messages": HELLO}) as answer:
-            assert answer.status == 200
+    async with (
+        RunningProxy(config(upstream, "validate", routes=routes)) as proxy,
+        http.post(proxy.url + "/chat/completions", json={"messages": HELLO}) as answer,
+    ):
+        assert answer.status == 200
     assert upstream.calls[0].json["model"] == "gpt-4o"
 
 
@@ -201,11 +205,13 @@ async def test_a_listed_page_gets_its_preflight_answered(upstream: FakeUpstream,
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization",
     }
-    async with RunningProxy(config(upstream, CORS)) as proxy:
-        async with http.options(proxy.url + "/chat/completions", headers=headers) as answer:
-            assert answer.status == 204
-            assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
-            assert answer.headers["access-control-max-age"] == "60"
+    async with (
+        RunningProxy(config(upstream, CORS)) as proxy,
+        http.options(proxy.url + "/chat/completions", headers=headers) as answer,
+    ):
+        assert answer.status == 204
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert answer.headers["access-control-max-age"] == "60"
     assert upstream.calls == []
 
 

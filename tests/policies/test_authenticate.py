@@ -451,6 +451,17 @@ async def test_a_fetch_under_way_ends_with_the_policy(clock: FakeClock) -> None:
         await asyncio.wait_for(call.disconnected, 1)
 
 
+async def test_a_rehearsal_fetches_nothing(clock: FakeClock) -> None:
+    async with FakeUpstream() as issuer:
+        services = services_builder(clock, dry=True)
+        options = {"method": "jwt", "jwt": {"jwks_url": issuer.url + "/jwks"}}
+        exchange = calling(key=signed())
+        await policy_builder(Authenticate, options, services=services).on_request(exchange)
+        assert issuer.connections == 0
+    assert exchange.principal.id == "anonymous"
+    assert "not verified" in exchange.notes[0][1]
+
+
 async def test_a_shared_secret_in_a_published_set_is_not_used(
     clock: FakeClock, tmp_path: Path, refusal: Refusal
 ) -> None:

@@ -370,6 +370,14 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert error.code == "invalid_json"
 
 
+def test_a_json_api_needs_a_body() -> None:
+    error = run("chat", None)
+    assert error is not None
+    assert error.code == "invalid_json"
+    assert run("chat", None, path="/v1/files") is None
+    assert run("chat", None, method="GET") is None
+
+
 def test_calls_without_a_json_body_pass() -> None:
     assert run("generic", None, method="GET") is None
 

@@ -22,7 +22,7 @@ _FORM: Final = "no-cache, no-store, max-age=SECONDS or only-if-cached, separated
 
 
 def parse(header: str | None) -> Control:
-    """The header's directives. Raises ``invalid_value`` (400) for anything else: a typo must not cost money in silence."""
+    """The header's directives. Raises ``invalid_value`` (400) for others: a typo must not cost money in silence."""
     if header is None:
         return DEFAULT
     fetch, keep, only = False, True, False

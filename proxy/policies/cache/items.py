@@ -98,9 +98,7 @@ class Items:
             return answer
         found = embeddings.parts_of(answer.body.lenient(), [self.items[place] for place in self.missing])
         if found is None:
-            raise ProxyError(
-                "upstream_invalid_response", "The upstream's embeddings do not fit the inputs it was sent."
-            )
+            raise ProxyError("upstream_invalid_response", "The upstream's embeddings do not fit its inputs.")
         self._save(exchange, self.known.values())
         fresh = {self.names[place]: part for place, part in zip(self.missing, found, strict=True)}
         answer.body = Document(embeddings.merged([fresh.get(name) or self.known[name] for name in self.names]))

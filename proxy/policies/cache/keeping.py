@@ -63,7 +63,7 @@ def _collected(flight: Flight, dialect: Dialect, *, tool_calls: bool) -> bytes |
     if data is None:
         return None
     parser = Parser()
-    tree = dialect.collect([*parser.feed(data), *parser.end()])
+    tree: Any = dialect.collect([*parser.feed(data), *parser.end()])
     if not _good(dialect, tree, tool_calls=tool_calls):
         return None
     usage = flight.exchange.usage

@@ -311,10 +311,12 @@ class Cache(Policy):
         if not landing.stores or self.store.epoch != landing.epoch:  # cleared meanwhile: the answer is from before
             return
         body = keeping.body_of(flight, landing.dialect, landing.target, tool_calls=self.options.tool_calls)
-        if body is None or len(body) > self.options.max_entry:
+        if body is None:
             return
         if landing.items is not None:
             landing.items.keep(flight, landing.tags)
+            return
+        if len(body) > self.options.max_entry:
             return
         usage = flight.exchange.usage
         counts = None if usage is None else usage.pack()

@@ -1,8 +1,8 @@
 """Entries in Redis, through aiocache: shared by all replicas, and never in anybody's way.
 
-Every wait is bounded by ``TIMEOUT``. The first sign of trouble raises one alarm and closes the store: from then on every
-look-up is a miss at once, until Redis answers a ping in the background. Writes go out in the background, too; what a
-Redis that is slow or gone cannot take is dropped.
+Every wait is bounded by ``TIMEOUT``. The first sign of trouble raises one alarm and closes the store: from then on
+every look-up is a miss at once, until Redis answers a ping in the background. Writes go out in the background, too;
+what a Redis that is slow or gone cannot take is dropped.
 
 aiocache is used for its words only: bytes in and out, a namespace always, never ``clear`` (it runs KEYS, or empties the
 database). Invalidation walks our own names with SCAN and reads only the first bytes of each entry, where its tags are.

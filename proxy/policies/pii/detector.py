@@ -26,8 +26,8 @@ from proxy.policies.pii.recognizers.base import Examine, Recognizer
 from proxy.policies.pii.scan import Scan
 
 _UNANCHORED = _re2.RE2.Anchor.UNANCHORED
-_MEMORY = 24 << 20
-"""Upper bound of the DFA's state cache in bytes; it grows with the variety of texts, mixed prompts need about 8 MB."""
+_MEMORY = 64 << 20
+"""Upper bound of the DFA's state cache in bytes. It fills as texts of new kinds come; a full one is emptied and refilled."""
 
 _NEVER = re.compile(rb"(?!)")
 _Row = tuple[Callable[[bytes, int], "re.Match[bytes] | None"], tuple[Examine, ...]]
@@ -112,7 +112,7 @@ class Detector:
             row = dispatch[data[start]] or self._row(data[start])
             hit = row[0](data, start)
             if hit is not None and hit.lastindex is not None:
-                at = row[1][hit.lastindex - 1](scan, start, hit.end())
+                at = row[1][hit.lastindex - 1](scan, start, end)
             else:
                 at = max(end, at + 1)  # only if the two engines ever read a pattern differently
             if scan.work > scan.limit:
@@ -121,7 +121,7 @@ class Detector:
     def _row(self, byte: int) -> _Row:
         """The row of the dispatch table for a first byte, made when first needed: all at once would take 250 ms."""
         chosen = [r for r in self._recognizers if byte in r.starts]
-        pattern = re.compile(b"|".join(b"(" + r.pattern + b")" for r in chosen)) if chosen else _NEVER
+        pattern = re.compile(b"|".join(b"(" + (r.selector or r.pattern) + b")" for r in chosen)) if chosen else _NEVER
         row = pattern.match, tuple(r.examine for r in chosen)
         for other in range(256):
             if [r for r in self._recognizers if other in r.starts] == chosen:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from proxy.dialects import resolve
 from proxy.errors import ProxyError
 from proxy.policies.validate import checks, rules
 from proxy.policies.validate.checks import MAX_NAME, Json
@@ -36,6 +37,7 @@ class Validate(Policy):
     def _check(self, exchange: Exchange) -> None:
         tree = exchange.tree
         if tree is None:
+            self._without_body(exchange)
             return
         dialect = exchange.dialect
         name = dialect.name if dialect is not None else ""
@@ -52,6 +54,14 @@ class Validate(Policy):
         needs_bound = name == "anthropic_messages" and exchange.request.path.endswith("/messages")
         if needs_bound and tree.get("max_tokens") is None:
             checks.missing("max_tokens", "an integer")
+
+    @staticmethod
+    def _without_body(exchange: Exchange) -> None:
+        """A JSON API called without JSON: nothing, or a form that nobody could inspect."""
+        request = exchange.request
+        dialect = resolve(request.method, request.path, "openai")
+        if dialect is not None and rules.has_rules(dialect.name):
+            raise ProxyError("invalid_json", "The body must be a JSON object, sent as application/json.")
 
     def _wrong_model(self, exchange: Exchange, tree: dict[str, Json], dialect: str) -> None:
         model = tree.get("model")

@@ -2,7 +2,7 @@
 
 from proxy.upstream.keys.key import Key, Life
 from proxy.upstream.keys.ring import KeyLease, KeyRing, NoKey
-from proxy.upstream.keys.rings import KeyRings
+from proxy.upstream.keys.rings import KeyRings, rings_for
 from proxy.upstream.keys.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "Key", "KeyLease", "KeyRing", "KeyRings", "Life", "NoKey"]
+__all__ = ["STRATEGIES", "Key", "KeyLease", "KeyRing", "KeyRings", "Life", "NoKey", "rings_for"]

@@ -11,6 +11,7 @@ from proxy.upstream.keys.strategies import Price
 
 if TYPE_CHECKING:
     from proxy.config.keys import KeyPool
+    from proxy.services import Services
 
 
 class KeyRings:
@@ -53,3 +54,8 @@ class KeyRings:
     def snapshot(self) -> list[dict[str, Any]]:
         """Every key, for `GET /api/v1/keys`."""
         return [key for ring in self.rings.values() for key in ring.snapshot()]
+
+
+def rings_for(services: "Services", lives: dict[str, Life] | None = None, price: Price | None = None) -> KeyRings:
+    """The part `keys` of a snapshot. lives: those of the snapshot before. price: USD a token costs for a model."""
+    return KeyRings(services.config.keys, services.get("state"), services.clock, price=price, lives=lives)

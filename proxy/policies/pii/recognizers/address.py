@@ -51,14 +51,47 @@ _TAIL = re.compile(
 )
 
 
+_STREET = re.compile(
+    rb"[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.? )?(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]{0,20} ){1,3}"
+    rb"(?:" + _STREETS + rb")\b"
+)
+_RUE = re.compile(
+    rb"[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la |l'){0,3}[A-Z][A-Za-z\x80-\xff-]{0,24}"
+)
+_CITY = re.compile(rb"(?:[A-Z][a-z]{1,20} ){0,2}[A-Z][a-z]{1,20}$")
+_NUMBER = re.compile(rb"[0-9]{1,4}[a-z]?\b")
+_LETTERS = bytes(range(0x80, 0x100)) + b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
 def _examine(scan: Scan, start: int, end: int) -> int:
-    scan.spend(end - start + 120)
-    if start and scan.data[start - 1] in b"-.:/$#":
+    data = scan.data
+    scan.spend(160)
+    first = data[start]
+    if 0x30 <= first <= 0x39:
+        if start and data[start - 1] in b"-.:/$#":
+            return end - 1
+        street = _STREET.match(data, start, start + 120) or _RUE.match(data, start, start + 80)
+        if street is None:
+            return end - 1
+        return _with_tail(scan, start, street.end())
+    if first == 0x2C:  # `, TX 75001` behind a city
+        low = max(scan.floor, start - 64)
+        city = _CITY.search(data[low:start])
+        if city is not None:
+            scan.add(low + city.start(), end, "ADDRESS", CONTEXT)
         return end
-    if end - start > 120:
-        return end
-    while end < len(scan.data) and scan.data[end] in _REST:
-        end += 1  # the last word of a French street: the candidate holds its first letters
+    if first == 0x50:  # a post-office box
+        return _with_tail(scan, start, end)
+    # `Hauptstraße 12`: the candidate is the ending and the first digit; the word before it is read back.
+    window = data[max(scan.floor, start - 40) : start]
+    word = window[len(window.rstrip(_LETTERS)) :]
+    number = _NUMBER.match(data, end - 1, end + 5)
+    if len(word) >= 2 and word[:1].isupper() and number is not None:
+        return _with_tail(scan, start - len(word), number.end())
+    return end
+
+
+def _with_tail(scan: Scan, start: int, end: int) -> int:
     tail = _TAIL.match(scan.data, end, end + 120)
     stop = tail.end() if tail else end
     scan.add(start, stop, "ADDRESS", CONTEXT)
@@ -77,22 +110,15 @@ def _examine_field(scan: Scan, start: int, end: int) -> int:
     return end
 
 
-_REST = frozenset(b"abcdefghijklmnopqrstuvwxyz") | frozenset(range(0x80, 0x100))
 _FIELD_END = re.compile(rb"[\n\"<>|;]|\.(?:\s|$)|, (?:[A-Z][a-z]+ ){0,2}[A-Z][a-z]+:| [A-Z][a-z]+:")
 _TYPES = frozenset({"ADDRESS"})
 ADDRESS = Recognizer(
     "address",
     _TYPES,
-    rb"\b[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.?"
-    rb" )?(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]* ){1,3}"
-    rb"(?:" + _STREETS + rb")\b"
-    rb"|\b(?:[A-Z][a-z\x80-\xff]+(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan))"
-    rb" [0-9]{1,4}[a-z]?\b"
-    rb"|\b[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la "
-    rb"|l')*[A-Z][A-Za-z\x80-\xff-]"
-    rb"|\bP\.?O\.? Box [0-9]{1,6}\b"
-    rb"|\b(?:[A-Z][a-z]+ ){0,2}[A-Z][a-z]+, [A-Z]{2} [0-9]{5}\b",
-    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    rb"\b[0-9]{1,5}[A-Za-z]?,? (?:[A-Z\xc3-\xc5]|[0-9]{1,3}(?:st|nd|rd|th) |rue |avenue |boulevard |place |chemin |all\xc3\xa9e )"
+    rb"|(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan) [0-9]"
+    rb"|, [A-Z]{2} [0-9]{5}\b|\bP\.?O\.? Box [0-9]{1,6}\b",
+    b"0123456789swpagl,P",
     _examine,
 )
 ADDRESS_FIELD = Recognizer(

@@ -1,4 +1,4 @@
-"""CRYPTO: Bitcoin (Base58Check, Bech32, Bech32m), Litecoin, Tron and Ethereum addresses."""
+"""CRYPTO: Bitcoin (Base58Check, Bech32, Bech32m), Litecoin (Bech32), Tron and Ethereum addresses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 def base58check(text: bytes) -> bool:
     """True if the last four of 25 bytes are the double SHA-256 of the rest (Bitcoin's Base58Check)."""
+    if not 26 <= len(text) <= 35:
+        return False
     number = 0
     for c in text:
         number = number * 58 + _BASE58[c]
@@ -67,7 +69,9 @@ def _examine_hex(scan: Scan, start: int, end: int) -> int:
 
 
 _TYPES = frozenset({"CRYPTO"})
-BASE58 = Recognizer("crypto_base58", _TYPES, rb"\b[13LMT][1-9A-HJ-NP-Za-km-z]{25,33}\b", b"13LMT", _examine_base58)
+BASE58 = Recognizer(
+    "crypto_base58", _TYPES, rb"\b(?:[13]|T[9A-HJ-NP-Z])[1-9A-HJ-NP-Za-km-z]{24,33}\b", b"13T", _examine_base58
+)
 BECH32 = Recognizer(
     "crypto_bech32",
     _TYPES,

@@ -99,6 +99,8 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None, 
         if _DECIMAL.fullmatch(text) or _DATE.fullmatch(text) or _YEARS.fullmatch(text):
             return end
         if not _SPLITS.search(text):
+            if end - start > 48:
+                return end
             one = _number(scan, start, start, end)
             for judge in judges:
                 if judge(scan, one):
@@ -151,8 +153,9 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None, 
         scan.spend(8)
         return any(judge(scan, one) for judge in judges)
 
-    pattern = rb"(?:[+(]{1,2}|\b)[0-9](?:" + _SEPARATOR + rb"{0,3}[0-9]){4}(?:" + _SEPARATOR + rb"{0,3}[0-9])*\b"
-    return Recognizer("number", types, pattern, b"0123456789+(", examine)
+    head = rb"(?:[+(]{1,2}|\b)[0-9](?:" + _SEPARATOR + rb"{0,3}[0-9]){4}"
+    tail = rb"(?:" + _SEPARATOR + rb"{0,3}[0-9])*\b"
+    return Recognizer("number", types, head + tail, b"0123456789+(", examine, head)
 
 
 def unglued(scan: Scan, one: Number) -> bool:

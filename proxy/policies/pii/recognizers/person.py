@@ -86,7 +86,7 @@ def _examine_before(scan: Scan, start: int, end: int) -> int:
     if name is not None and name.end() == start:
         parts = 1 if scan.data[start : start + 2] != b" h" else 2
         _name(scan, name.start(), parts)
-    return start + 2
+    return start + 1  # the words behind the name may be a label themselves
 
 
 _NAMES_BEFORE = re.compile(rb"(?<![A-Za-z0-9@.])" + _WORD + rb"(?: (?:" + _LINK + rb" )?" + _WORD + rb"){0,3}")

@@ -165,7 +165,7 @@ _USER = re.compile(rb"[\"']?([^\s\"'<>:$]{0,64}:[^\s\"'<>{}]{4,100})")
 
 def _examine_curl(scan: Scan, start: int, end: int) -> int:
     scan.spend(64)
-    at = start + (3 if scan.data[start + 2 : start + 3] == b"u" else 7)
+    at = start + (4 if scan.data[start + 2 : start + 3] == b"u" else 8)
     match = _USER.match(scan.data, at)
     if match is None or is_filler(match[1]) or b"://" in match[1] or match[1].endswith((b":password", b":pass")):
         return at

@@ -9,114 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from typing import TYPE_CHECKING, Any
 
 from proxy.accounting import budgets
 from proxy.accounting.budgets import METRICS, Amounts, obstacle
-from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, bound_of
+from proxy.accounting.charge import PRICE, bound_of
 from proxy.accounting.line import Line, Place
 from proxy.accounting.money import nano_from_usd, usd_text
 from proxy.accounting.restore import restore
 from proxy.accounting.ticket import TICKET, Ticket
-from proxy.accounting.usage import estimate_tokens_from_size
 from proxy.accounting.windows import CALENDAR, Window, zone
-from proxy.config.base import Texts
-from proxy.config.units import Duration, Ratio, parse_duration
+from proxy.config.units import parse_duration
 from proxy.errors import ProxyError
 from proxy.exchange import Target
-from proxy.policy import Fallback, Policy, PolicyOptions, Stage, Stop, Veto, Wait
+from proxy.policies.budget.meter import Hold, Meter
+from proxy.policies.budget.options import BudgetOptions, Downgrade
+from proxy.policy import Fallback, Policy, Stage, Veto, Wait
 from proxy.state.limits import Claims, Grant, Refusal
 
 if TYPE_CHECKING:
     from proxy.accounting.books import Books
-    from proxy.exchange import Answer, Attempt, EndReason, Exchange
+    from proxy.exchange import Answer, Attempt, Exchange
     from proxy.policy import Decision, Verdict
     from proxy.services import Services
     from proxy.state.interface import State
-    from proxy.stream.sse import Event
 
-__all__ = ["Budget", "BudgetOptions"]
+__all__ = ["Budget"]
 
 log = logging.getLogger("proxy.accounting")
 
-_DIMENSIONS = ("principal", "project", "model", "task", "ip", "key", "upstream", "all")
 _RESTORE = 0.5  # the start waits that long for the ledger's sums; after that they come when they come
 _POLL = 0.2  # with Redis, others give back without our seeing it
-
-
-class Downgrade(PolicyOptions):
-    """Where calls go when the budget is spent."""
-
-    model: str = Field(min_length=1, description="Model to send instead.")
-    upstream: str | None = Field(default=None, description="Upstream to send it to. Default: the call's own.")
-
-
-class BudgetOptions(PolicyOptions):
-    """Options of `budget`."""
-
-    per: Texts = Field(
-        default=("all",),
-        description="What each value of has a budget of its own: principal, project, model, task, ip, key, upstream, "
-        "tag:NAME, all, or a list of them.",
-    )
-    only: Texts = Field(
-        default=(),
-        description="Values of `per` that this budget is for; default: all. With per: key and the keys of a free tier: "
-        "their credits; what is spent moves the call to another key.",
-    )
-    usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(default=None, description="Limit in USD.")
-    tokens: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in tokens, both ways.")
-    calls: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in requests sent upstream.")
-    window: str = Field(default="day", description="hour, day, week or month of the calendar, or a duration: rolling.")
-    time_zone: str = Field(default="UTC", description="Time zone of the calendar, such as Europe/Berlin.")
-    warn_at: tuple[Ratio, ...] = Field(default=(), description="Shares of the limit at which an alert is raised.")
-    on_limit: Literal["reject", "downgrade"] = Field(default="reject", description="What happens when it is spent.")
-    downgrade: Downgrade | None = Field(default=None, description="For on_limit: downgrade.")
-    max_wait: Duration = Field(
-        default=2.0, description="How long to wait when only others' reservations are in the way."
-    )
-    assume_output: Annotated[int, Field(ge=0)] = Field(
-        default=ASSUMED_OUTPUT, description="Output tokens to reserve when the client sets no limit."
-    )
-    on_unpriced: Literal["allow", "reject"] = Field(
-        default="allow", description="Calls to models without a known price, for a limit in USD."
-    )
-    stop_stream: bool = Field(default=False, description="Cut a running stream when the limit is reached.")
-
-    @model_validator(mode="after")
-    def _whole(self) -> BudgetOptions:
-        if self.usd is None and self.tokens is None and self.calls is None:
-            raise PydanticCustomError("budget", "needs at least one of usd, tokens, calls")
-        for name in self.per:
-            if name not in _DIMENSIONS and not (name.startswith("tag:") and len(name) > 4):
-                raise PydanticCustomError(
-                    "budget",
-                    "per: {name} is no dimension; allowed are {all} and tag:NAME",
-                    {"name": name, "all": ", ".join(_DIMENSIONS)},
-                )
-        if (self.on_limit == "downgrade") != (self.downgrade is not None):
-            raise PydanticCustomError("budget", "on_limit: downgrade and downgrade: {model: ...} belong together")
-        if self.window not in CALENDAR:
-            parse_duration(self.window)
-        zone(self.time_zone)
-        return self
-
-
-class _Hold:
-    """What one attempt holds of this budget."""
-
-    __slots__ = ("claims", "grant", "places")
-
-    def __init__(self, grant: Grant | None, claims: Claims, places: tuple[int, ...]) -> None:
-        """``grant`` None: nothing could be reserved, the attempt runs all the same and is counted. ``places``: the
-        claims' places in METRICS."""
-        self.grant = grant
-        self.claims = claims
-        self.places = places
 
 
 class Budget(Policy):
@@ -209,7 +132,7 @@ class Budget(Policy):
             if isinstance(said, Grant):
                 if place is not None and line is not None:
                     line.leave(place)
-                attempt.local[self] = _Hold(said, claims, places)
+                attempt.local[self] = Hold(said, claims, places)
                 ticket: Ticket | None = exchange.local.get(TICKET)
                 if ticket is not None and not ticket.begun:
                     # In a flight, which the account policy above it does not see. Cancelled in here, on_attempt has
@@ -246,7 +169,7 @@ class Budget(Policy):
         spent = obstacle(refusal, amount) == "spent"
         if self.observe:
             exchange.note(self.label, "would refuse: the budget is spent" if spent else "would wait for reservations")
-            attempt.local[self] = _Hold(None, claims, places)
+            attempt.local[self] = Hold(None, claims, places)
             return None
         if not spent:
             return self._held(exchange, attempt, refusal, amount, value, place)
@@ -254,7 +177,7 @@ class Budget(Policy):
         options: BudgetOptions = self.options
         if options.on_limit == "downgrade":
             if self._cheaper(exchange) == attempt.target:
-                attempt.local[self] = _Hold(None, claims, places)  # the last resort runs on; it is counted all the same
+                attempt.local[self] = Hold(None, claims, places)  # the last resort runs on; it is counted all the same
                 return None
             exchange.note(self.label, "the budget is spent: another model answers")
         now = self.services.clock.now()
@@ -314,7 +237,7 @@ class Budget(Policy):
     # --- settle
 
     async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
-        hold: _Hold | None = attempt.local.pop(self, None)
+        hold: Hold | None = attempt.local.pop(self, None)
         if hold is None:
             return
         charge = None if attempt.outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
@@ -375,55 +298,10 @@ class Budget(Policy):
         attempt = exchange.served_by
         if not self.options.stop_stream or self.observe or attempt is None or exchange.dialect is None:
             return None
-        hold: _Hold | None = attempt.local.get(self)
+        hold: Hold | None = attempt.local.get(self)
         if hold is None:
             return None
-        return _Meter(self, exchange, attempt, hold)
-
-
-class _Meter(Stage):
-    """Cuts a stream whose cost runs over its reservation and the limit. Looks at the limit once every 16 events."""
-
-    def __init__(self, policy: Budget, exchange: Exchange, attempt: Attempt, hold: _Hold) -> None:
-        assert exchange.dialect is not None
-        self._policy = policy
-        self._dialect = exchange.dialect
-        self._hold = hold
-        self._price = policy.books.tariff.price(exchange, attempt)
-        self._asked = exchange.input_estimate()
-        self._chars = 0
-        self._events = 0
-
-    def feed(self, event: Event) -> Sequence[Event] | Stop:
-        pieces = self._dialect.read(event).pieces
-        if not pieces:
-            return (event,)
-        for piece in pieces:
-            if not piece.whole:
-                self._chars += len(piece.holder[piece.key])
-        self._events += 1
-        return (event,) if self._events & 15 else self._look(event)
-
-    def end(self, reason: EndReason) -> Sequence[Event]:
-        return ()
-
-    def _look(self, event: Event) -> Sequence[Event] | Stop:
-        tokens = max(self._events, estimate_tokens_from_size(self._chars))  # providers send about a token an event
-        used = Amounts(self._price.worst_case(self._asked, tokens), self._asked + tokens)
-        for (limit, amount), metric in zip(self._hold.claims, self._hold.places, strict=True):
-            over = used[metric] - (amount if self._hold.grant is not None else 0)
-            if over > 0 and over > self._policy.state.usage(limit).remaining:
-                return self._stop(event)
-        return (event,)
-
-    def _stop(self, event: Event) -> Stop:
-        name = self._policy.budget.name
-        error = ProxyError(
-            "insufficient_quota",
-            f"Budget {name}: its limit was reached while this answer was streamed (stop_stream).",
-            policy=self._policy.label,
-        )
-        return Stop(error, (event, *self._dialect.finish_events(event, "length")))
+        return Meter(self, exchange, attempt, hold)
 
 
 def _dimension(name: str, exchange: Exchange, attempt: Attempt) -> str:

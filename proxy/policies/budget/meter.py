@@ -1,0 +1,77 @@
+"""``stop_stream``: a running stream is cut when it reaches the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from proxy.accounting.budgets import Amounts
+from proxy.accounting.usage import estimate_tokens_from_size
+from proxy.errors import ProxyError
+from proxy.policy import Stage, Stop
+from proxy.state.limits import Claims, Grant
+
+if TYPE_CHECKING:
+    from proxy.exchange import Attempt, EndReason, Exchange
+    from proxy.policies.budget.policy import Budget
+    from proxy.stream.sse import Event
+
+__all__ = ["Hold", "Meter"]
+
+
+class Hold:
+    """What one attempt holds of this budget."""
+
+    __slots__ = ("claims", "grant", "places")
+
+    def __init__(self, grant: Grant | None, claims: Claims, places: tuple[int, ...]) -> None:
+        """``grant`` None: nothing could be reserved, the attempt runs all the same and is counted. ``places``: the
+        claims' places in METRICS."""
+        self.grant = grant
+        self.claims = claims
+        self.places = places
+
+
+class Meter(Stage):
+    """Cuts a stream whose cost runs over its reservation and the limit. Looks at the limit once every 16 events."""
+
+    def __init__(self, policy: Budget, exchange: Exchange, attempt: Attempt, hold: Hold) -> None:
+        assert exchange.dialect is not None
+        self._policy = policy
+        self._dialect = exchange.dialect
+        self._hold = hold
+        self._price = policy.books.tariff.price(exchange, attempt)
+        self._asked = exchange.input_estimate()
+        self._chars = 0
+        self._events = 0
+
+    def feed(self, event: Event) -> Sequence[Event] | Stop:
+        pieces = self._dialect.read(event).pieces
+        if not pieces:
+            return (event,)
+        for piece in pieces:
+            if not piece.whole:
+                self._chars += len(piece.holder[piece.key])
+        self._events += 1
+        return (event,) if self._events & 15 else self._look(event)
+
+    def end(self, reason: EndReason) -> Sequence[Event]:
+        return ()
+
+    def _look(self, event: Event) -> Sequence[Event] | Stop:
+        tokens = max(self._events, estimate_tokens_from_size(self._chars))  # providers send about a token an event
+        used = Amounts(self._price.worst_case(self._asked, tokens), self._asked + tokens)
+        for (limit, amount), metric in zip(self._hold.claims, self._hold.places, strict=True):
+            over = used[metric] - (amount if self._hold.grant is not None else 0)
+            if over > 0 and over > self._policy.state.usage(limit).remaining:
+                return self._stop(event)
+        return (event,)
+
+    def _stop(self, event: Event) -> Stop:
+        name = self._policy.budget.name
+        error = ProxyError(
+            "insufficient_quota",
+            f"Budget {name}: its limit was reached while this answer was streamed (stop_stream).",
+            policy=self._policy.label,
+        )
+        return Stop(error, (event, *self._dialect.finish_events(event, "length")))
