@@ -24,11 +24,11 @@ from proxy.wiring import offer_services
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
 
     from proxy.config import Loaded
     from proxy.config.problem import Problem
+    from proxy.head import Head
 
 log = logging.getLogger("llm_sidecar.app")
 
@@ -91,12 +91,12 @@ class App:
                 raise StartError(self._bind_problem("admin", config.admin.host, config.admin.port, error)) from None
         self.ready = True
 
-    def _serve(self, connection: Connection, message: RawRequestMessage, payload: StreamReader) -> Awaitable[None]:
+    def _serve(self, connection: Connection, head: Head, payload: StreamReader) -> Awaitable[None]:
         snapshot = self.snapshot
         assert snapshot is not None
         if self.draining:
             connection.close_after_answer()
-        return lifecycle.serve(snapshot, connection, message, payload)
+        return lifecycle.serve(snapshot, connection, head, payload)
 
     async def drain(self) -> None:
         """/readyz says 503 at once, no new connections; calls in flight get up to ``server.drain`` to end."""

@@ -122,7 +122,7 @@ class Chain:
                 self._broken(step, "on_request", error, exchange)
                 continue
             if answer is not None:
-                return answer  # type: ignore[no-any-return]
+                return answer
         exchange.entered = self.count
         return None
 
@@ -158,6 +158,7 @@ class Chain:
                     self._broken(step, "on_attempt", error, exchange)
                 except ProxyError as refused:
                     return Veto("call", refused)
+                attempt.broken |= 1 << index  # it did not return, so it has no on_attempt_end
                 continue
             attempt.entered = index + 1
             if said is not None:
@@ -193,7 +194,7 @@ class Chain:
             return
         attempt.ended = True
         cancelled: asyncio.CancelledError | None = None
-        skipped = exchange.skipped
+        skipped = exchange.skipped | attempt.broken
         for index, hook, step in self._attempt_end:
             if index >= attempt.entered or skipped >> index & 1:
                 continue
@@ -265,13 +266,18 @@ class Chain:
     async def _finally(self, hooks: list[tuple[int, Any, Step]], phase: str, exchange: Exchange) -> None:
         entered = exchange.entered
         skipped = exchange.skipped
+        cancelled: asyncio.CancelledError | None = None
         for index, hook, step in hooks:
             if index >= entered or skipped >> index & 1:
                 continue
             try:
                 await hook(exchange)
+            except asyncio.CancelledError as error:
+                cancelled = error  # the client left in this very moment: the others still get theirs
             except Exception as error:
                 self._log(step, phase, error, exchange)
+        if cancelled is not None:
+            raise cancelled
 
     # --- a policy that breaks ------------------------------------------------------------------
 
@@ -310,7 +316,10 @@ class _Guarded(Stage):
         if self._out:
             return (event,)
         try:
-            return self._stage.feed(event)
+            said = self._stage.feed(event)
+            if type(said) is Stop:
+                said.error.policy = said.error.policy or self._step.label
+            return said
         except ProxyError as error:
             error.policy = error.policy or self._step.label
             return Stop(error)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
     from proxy.dialects.base import Dialect
     from proxy.errors import ProxyError
+    from proxy.head import Head
 
 RawHeaders = list[tuple[bytes, bytes]]
 Origin = Literal["upstream", "cache", "policy", "sidecar"]
@@ -90,6 +91,7 @@ class Request:
     stream: AsyncIterable[bytes] | None = None
     content_length: int | None = None
     edits: dict[str, str | None] | None = None
+    head: Head | None = None
 
     def __init__(
         self,
@@ -255,6 +257,7 @@ class Attempt:
     resent = False
     ended = False
     entered = 0
+    broken = 0
 
     def __init__(self, number: int, try_number: int, target: Target, upstream: str, started_at: float) -> None:
         self.number = number

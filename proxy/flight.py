@@ -230,8 +230,7 @@ class Flight:
                     exchange.served_by.failure = kind
             await flow.end_attempt("stalled" if stalled else "truncated")
         flow.measure()
-        if chain.settles:
-            await chain.settle(exchange)
+        await flow.settle()
         self._share_usage()
         if failure is None:
             sink.release()
@@ -252,8 +251,7 @@ class Flight:
         pipe.attach(stages, self.fan)
         end = await pipe.wait_end()
         error = await flow.end_stream(end)
-        if chain.settles:
-            await chain.settle(exchange)
+        await flow.settle()
         self._share_usage()
         pipe.release()
         if end.reason == "finished":
@@ -263,8 +261,7 @@ class Flight:
 
     async def _end(self, outcome: Outcome) -> None:
         self.exchange.outcome = outcome
-        if self.chain.settles:
-            await self.chain.settle(self.exchange)
+        await self.flow.settle()
         self._share_usage()
 
     def _share_usage(self) -> None:
@@ -293,6 +290,7 @@ class Flight:
         try:
             await self.flow.end_attempt("cancelled")
             self.flow.measure()
+            await self.flow.settle()
             exchange.ended_at = asyncio.get_running_loop().time()
             if self.chain.finishes:
                 await self.chain.done(exchange)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Flow:
     """One way down and up a chain."""
 
-    __slots__ = ("answer", "attempt", "chain", "exchange", "pipe", "snapshot")
+    __slots__ = ("answer", "attempt", "chain", "exchange", "pipe", "settled", "snapshot")
 
     def __init__(self, snapshot: Snapshot, exchange: Exchange) -> None:
         self.snapshot = snapshot
@@ -32,6 +32,7 @@ class Flow:
         self.chain: Chain | None = None
         self.answer: Answer | None = None
         self.pipe: Pipe | None = None
+        self.settled = False
         self.attempt: Attempt | None = None  # the committed one, open until its answer is over
 
     # --- 4 and 5: going down -----------------------------------------------------------------------
@@ -52,6 +53,11 @@ class Flow:
         if exchange.own_answer is not None:
             return await exchange.own_answer(exchange)
         snapshot = self.snapshot
+        total = snapshot.upstreams[exchange.target.upstream].total
+        if total is not None:
+            # The bound is on the call, all tries included; every attempt is given what is left of it.
+            until = exchange.started_at + total
+            exchange.deadline = until if exchange.deadline is None else min(until, exchange.deadline)
         if chain.attempts or chain.late_commit:
             attempts = Attempts(self, chain, snapshot.reader(chain), snapshot.upstreams)
             tried = await attempts.run()
@@ -72,6 +78,14 @@ class Flow:
         chain = self.chain
         assert chain is not None
         return await chain.up(self.exchange, answer) if chain.answers else answer
+
+    async def settle(self) -> None:
+        """Run on_settle, once whatever happens."""
+        if self.settled:
+            return
+        self.settled = True
+        if self.chain is not None and self.chain.settles:
+            await self.chain.settle(self.exchange)
 
     # --- 7: the end --------------------------------------------------------------------------------
 

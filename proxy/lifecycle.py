@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.chain import Chain, refuse
 from proxy.errors import ProxyError
@@ -24,9 +24,10 @@ from proxy.upstream import classify
 from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
-    from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
 
+    from proxy.exchange import FailureClass
+    from proxy.head import Head
     from proxy.listener import Connection
     from proxy.snapshot import Snapshot
 
@@ -34,17 +35,20 @@ log = logging.getLogger("llm_sidecar.flow")
 
 __all__ = ["serve"]
 
+_AFTER_FINAL: Final = 1.0
+"""Seconds that an upstream has to end its stream after its final event, so that the connection can be kept."""
 
-async def serve(snapshot: Snapshot, connection: Connection, message: RawRequestMessage, payload: StreamReader) -> None:
+
+async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload: StreamReader) -> None:
     """One call, from its parsed head to its last byte. Raises only ConnectionError and CancelledError."""
-    exchange = snapshot.begin(connection, message)
+    exchange = snapshot.begin(connection, head)
     flow = Flow(snapshot, exchange)
     try:
         try:
             found = snapshot.admit(exchange, payload)
             if found is None:
                 found = await _match_and_read(flow, connection, payload)
-            answer = await flow.down(found) if type(found) is Chain else found  # type: ignore[assignment]
+            answer = await flow.down(found) if isinstance(found, Chain) else found
         except ProxyError as error:
             answer = refuse(exchange, error)
         if answer.source is not None:
@@ -112,8 +116,7 @@ async def _send_whole(flow: Flow, connection: Connection, answer: Answer) -> Non
     exchange, chain = flow.exchange, flow.chain
     exchange.answer = answer
     exchange.outcome = outcome_of(answer)
-    if chain is not None and chain.settles:
-        await chain.settle(exchange)
+    await flow.settle()
     exchange.committed = True
     body = answer.body.encode() if answer.body is not None else answer.raw
     headers = flow.snapshot.answer_headers(exchange, answer)
@@ -135,13 +138,13 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
         answer.source.start(pipe)
     try:
         stages = chain.open_stages(exchange, answer)
-    except ProxyError as error:
+    except ProxyError as refused:
         if pipe is not None:
             pipe.cancel()
         else:
             answer.source.abort()
         await flow.end_attempt("stopped")
-        await _send_whole(flow, connection, refuse(exchange, error))
+        await _send_whole(flow, connection, refuse(exchange, refused))
         return
     exchange.committed = True
     headers = snapshot.answer_headers(exchange, answer)
@@ -152,11 +155,14 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
     pipe.attach(stages, connection)
     end = await pipe.wait_end()
     error = await flow.end_stream(end)
-    if chain.settles:
-        await chain.settle(exchange)
+    await flow.settle()
     pipe.release()
     if end.reason == "finished":
-        await pipe.wait_finished()
+        try:
+            async with asyncio.timeout(_AFTER_FINAL):
+                await pipe.wait_finished()
+        except TimeoutError:
+            answer.source.abort()  # it said everything and will not hang up
         connection.end()
         return
     event = None
@@ -183,20 +189,19 @@ async def _send_plain(flow: Flow, connection: Connection, answer: Answer, header
     sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length)
     answer.source.start(sink)
     failure = await sink.ended()
-    attempt = exchange.served_by
     if failure is None:
         exchange.outcome = outcome_of(answer)
         await flow.end_attempt("answered" if answer.status < 400 else "failed")
     else:
         exchange.outcome = "truncated"
+        kind: FailureClass | None = None
         if isinstance(failure, TransportError):
             kind, exchange.error = classify.from_exception(failure)
-            if attempt is not None:
-                attempt.failure = kind
-        await flow.end_attempt("stalled" if attempt is not None and attempt.failure == "stalled" else "truncated")
+        if exchange.served_by is not None:
+            exchange.served_by.failure = kind
+        await flow.end_attempt("stalled" if kind == "stalled" else "truncated")
     flow.measure()
-    if chain.settles:
-        await chain.settle(exchange)
+    await flow.settle()
     if failure is None:
         sink.release()
         connection.end()
@@ -220,9 +225,9 @@ async def _close(flow: Flow, connection: Connection) -> None:
     if chain is not None:
         if flow.attempt is not None and not flow.attempt.ended:
             await flow.end_attempt("cancelled")
-        if cancelled and chain.settles:
+        if not flow.settled:
             flow.measure()
-            await chain.settle(exchange)
+            await flow.settle()
         if chain.finishes:
             await chain.done(exchange)
     flow.snapshot.finish(exchange)

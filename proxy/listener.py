@@ -14,25 +14,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import ProxyError
+from proxy.head import Head, Repeat, Whole, learn
 
 if TYPE_CHECKING:
-    from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
 
     from proxy.config.server import Server as ServerConfig
 
 _STATUS: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LEARNINGS: Final = 4
+"""A client whose heads differ from call to call is not worth remembering."""
 _LINGER: Final = 1.0
 """Seconds for which the rest of a refused upload is read away, so that the client sees the answer."""
 _LINGER_BYTES: Final = 4 * 1024 * 1024
@@ -55,7 +58,7 @@ class Connection(RequestHandler):
     """
 
     __slots__ = (
-        "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_listener", "_source",
+        "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat", "_source",
         "_write_timer", "_writing_held", "http10", "peer", "secure",
     )  # fmt: skip
 
@@ -70,6 +73,8 @@ class Connection(RequestHandler):
         self._chunked = False
         self._keep = True
         self._continue_due = False
+        self._repeat: Repeat | None = None
+        self._learnings = 0
         self.http10 = False
         self.peer = ""
         self.secure = False
@@ -81,20 +86,54 @@ class Connection(RequestHandler):
         self.peer = peer[0] if isinstance(peer, tuple) and peer else ""
         self.secure = transport.get_extra_info("sslcontext") is not None
         super().connection_made(transport)
-        self._listener.connections.add(self)
+        listener = self._listener
+        listener.connections.add(self)
+        if len(listener.connections) > listener.config.max_connections and self.transport is not None:
+            # Over the limit: the client is connected and waits unread until another one leaves.
+            self.transport.pause_reading()
+            listener.waiting.append(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._listener.connections.discard(self)
+        listener = self._listener
+        listener.connections.discard(self)
+        while listener.waiting:
+            first = listener.waiting.popleft()
+            if first.transport is not None:
+                first.transport.resume_reading()
+                break
         self._cancel_timers()
         self._source = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and self._head_timer is None:
+        if waiter is None or waiter.done() or self._head_timer is not None or self._close or self._force_close:
+            super().data_received(data)  # in the middle of a call, or of a head
+            return
+        # The parser stands between two requests.
+        repeat = self._repeat
+        if repeat is not None:
+            body = repeat.body(data)
+            if body is not None:
+                self._messages.append((repeat.head, Whole(body)))  # type: ignore[arg-type]
+                waiter.set_result(None)
+                return
+        super().data_received(data)
+        if waiter.done():
+            if self._learnings < _LEARNINGS and len(self._messages) == 1:
+                self._learn(data)
+        elif self._head_timer is None:
             # Bytes came and no head is complete: the client has so long to finish it.
             self._head_timer = self._loop.call_later(self._listener.config.header_timeout, self._head_too_slow)
+
+    def _learn(self, data: bytes) -> None:
+        message, payload = self._messages[0]
+        if isinstance(message, _ErrInfo):
+            return
+        self._learnings += 1
+        head = Head(message)
+        self._repeat = learn(data, message, head)
+        self._messages[0] = (head, payload)  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -120,7 +159,7 @@ class Connection(RequestHandler):
         loop = self._loop
         while not self._force_close:
             if not self._messages:
-                if self._close:
+                if self._close or listener.draining:
                     break
                 self._waiter = waiter = loop.create_future()
                 try:
@@ -137,21 +176,18 @@ class Connection(RequestHandler):
                 self._head_timer = None
             self._begun = False
             self._source = None
-            if type(message) is _ErrInfo:
+            if isinstance(message, _ErrInfo):
                 self._keep = False
                 self.http10 = False
                 self.refuse(_bad_head(message))
                 break
-            self.http10 = message.version < (1, 1)
-            self._keep = not message.should_close and not message.upgrade
-            self._continue_due = (
-                payload is not EMPTY_PAYLOAD
-                and hdrs.EXPECT in message.headers
-                and message.headers[hdrs.EXPECT].lower() == "100-continue"
-            )
+            head: Head = message if type(message) is Head else Head(message)  # type: ignore[assignment]
+            self.http10 = head.http10
+            self._keep = head.keep
+            self._continue_due = head.expects and payload is not EMPTY_PAYLOAD
             listener.calls += 1
             try:
-                await listener.serve(self, message, payload)
+                await listener.serve(self, head, payload)
             except ConnectionError:
                 break
             finally:
@@ -161,7 +197,7 @@ class Connection(RequestHandler):
                 self._source = None
             if not payload.is_eof() and not await self._read_away(payload):
                 break
-            if not self._keep or self._close or self._force_close:
+            if not self._keep or self._close or self._force_close or listener.draining:
                 break
             keepalive = listener.config.keepalive
             if keepalive is not None:
@@ -183,6 +219,11 @@ class Connection(RequestHandler):
                 while left > 0 and not payload.at_eof():
                     left -= len(await payload.readany())
         return bool(payload.is_eof()) and left > 0
+
+    def close_if_idle(self) -> None:
+        """Close now when no call is in progress; else the connection closes after its call."""
+        if self._waiter is not None and not self._messages:
+            self.force_close()
 
     # --- reading a body ----------------------------------------------------------------------------
 
@@ -333,7 +374,7 @@ class Connection(RequestHandler):
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]], framing: bytes) -> bytes:
         lines = [b": ".join(pair) for pair in headers]
-        if self._close:
+        if self._close or self._listener.draining:
             self._keep = False
         if not self._keep:
             framing += b"Connection: close\r\n"
@@ -384,7 +425,7 @@ def _too_large(limit: int) -> ProxyError:
     return ProxyError("request_too_large", f"The body is larger than {limit} bytes.")
 
 
-Serve = Callable[[Connection, "RawRequestMessage", "StreamReader"], Awaitable[None]]
+Serve = Callable[[Connection, Head, "StreamReader"], Awaitable[None]]
 
 
 class Listener:
@@ -395,8 +436,10 @@ class Listener:
         self.serve = serve
         self.calls = 0
         self.connections: set[Connection] = set()
+        self.draining = False
+        self.waiting: deque[Connection] = deque()
         self.idle: asyncio.Event | None = None
-        self.server = web.Server(self._unused, handler_cancellation=True)  # type: ignore[arg-type]
+        self.server = web.Server(self._unused, handler_cancellation=True)
         self._sockets: list[asyncio.AbstractServer] = []
         self._options: dict[str, Any] = {
             "access_log": None,
@@ -461,10 +504,11 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """No new connections; idle ones close, the others after their call."""
+        self.draining = True
         for server in self._sockets:
             server.close()
         for connection in list(self.connections):
-            connection.close()
+            connection.close_if_idle()
 
     async def drain(self, seconds: float) -> bool:
         """Wait until no call is in progress, ``seconds`` at most. False when some had to be cut."""

@@ -13,11 +13,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
 
 from aiohttp import hdrs
 from aiohttp.streams import EMPTY_PAYLOAD
-from multidict import istr
 
 from proxy.browser import Hosts, Origins, is_loopback
 from proxy.chain import Chain, Step
@@ -27,6 +25,7 @@ from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Exchange, Request, Target
 from proxy.flight import Below, Flight
+from proxy.head import Head, Whole
 from proxy.match import compile_routes, compile_when, networks, why_not
 from proxy.policy import find
 from proxy.stream.pipe import Pipe
@@ -35,7 +34,6 @@ from proxy.upstream.judge import Reader
 from proxy.upstream.transport.decode import decode
 
 if TYPE_CHECKING:
-    from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
 
     from proxy.config.keys import Key
@@ -47,12 +45,9 @@ if TYPE_CHECKING:
     from proxy.services import Services
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
-_SLASHES: Final = re.compile(r"/{2,}")
-_REQUEST_ID: Final = istr("X-Request-ID")
 # Ids need to be unique, not secret: a random beginning for this process, then a count.
 _RUN: Final = f"req_{random.getrandbits(64):016x}"
 _COUNT: Final = itertools.count(1)
-_ordinary: Final[set[bytes]] = set()
 _PRIORITIES: Final[Mapping[str, Priority]] = {
     "critical": "critical",
     "high": "high",
@@ -119,24 +114,21 @@ class Snapshot:
 
     # --- 1 and 2: a call begins ----------------------------------------------------------------------
 
-    def begin(self, connection: Connection, message: RawRequestMessage) -> Exchange:
+    def begin(self, connection: Connection, head: Head) -> Exchange:
         """The exchange of a call whose head has come."""
-        headers = message.headers
-        path, raw_path, query = parse_target(message.path)
         request = Request(
-            message.method,
-            message.path,
-            path,
-            raw_path,
-            query,
-            headers,
-            message.raw_headers,
+            head.method,
+            head.target,
+            head.path,
+            head.raw_path,
+            head.query,
+            head.headers,
+            head.raw_headers,
             connection.peer,
         )
-        length = headers.get("content-length")
-        if length is not None:
-            request.content_length = int(length)
-        said = headers.get(_REQUEST_ID)
+        request.head = head
+        request.content_length = head.length
+        said = head.said_id
         exchange = Exchange(
             said if said is not None and _SANE_ID(said) else f"{_RUN}{next(_COUNT):08x}",
             request,
@@ -145,11 +137,9 @@ class Snapshot:
         )
         if self._trusted is not None:
             request.peer = self._client_address(request)
-        exchange.dialect = dialect_for(message.method, path) or generic
-        for pair in message.raw_headers:
-            if pair[0] not in _ordinary and _is_ours(pair[0]):
-                _read_sidecar_headers(exchange, headers)
-                break
+        exchange.dialect = dialect_for(head.method, head.path) or generic
+        if head.ours:
+            read_sidecar_headers(exchange, head.headers)
         self.in_flight.add(exchange)
         return exchange
 
@@ -359,6 +349,8 @@ class Snapshot:
         for chain in self.chains.values():
             for policy in chain.policies:
                 await policy.start()
+        if any(upstream.config.health is not None for upstream in self.upstreams.values()):
+            self.services.get("health").start()
 
     async def stop(self) -> None:
         """Nothing uses the snapshot any more."""
@@ -367,6 +359,9 @@ class Snapshot:
         for chain in self.chains.values():
             for policy in chain.policies:
                 await policy.stop()
+        health = self.services.made().get("health")
+        if health is not None:
+            await health.stop()
         for upstream in self.upstreams.values():
             await upstream.pool.close()
         for part in list(self.services.made().values()):
@@ -424,21 +419,6 @@ def _cors_of(chain: Chain) -> Any:
 
 
 @lru_cache(512)
-def parse_target(target: str) -> tuple[str, str, str]:
-    """(decoded path, raw path, query) of a request target; slashes collapsed, absolute form accepted."""
-    if not target.startswith("/"):
-        scheme, found, rest = target.partition("://")
-        if found and scheme.isalpha():
-            slash = rest.find("/")
-            target = rest[slash:] if slash >= 0 else "/"
-    raw, _, query = target.partition("?")
-    raw = raw.partition("#")[0]
-    if "//" in raw:
-        raw = _SLASHES.sub("/", raw)
-    return (unquote(raw) if "%" in raw else raw), raw, query
-
-
-@lru_cache(512)
 def dialect_for(method: str, path: str) -> Dialect | None:
     """The dialect of a path; the path alone tells an Anthropic call from an OpenAI one."""
     return resolve_dialect(method, path, "openai")
@@ -446,6 +426,8 @@ def dialect_for(method: str, path: str) -> Dialect | None:
 
 def take_whole(payload: StreamReader) -> bytes:
     """The body of a payload that is complete."""
+    if type(payload) is Whole:
+        return payload.read_nowait()
     buffer = payload._buffer
     if len(buffer) == 1 and payload._exception is None and not payload._protocol._reading_paused:
         # aiohttp's own way is four Python calls for the same popleft.
@@ -455,16 +437,7 @@ def take_whole(payload: StreamReader) -> bytes:
     return data
 
 
-def _is_ours(name: bytes) -> bool:
-    """Whether a header is one of ours; names that are not are remembered, within a bound."""
-    if name[:10].lower() == b"x-sidecar-":
-        return True
-    if len(_ordinary) < 512:
-        _ordinary.add(name)
-    return False
-
-
-def _read_sidecar_headers(exchange: Exchange, headers: Mapping[str, str]) -> None:
+def read_sidecar_headers(exchange: Exchange, headers: Mapping[str, str]) -> None:
     """What the client says of its call; ``authenticate`` settles it later."""
     tags = headers.get("x-sidecar-tags")
     if tags is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.state import State
     from proxy.upstream.breakers import Breakers
+    from proxy.upstream.health import Health
     from proxy.upstream.keys.rings import KeyRings
 
 log = logging.getLogger("llm_sidecar.state")
@@ -26,6 +27,7 @@ def offer_services(services: Services) -> None:
     services.offer("state", _state)
     services.offer("keys", _keys)
     services.offer("breakers", _breakers)
+    services.offer("health", _health)
     services.offer("accounting", _accounting)
 
 
@@ -56,6 +58,19 @@ def _breakers(services: Services) -> Breakers:
     from proxy.upstream.breakers import Breakers
 
     return Breakers(services.clock, services.get("state"))
+
+
+def _health(services: Services) -> Health:
+    """Background checks of the upstreams; they run once the snapshot has started."""
+    from proxy.upstream.health import Health, configured_credential, configured_models
+
+    return Health(
+        services.get("upstreams"),
+        services.clock,
+        breakers=services.made().get("breakers"),
+        credential=configured_credential(services.config),
+        models=configured_models(services.config),
+    )
 
 
 def _accounting(services: Services) -> Books:

@@ -20,7 +20,12 @@ def add_routes(application: web.Application, app: App) -> None:
 
     async def upstreams(request: web.Request) -> web.Response:
         assert app.snapshot is not None
-        return answer([_upstream(upstream) for upstream in app.snapshot.upstreams.values()])
+        return answer(app.snapshot.services.get("health").snapshot())
+
+    async def breakers(request: web.Request) -> web.Response:
+        assert app.snapshot is not None
+        made = app.snapshot.services.made().get("breakers")
+        return answer([] if made is None else made.snapshot())
 
     async def exchanges(request: web.Request) -> web.Response:
         assert app.snapshot is not None
@@ -28,18 +33,8 @@ def add_routes(application: web.Application, app: App) -> None:
 
     application.router.add_get("/api/v1/config", config)
     application.router.add_get("/api/v1/upstreams", upstreams)
+    application.router.add_get("/api/v1/breakers", breakers)
     application.router.add_get("/api/v1/exchanges", exchanges)
-
-
-def _upstream(upstream: Any) -> dict[str, Any]:
-    pool = upstream.pool
-    return {
-        "name": upstream.name,
-        "api": upstream.api,
-        "base_url": upstream.config.base_url,
-        "requests": upstream.requests,
-        "connections": {"idle": pool.idle, "busy": pool.busy, "waiting": pool.waiting},
-    }
 
 
 def _exchange(exchange: Any) -> dict[str, Any]:

@@ -70,14 +70,14 @@ Remove = Annotated[Texts, AfterValidator(_removable)]
 class ResponseHeaders(PolicyOptions):
     """What happens to the headers of the answer."""
 
-    set: Set = Field({}, description="Headers to set, in place of those of the same name.")
+    set: Set = Field({}, repr=False, description="Headers to set, in place of those of the same name.")
     remove: Remove = Field((), description="Headers to remove; `*` is any run of characters. Removing comes first.")
 
 
 class HeadersOptions(PolicyOptions):
     """What happens to the headers of a call."""
 
-    set: Set = Field({}, description="Request headers to set, in place of those of the same name.")
+    set: Set = Field({}, repr=False, description="Request headers to set, in place of those of the same name.")
     remove: Remove = Field(
         (), description="Request headers to remove; `*` is any run of characters. Removing comes first."
     )

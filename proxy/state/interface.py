@@ -85,7 +85,7 @@ class State(Protocol):
         """Forgets an entry."""
 
     async def start(self) -> None:
-        """Connects and starts the background work; returns within 0.3 s also when Redis is not there."""
+        """Connects and starts the background work; returns within half a second also when Redis hangs."""
 
     async def close(self) -> None:
         """Sends what is left and stops."""

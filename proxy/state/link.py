@@ -30,6 +30,8 @@ POLL = 0.25
 HELLO = 2.0
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CONNECT_TIMEOUT = 1.0
+PATIENCE = 0.5
+"""Seconds a start waits for a Redis that does not answer; one that refuses is known at once."""
 
 
 class Op:
@@ -130,11 +132,12 @@ class Link:
         if self.up and self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(GATHER, self._gathered)
 
-    async def start(self, patience: float = 0.3) -> None:
+    async def start(self, patience: float = PATIENCE) -> None:
         """Returns when connected, or after `patience` seconds; keeps trying in the background."""
         if self._task is not None:
             return
         loop = asyncio.get_running_loop()
+        await self._open()  # the import is ours, not a slow server's: it does not count
         self._ready = loop.create_future()
         self._task = loop.create_task(self._run(), name="state-link")
         await asyncio.wait({self._ready}, timeout=patience)
@@ -229,9 +232,12 @@ class Link:
             self._ready.set_result(None)
 
     async def _open(self) -> None:
-        from redis.asyncio import Redis  # noqa: PLC0415 - 60 ms, only for those who share
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
+        try:
+            from redis.asyncio import Redis  # noqa: PLC0415 - 60 ms, only for those who share
+            from redis.asyncio.retry import Retry  # noqa: PLC0415
+            from redis.backoff import NoBackoff  # noqa: PLC0415
+        except ImportError as error:
+            raise RuntimeError("state: Redis needs a package more: pip install 'llm-sidecar[redis]'") from error
 
         self._client = Redis.from_url(
             self.url,
@@ -245,8 +251,10 @@ class Link:
     async def _disconnect(self) -> None:
         client, self._client, self._script = self._client, None, None
         if client is not None:
+            # A TLS goodbye to a server that hangs must not hold up the next attempt.
             with contextlib.suppress(Exception):
-                await client.aclose(close_connection_pool=True)
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await client.aclose(close_connection_pool=True)
 
     async def _call(self, messages: list[Any], timeout: float, *, counted: bool = True) -> list[Any]:
         """One batch. Raises what redis-py raises, or TimeoutError; the connection is then of no more use."""

@@ -268,14 +268,15 @@ class Pipe:
     # --- inside --------------------------------------------------------------------------------
 
     def _replay(self, held: list[Event]) -> None:
+        """Held events leave in order, at once, but for the final one and what follows it."""
         for index, event in enumerate(held):
-            if self.end is not None:
+            if event.reading is not None and event.reading.final:
+                if index:
+                    self._push(held[:index])
+                if self.end is None:
+                    self._hold_tail(held[index:])
                 return
-            reading = event.reading
-            if reading is not None and reading.final:
-                self._hold_tail(held[index:])
-                return
-            self._push([event])
+        self._push(held)
 
     def _push(self, events: list[Event]) -> None:
         if self.end is not None and not self._final:
@@ -295,9 +296,11 @@ class Pipe:
                     out.extend(said.events)
                     self._source.abort()
                     self._finished = True
+                    self._ended_stages = True
+                    for ended in self._stages[: number + 1]:
+                        ended.end("stopped")  # what they hold comes after the place of the stop: it is not shown
                     above = list(self._through(out, number + 1))
                     above.extend(self._flush("stopped", number + 1))
-                    self._ended_stages = True
                     if self.end is None:
                         self.end = End("stopped", said.error)
                     self._wake()
@@ -307,17 +310,21 @@ class Pipe:
         return events
 
     def _hold_tail(self, final: list[Event]) -> None:
-        """The final event came: everything from here on waits for the call to be settled."""
-        out = self._through(final, 0)
+        """The final event came: the stages flush in front of it, and what follows waits until the call is settled."""
+        self._ended_stages = True
+        out = self._flush("finished", 0, final)
         self.tail.extend(event.encode() for event in out)
         if self.end is None:
             self.end = End("finished")
         self._wake()
 
     def _late(self, events: list[Event]) -> None:
-        """What a provider sends after its final event."""
-        out = self._through(events, 0)
-        data = b"".join([event.encode() for event in out])
+        """What a provider sends after its final event: the stages have ended, so texts that they cannot see any more
+        do not leave."""
+        if self.end is None or self.end.reason != "finished":
+            return
+        read = self._dialect.read
+        data = b"".join([event.encode() for event in events if not read(event).pieces])
         if not self._released:
             self.tail.append(data)
         elif data and self._out is not None:
@@ -345,18 +352,28 @@ class Pipe:
         self._ended_stages = True
         return self._flush(reason, 0)
 
-    def _flush(self, reason: EndReason, first: int) -> list[Event]:
-        """What the stages from ``first`` on still hold; each one's rest passes those above it."""
-        events: list[Event] = []
+    def _flush(self, reason: EndReason, first: int, last: Sequence[Event] = ()) -> list[Event]:
+        """What the stages from ``first`` on still hold, in front of ``last``; each one's rest passes those above it.
+        A Stop here is one as well: nothing follows it, and a stream that would have ended well ends stopped."""
+        rest: list[Event] = []
         for number in range(first, len(self._stages)):
             stage = self._stages[number]
-            out: list[Event] = []
-            for event in events:
-                said = stage.feed(event)
-                out.extend(said.events if isinstance(said, Stop) else said)
-            out.extend(stage.end(reason))
-            events = out
-        return events
+            before, stop = _fed(stage, rest)
+            after: list[Event] = []
+            if stop is None:
+                after, stop = _fed(stage, last)
+            held = stage.end("stopped" if stop is not None else reason)
+            if stop is None:
+                rest, last = [*before, *held], after
+                continue
+            rest, last = before + after, ()
+            if reason == "finished":
+                reason = "stopped"
+                self._source.abort()
+                self._finished = True
+                if self.end is None:
+                    self.end = End("stopped", stop.error)
+        return [*rest, *last]
 
     def _commit(self) -> None:
         if not self._committed:
@@ -374,3 +391,15 @@ class Pipe:
             await waiter
         finally:
             self._waiter = None
+
+
+def _fed(stage: Stage, events: Sequence[Event]) -> tuple[list[Event], Stop | None]:
+    """What leaves a stage for some events, up to its Stop."""
+    out: list[Event] = []
+    for event in events:
+        said = stage.feed(event)
+        if isinstance(said, Stop):
+            out.extend(said.events)
+            return out, said
+        out.extend(said)
+    return out, None

@@ -96,8 +96,6 @@ class Attempts:
                     return said
                 if said is None:
                     break
-                # Another key is not another try of `retry`: it costs the target nothing it has refused.
-                self._tries -= 1
                 attempt, tried = await self._send(said)
 
     async def _after(self, attempt: Attempt, tried: Tried) -> Tried | Attempt | None:
@@ -110,10 +108,13 @@ class Attempts:
         self._mark(attempt, verdict)
         refused: ProxyError | None = None
         if self._may_change_key(attempt, verdict):
+            # Another key is not another try of `retry`: it costs the target nothing it has refused.
+            self._tries -= 1
             other = await self._other_key(attempt)
             if isinstance(other, Attempt):
                 tried.discard()
                 return other
+            self._tries += 1
             refused = other
         decision = await chain.judge(exchange, attempt, verdict)
         if decision is None or not self._replayable():

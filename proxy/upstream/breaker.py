@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proxy.recent import Recent
 from proxy.upstream.circuit import CLOSED, OPEN, Circuit
+from proxy.upstream.sharing import News, Sharing
 
 if TYPE_CHECKING:
     from proxy.clock import Clock
@@ -42,8 +43,6 @@ BUSY: Final = 1.0
 """Retry-After while a probe runs elsewhere."""
 FORCE_EVERY: Final = 1.0
 """Seconds between two probes that are let through only because every target of a call is open."""
-LOOK_EVERY: Final = 0.2
-"""Seconds between two looks at what other replicas say."""
 HISTORY: Final = 50
 
 
@@ -99,21 +98,17 @@ class Breaker:
     """One circuit. name: unique and the same on all replicas; per, upstream, detail (model or key id): for people."""
 
     __slots__ = (
-        "_ask_at",
-        "_asking",
         "_circuit",
         "_clock",
         "_failing",
+        "_following",
         "_forced_at",
-        "_leased_until",
         "_listeners",
-        "_look_at",
-        "_note",
         "_opened_at",
         "_probes",
         "_rate",
         "_reason",
-        "_shared",
+        "_sharing",
         "_since",
         "_until",
         "closed",
@@ -154,20 +149,16 @@ class Breaker:
         self.current = Pass(self)
         """The Pass of every call admitted in this closed period."""
         self._failing = False
+        self._following = False
         self._probes: set[Pass] = set()
         self._opened_at = 0.0
         self._until = 0.0
         self._since = clock.now()
         self._reason = ""
         self._forced_at = float("-inf")
-        self._shared = state if state is not None and state.shared else None
-        self._note: bytes | None = None
-        self._look_at = 0.0
-        self._leased_until = 0.0
-        self._asking = False
-        self._ask_at = 0.0
+        self._sharing = Sharing(name, state, clock) if state is not None and state.shared else None
         self.closed = True
-        self.watch = self._shared is not None
+        self.watch = self._sharing is not None
         """False: ``admit`` would return the common Pass, so the hot path may take ``current`` instead."""
 
     def __repr__(self) -> str:
@@ -192,44 +183,33 @@ class Breaker:
 
     def admit(self, now: float, *, force: bool = False) -> Pass | Refused:
         """Ask for one call. force: every target of the call is open, so this one may be probed before its time."""
-        if self._shared is not None and now >= self._look_at:
-            self._look(now)
+        sharing = self._sharing
+        if sharing is not None:
+            self._follow(sharing.news(now))
         if self.closed:
             return self.current
         if self._circuit.state == OPEN:
             early = self._until - now
             if early > 0 and (not force or now - self._forced_at < FORCE_EVERY):
                 return Refused(early)
-            if self._shared is not None and now >= self._leased_until:
-                return Refused(BUSY, ask=self._may_ask(now))
+            if sharing is not None and not sharing.leased(now):
+                return Refused(BUSY, ask=sharing.may_ask(now))
             if early > 0:
                 self._forced_at = now
             self._reason = "every target is open" if early > 0 else f"{self.settings.reset:g} s have passed"
             self._circuit.half_open()
         if len(self._probes) + self._circuit.successes >= self.settings.probes and not self._lost_patience(now):
             return Refused(BUSY)
-        if self._shared is not None and now >= self._leased_until:
-            return Refused(BUSY, ask=self._may_ask(now))
+        if sharing is not None and not sharing.leased(now):
+            return Refused(BUSY, ask=sharing.may_ask(now))
         probe = Pass(self, probe=True, since=now)
         self._probes.add(probe)
         return probe
 
     async def ask(self) -> None:
         """Ask the other replicas whether this one may probe: one round trip, 50 ms at most. Then ``admit`` again."""
-        if self._shared is None or self._asking:
-            return
-        self._asking = True
-        try:
-            patience = self._patience
-            if await self._shared.lease(self.name, patience):
-                self._leased_until = self._clock.monotonic() + patience
-            else:
-                self._ask_at = self._clock.monotonic() + BUSY
-        finally:
-            self._asking = False
-
-    def _may_ask(self, now: float) -> bool:
-        return not self._asking and now >= self._ask_at
+        if self._sharing is not None:
+            await self._sharing.ask(self._patience)
 
     @property
     def _patience(self) -> float:
@@ -265,8 +245,6 @@ class Breaker:
         self._reason = "the probe was answered"
         self._circuit.succeeded()
         given.closed = self.current
-        if self.closed:
-            self._give_back()
 
     def failed(self, given: Pass, now: float, why: str) -> None:
         """The call failed in a way that speaks against the upstream. why: the failure class."""
@@ -295,8 +273,8 @@ class Breaker:
         """The call decided nothing: cancelled, vetoed, lost, or the client's own error."""
         if given in self._probes:
             self._probes.discard(given)
-            if not self._probes:
-                self._give_back()
+            if not self._probes and self._sharing is not None:
+                self._sharing.give_back()
 
     def end(self, given: Pass, outcome: AttemptOutcome | None, failure: FailureClass | None, now: float) -> None:
         """Report a call by how its attempt ended."""
@@ -325,82 +303,51 @@ class Breaker:
     def _changed(self, old: str, new: str) -> None:
         now = self._clock.monotonic()
         self.closed = new == CLOSED
-        self.watch = not self.closed or self._shared is not None
+        self.watch = not self.closed or self._sharing is not None
         self._since = self._clock.now()
         if new == OPEN:
             self.current = Pass(self)
             self._opened_at = now
             self._until = now + self.settings.reset
             self._probes.clear()
-            self._tell()
+            if self._sharing is not None and not self._following:
+                self._sharing.opened(self.settings.reset, self._reason)
         elif new == CLOSED:
             self.current = Pass(self)
             self._failing = False
             self._probes.clear()
             if self._rate is not None:
                 self._rate.clear()
-            self._untell()
+            if self._sharing is not None and not self._following:
+                self._sharing.closed()
         change = Change(self._since, old, new, self._reason)
         self.history.append(change)
         for listener in self._listeners:
             listener(self, change)
 
-    # --- other replicas ------------------------------------------------------------------------
-
-    def _tell(self) -> None:
-        if self._shared is not None:
-            until = self._clock.now() + self._until - self._clock.monotonic()
-            self._note = f"{until:.3f} {self._reason}".encode()
-            # A note outlives the open period, since a circuit stays open until somebody has probed it.
-            self._shared.post(self.name, self._note, max(600.0, 10 * self.settings.reset))
-            self._give_back()
-
-    def _untell(self) -> None:
-        if self._shared is not None:
-            self._shared.post(self.name, b"", 0.0)
-
-    def _give_back(self) -> None:
-        if self._shared is not None and self._leased_until:
-            self._leased_until = 0.0
-            self._shared.release(self.name)
-
-    def _look(self, now: float) -> None:
-        """Follow what another replica found out: that the upstream fails, or that it is back."""
-        self._look_at = now + LOOK_EVERY
-        assert self._shared is not None
-        note = self._shared.read(self.name)
-        if note == self._note:
+    def _follow(self, news: News | None) -> None:
+        """Do as another replica did. A probe of our own that runs will tell more, and newer, than the news."""
+        if news is None or self._probes:
             return
-        if note is None:
-            self._note = None
-            if not self.closed and not self._probes:
-                self._reason = "another replica's probe was answered"
-                self._circuit.close()
-            return
-        if self._probes:
-            return
-        self._note = note
-        wall, _, reason = note.decode(errors="replace").partition(" ")
+        self._following = True  # it is their news: it is not told back
+        self._reason = news.reason
         try:
-            left = float(wall) - self._clock.now()
-        except ValueError:
-            return
-        self._reason = reason if reason.startswith("another replica: ") else f"another replica: {reason}"
-        shared, self._shared = self._shared, None  # it is their news: do not tell it back
-        try:
+            if news.left is None:
+                if not self.closed:
+                    self._circuit.close()
+                return
             if self._circuit.state != OPEN:
                 self._circuit.open()
-            self._until = now + min(max(left, 0.0), self.settings.reset)
+            self._until = self._clock.monotonic() + min(news.left, self.settings.reset)
         finally:
-            self._shared = shared
-            self.watch = True
+            self._following = False
 
     # --- for people ----------------------------------------------------------------------------
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """What ``GET /api/v1/breakers`` shows. Times of ``since`` and ``history`` are wall seconds."""
-        if self._shared is not None:
-            self._look(now)
+        if self._sharing is not None:
+            self._follow(self._sharing.news(now, at_once=True))
         rate = self._rate.at(now) if self._rate is not None else None
         return {
             "name": self.name,

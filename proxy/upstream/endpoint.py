@@ -9,6 +9,8 @@ from proxy.upstream.transport import Endpoint, Limits, Pool, Timeouts
 from proxy.upstream.transport.tls import TlsOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from proxy.config.upstream import Upstream as UpstreamConfig
 
 _FOREVER = 10 * 365 * 86400.0
@@ -23,7 +25,7 @@ class Upstream:
 
     __slots__ = (
         "api", "asks_usage", "auth_header", "auth_prefix", "base_path", "config", "failures", "has_keys",
-        "headers", "headers_named", "name", "pool", "requests", "timeouts",
+        "headers", "headers_named", "name", "pool", "requests", "timeouts", "total",
     )  # fmt: skip
 
     def __init__(self, name: str, config: UpstreamConfig, base_url: str) -> None:
@@ -40,8 +42,8 @@ class Upstream:
                 unix=getattr(config, "unix", None),
                 tls=None
                 if tls is None
-                else TlsOptions(ca=tls.ca, cert=tls.cert, key=tls.key, sni=tls.sni, verify=tls.verify),
-                proxy=proxy.get_secret_value() if hasattr(proxy, "get_secret_value") else proxy,
+                else TlsOptions(ca=_path(tls.ca), cert=_path(tls.cert), key=_path(tls.key), sni=tls.sni, verify=tls.verify),
+                proxy=None if proxy is None else proxy.get_secret_value(),
             ),
             Limits(max_connections=config.max_connections, max_waiting=config.max_waiting),
             self._timeouts(config),
@@ -52,11 +54,12 @@ class Upstream:
         self.auth_header = auth.header.lower().encode()
         self.auth_prefix = auth.prefix
         self.headers = [
-            (key.encode(), (value.get_secret_value() if hasattr(value, "get_secret_value") else value).encode())
+            (key.encode(), value.get_secret_value().encode())
             for key, value in config.headers.items()
         ]
         self.headers_named = frozenset(key.lower() for key, _ in self.headers)
         self.asks_usage = config.stream_usage != "never"
+        self.total = config.timeouts.total
         self.requests = 0
         self.failures = 0
 
@@ -67,7 +70,7 @@ class Upstream:
             connect=times.connect,
             first_byte=_FOREVER if times.first_byte is None else times.first_byte,
             idle=_FOREVER if times.idle is None else times.idle,
-            total=times.total,
+            total=None,  # a bound on the whole call, kept as the exchange's deadline
         )
 
     def target(self, raw_path: str, query: str) -> bytes:
@@ -85,3 +88,7 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.pool!r}>"
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)

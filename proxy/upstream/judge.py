@@ -92,7 +92,8 @@ class Reader:
 
 async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, reader: Reader) -> Tried:
     """Send one attempt and judge it. Returns when its answer could be committed; never raises but on cancel."""
-    ask_usage = reader.usage and exchange.streaming and upstream.asks_usage
+    # A client that asked for the usage itself gets to see it.
+    ask_usage = reader.usage and upstream.asks_usage and exchange.streaming and not _asked_usage(exchange)
     reads = reader.reads or reader.usage or reader.commits_late
     outgoing = render(
         exchange,
@@ -128,6 +129,11 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     except BaseException:
         incoming.abort()
         raise
+
+
+def _asked_usage(exchange: Exchange) -> bool:
+    assert exchange.dialect is not None
+    return exchange.dialect.asks_usage(exchange.tree)
 
 
 async def _error(exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader) -> Tried:

@@ -126,6 +126,7 @@ async def run(config: Path, calls: int, size: int, connections: int, profile: bo
     used = time.process_time() - before
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+    pool._open.clear()
     await app.stop()
     return used / calls * 1e6
 

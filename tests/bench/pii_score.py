@@ -18,6 +18,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout that is not installed too
+
 from proxy.policies.pii.detector import Detector
 from proxy.policies.pii.scan import WorkExceededError
 from proxy.policies.pii.vault import Vault

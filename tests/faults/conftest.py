@@ -26,7 +26,6 @@ from proxy.load import load_config
 from proxy.policy import Policy, Verdict
 from proxy.services import Services
 from proxy.snapshot import Snapshot
-from proxy.state.memory import MemoryState
 from proxy.testing import Call, FakeUpstream, chat_answer, chat_events, events, reply
 from proxy.upstream.breakers import Breakers
 from proxy.wiring import offer_services
@@ -158,6 +157,7 @@ async def open_proxy(
     *,
     state: Any = None,
     options: Mapping[str, Any] | None = None,
+    keys: list[Any] | None = None,
     **urls: str,
 ) -> AsyncIterator[Proxy]:
     """A proxy with one chain and upstreams by name; the route leads to the first of them."""
@@ -169,10 +169,12 @@ async def open_proxy(
                 "api": "openai",
                 "base_url": url,
                 "timeouts": {"connect": "1s", "first_byte": "300ms", "idle": "300ms"},
+                **({"keys": "pool"} if keys else {}),
                 **(options or {}),
             }
             for name, url in urls.items()
         },
+        "keys": {"pool": {"keys": keys}} if keys else {},
         "routes": [{"match": {"path": "/v1/*"}, "upstream": next(iter(urls)), "chain": "c"}],
         "chains": {"c": ["faults_recorder:Recorder", *chain]},
     }
@@ -181,7 +183,8 @@ async def open_proxy(
     loaded, _ = load_config(file, env={})
     services = Services(SystemClock(), loaded.config)
     offer_services(services)
-    services.offer("breakers", lambda made: Breakers(made.clock, state or MemoryState(made.clock)))
+    if state is not None:
+        services.offer("state", lambda _: state)
     snapshot = Snapshot(loaded.config, services)
 
     async def serve(*call: Any) -> None:

@@ -81,7 +81,8 @@ async def _run(
                 else:
                     assert answer.status in (200, 400, 429, 500, 502, 503, 504), answer
 
-            await asyncio.gather(*(call(*one) for one in calls))
+            async with asyncio.timeout(20.0):
+                await asyncio.gather(*(call(*one) for one in calls))
             await proxy.at_rest()
             assert len(proxy.recorder.done) <= len(calls)
             assert all(one.outcome is not None for one in proxy.recorder.done)

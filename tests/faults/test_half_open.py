@@ -44,8 +44,9 @@ async def test_fifty_calls_at_once_send_one_probe(start: Any, first: FakeUpstrea
     proxy, held = await broken(start, first)
     calls = [asyncio.create_task(proxy.post()) for _ in range(50)]
     await first.call(1)
-    while sum(call.done() for call in calls) < 49:
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(5.0):
+        while sum(call.done() for call in calls) < 49:
+            await asyncio.sleep(0.005)
     assert len(first.calls) == 2
     held.open.set()
     statuses = sorted([(await call).status for call in calls])
@@ -65,7 +66,7 @@ async def test_a_probe_whose_client_leaves_frees_its_place_at_once(
         others = await asyncio.gather(*(proxy.post() for _ in range(10)))
         assert {other.status for other in others} == {503}
         probe.cancel()
-        await call.disconnected
+        await asyncio.wait_for(call.disconnected, 5.0)
         await asyncio.sleep(0.02)
     assert len(first.calls) == 4
     held.open.set()

@@ -35,7 +35,7 @@ async def test_a_hedge_that_is_faster_serves_the_call_and_the_other_is_lost(star
     answer = await proxy.post()
     assert b"from the second request" in answer.body
     assert answer.seconds < 0.28  # the first request's own patience is 300 ms
-    await (await first.call(0)).disconnected
+    await asyncio.wait_for((await first.call(0)).disconnected, 5.0)
     await proxy.at_rest()
     assert proxy.recorder.outcomes == ["lost", "answered"]
 

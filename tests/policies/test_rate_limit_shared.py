@@ -28,6 +28,8 @@ async def main(url, namespace, rpm, burst, seconds):
     services.offer("state", lambda _: state)
     policy = policy_builder(RateLimit, {"rpm": rpm, "burst": burst}, services=services)
     await state.start()
+    while not state.up:
+        await asyncio.sleep(0.01)
     print("ready", flush=True)
     sys.stdin.readline()
     moments = []

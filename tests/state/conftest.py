@@ -81,7 +81,7 @@ async def replicas(redis_server: RedisServer) -> AsyncIterator[Callable[..., Red
     made: list[RedisState] = []
 
     def make(**options: object) -> RedisState:
-        options.setdefault("timeout", 0.3)  # the machine that runs the tests is shared; 45 ms has its own test
+        options.setdefault("timeout", 1.0)  # the machine that runs the tests is shared; 45 ms has its own test
         state = RedisState(redis_server.url, namespace=namespace, **options)  # type: ignore[arg-type]
         made.append(state)
         return state

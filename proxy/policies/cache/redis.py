@@ -247,7 +247,7 @@ class RedisStore:
 
     async def _revive(self) -> None:
         """Until Redis answers again; callers are never the ones who find out."""
-        for pause in (*PAUSES, *itertools.repeat(PAUSES[-1])):
+        for pause in itertools.chain(PAUSES, itertools.repeat(PAUSES[-1])):
             await asyncio.sleep(pause)
             try:
                 await _bounded(self._ping, _WRITE_TIMEOUT)

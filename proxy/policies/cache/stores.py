@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proxy.policies.cache.options import CacheOptions
     from proxy.policies.cache.selection import Selection
     from proxy.services import Services
+    from proxy.state.interface import State
 
 __all__ = ["Found", "MemoryStore", "Store", "StoreError", "acquire", "check", "open_now", "release"]
 
@@ -157,8 +158,9 @@ async def acquire(options: CacheOptions, services: Services) -> tuple[Hashable, 
     if held is None:
         held = _open[name] = _Open(make())
     held.users += 1
-    if options.store == "tiered" and services.config.state != "memory" and not services.dry:
-        held.store.tell_through(services.get("state"))  # type: ignore[attr-defined]
+    state = _told_through(options, services)
+    if state is not None:
+        held.store.tell_through(state)  # type: ignore[attr-defined]
     if held.users == 1:
         await held.store.start()
     return name, held.store
@@ -178,6 +180,15 @@ async def release(name: Hashable) -> None:
 def check(options: CacheOptions, services: Services) -> None:
     """Raises StoreError for options that cannot work with the rest of the configuration."""
     _plan(options, services)
+    _told_through(options, services)  # parts are started with the snapshot, so it must be asked for before
+
+
+def _told_through(options: CacheOptions, services: Services) -> State | None:
+    """How replicas tell each other of a clear; None when there is nobody to tell."""
+    if options.store != "tiered" or services.config.state == "memory" or services.dry:
+        return None
+    state: State = services.get("state")
+    return state
 
 
 def open_now(options: CacheOptions, services: Services) -> Store:

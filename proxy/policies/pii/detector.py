@@ -27,7 +27,7 @@ from proxy.policies.pii.scan import Scan
 
 _UNANCHORED = _re2.RE2.Anchor.UNANCHORED
 _MEMORY = 64 << 20
-"""Upper bound of the DFA's state cache in bytes. It fills as texts of new kinds come; a full one is emptied and refilled."""
+"""Bound of the DFA's state cache, in bytes. It fills as new kinds of text come; a full one is emptied and refilled."""
 
 _NEVER = re.compile(rb"(?!)")
 _Row = tuple[Callable[[bytes, int], "re.Match[bytes] | None"], tuple[Examine, ...]]

@@ -25,6 +25,8 @@ FIRST_STRIKE: Final = 1.0
 MOST_STRIKE: Final = 60.0
 FIRST_REFUSAL: Final = 60.0
 MOST_REFUSAL: Final = 3600.0
+CORRECT_EVERY: Final = 0.1
+"""Seconds between two looks at figures that are far from zero."""
 SWITCHED_FOR: Final = 365 * 86400.0
 
 
@@ -106,7 +108,14 @@ class Health:
 
     def correct(self, key: Key, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """The provider has seen more of a key than we have: other users of the same account."""
-        told = ratelimit_headers.parse(headers, None)
+        urgency = ratelimit_headers.urgency(headers)
+        if not urgency:
+            return
+        now = self.clock.monotonic()
+        if urgency == 1 and now - key.life.corrected_at < CORRECT_EVERY:
+            return
+        key.life.corrected_at = now
+        told = ratelimit_headers.parse(headers, self.clock.now())
         if told is None:
             return
         for room, window in zip(told, (key.rpm, key.tpm), strict=True):

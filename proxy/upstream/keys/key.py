@@ -25,8 +25,9 @@ class Life:
     """
 
     __slots__ = (
-        "calls", "cooled_models", "credit", "in_flight", "last_used", "last_used_at", "latency", "latency_at", "load",
-        "load_at", "probing", "refusals", "requests", "strikes", "successes", "suspect", "switched", "tasks", "tokens",
+        "calls", "cooled_models", "corrected_at", "credit", "in_flight", "last_used", "last_used_at", "latency",
+        "latency_at", "load", "load_at", "probing", "refusals", "requests", "strikes", "successes", "suspect",
+        "switched", "tasks", "tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class Life:
         self.credit = 0.0
         self.load = 0.0
         self.load_at = -1.0
+        self.corrected_at = -1.0
         self.strikes = 0
         self.refusals = 0
         self.suspect = False

@@ -25,9 +25,21 @@ class Room(NamedTuple):
 NOTHING = Room(None, None, None)
 
 
+def urgency(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """0: the answer says nothing of the kind, 1: it does, 2: a remainder is below a thousand. Cheap, before `parse`."""
+    # By length first: of an answer's dozen headers nearly all end here.
+    long = [pair for pair in headers if len(pair[0]) >= 17]
+    said = 0
+    for name, value in long:
+        if b"remaining" in name.lower():
+            if len(value) <= 3:
+                return 2
+            said = 1
+    return said
+
+
 def parse(headers: Iterable[tuple[bytes, bytes]], now: float | None = None) -> tuple[Room, Room] | None:
     """(requests, tokens) as the provider sees them; None when it says nothing. now: wall seconds, for dates."""
-    # By length first: of an answer's dozen headers nearly all end here.
     told = [pair for pair in headers if len(pair[0]) >= 17]
     if not told:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.clock import Clock, SystemClock
-from proxy.state import NEVER, Claims, Grant, Refusal, State
+from proxy.state import NEVER, Claims, Grant, MemoryState, Refusal, State
 from proxy.upstream.keys.health import Health, enabled
 from proxy.upstream.keys.key import MOST_TASKS, Key, Life, hash_of
 from proxy.upstream.keys.report import describe
@@ -97,6 +97,7 @@ class KeyRing:
         self._spends = "weighted" in dynamic or "least_loaded" in dynamic
         self._tiers: dict[tuple[str | None, str | None], tuple[tuple[Key, ...], ...]] = {}
         self.health = Health(state, self.clock)
+        self._direct = state.try_reserve if isinstance(state, MemoryState) else None
         self._turn = 0
         self._guarded = any(not key.enabled or key.life.suspect or key.life.switched is False for key in self.keys)
         self._switches_read = -NEVER
@@ -128,6 +129,7 @@ class KeyRing:
         """
         state = self.state
         health = self.health
+        direct = self._direct
         all_tiers = self._tiers.get((task, model if self._by_model else None))
         if all_tiers is None:
             all_tiers = self._make_tiers(task, model)
@@ -166,7 +168,8 @@ class KeyRing:
                     alternatives.append(claims)
                     offered.append((key, usable))
                     continue
-                grant = await state.reserve((claims,))
+                # In one process the answer is there at once: no coroutine is needed to wait for it.
+                grant = direct((claims,)) if direct is not None else await state.reserve((claims,))
                 if isinstance(grant, Grant):
                     return self._take(key, grant, tokens, task, model, usable)
                 nearest = min(nearest, grant.wait)

@@ -42,6 +42,12 @@ class Caller:
     def __init__(self, proxy: Any) -> None:
         self.proxy = proxy
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self.opened: list[aiohttp.ClientResponse] = []
+
+    async def close(self) -> None:
+        for answer in self.opened:
+            answer.close()
+        await self.session.close()
 
     async def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Got:
         async with self.session.post(self.proxy.base_url + path, json=body, headers=headers or {}) as answer:
@@ -92,7 +98,7 @@ async def cached(sidecar: Any) -> AsyncIterator[Cached]:
 
     yield start
     for caller in callers:
-        await caller.session.close()
+        await caller.close()
 
 
 class Redis:

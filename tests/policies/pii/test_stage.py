@@ -7,11 +7,13 @@ import timeit
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.exchange import Answer, Exchange
 from proxy.policies.pii.policy import Pii
+from proxy.policies.pii.vault import Vault
 from proxy.policy import Stage, Stop
 from proxy.stream.sse import Event
 from proxy.testing import exchange_builder, policy_builder
@@ -170,6 +172,47 @@ async def test_held_tails_are_bounded() -> None:
         assert not isinstance(got, Stop)
         gone += len(contents(got))
         assert i + 1 - gone <= longest
+
+
+TEXT = "Dear <EMAIL_1>, (<email_1) and EMAIL_1."
+WHOLE: dict[str, dict[str, Any]] = {
+    "openai_chat": {
+        "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": TEXT}}],
+    },
+    "openai_completions": {
+        "id": "c", "object": "text_completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "text": TEXT}],
+    },
+    "openai_responses": {
+        "id": "r", "object": "response", "created_at": 1, "model": "m", "status": "completed",
+        "output": [{"type": "message", "id": "m", "role": "assistant", "status": "completed",
+                    "content": [{"type": "output_text", "text": TEXT, "annotations": []}]}],
+    },
+    "anthropic_messages": {
+        "id": "a", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+        "content": [{"type": "text", "text": TEXT}], "usage": {"input_tokens": 1, "output_tokens": 1},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_every_dialects_stream_is_restored_in_all_its_places(name: str) -> None:
+    dialect = dialect_named(name)
+    policy: Pii = policy_builder(Pii, {})
+    vault = Vault()
+    vault.placeholder("EMAIL", "ann@x.io")
+    exchange = exchange_builder({"model": "m", "stream": True}, dialect=dialect)
+    exchange.local[policy] = vault
+    stage = policy.open_stream(exchange, Answer(200, [], origin="upstream", events=True))
+    assert stage is not None
+    out = run(stage, dialect.replay(WHOLE[name], include_usage=False))
+    sent = b"".join(event.encode() for event in out)
+    assert b"mail_1" not in sent.lower()
+    whole = dialect.collect(out)
+    assert [slot.text for slot in dialect.answer_texts(whole) if "Dear" in slot.text] == [
+        "Dear ann@x.io, (ann@x.io) and ann@x.io."
+    ]
 
 
 async def test_a_stage_is_cheap_where_nothing_happens() -> None:

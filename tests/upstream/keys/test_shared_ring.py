@@ -18,8 +18,10 @@ from proxy.state.redis import RedisState
 from proxy.upstream.keys import Key, KeyRing
 
 async def main(url, namespace):
-    state = RedisState(url, namespace=namespace, timeout=0.5)
+    state = RedisState(url, namespace=namespace, timeout=1.0)
     await state.start()
+    while not state.up:
+        await asyncio.sleep(0.01)
     keys = [Key("a", "s", max_rpm=150, max_tpm=10_000), Key("b", "s", max_rpm=60, priority=-1)]
     ring = KeyRing("pool", keys, ["priority"], state)
     print("ready", flush=True)
@@ -42,8 +44,10 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 
 
 async def shared(url, namespace, *keys, **options):
-    state = RedisState(url, namespace=namespace, **{"timeout": 0.5, **options})
+    state = RedisState(url, namespace=namespace, **{"timeout": 1.0, **options})
     await state.start()
+    while not state.up:
+        await asyncio.sleep(0.01)
     return state, KeyRing("pool", keys or [Key("a", "s", max_rpm=50)], ["priority"], state)
 
 
@@ -150,7 +154,7 @@ async def test_no_call_fails_while_redis_is_killed_and_started_under_load(key_re
     await asyncio.gather(*tasks)
     assert (failed, alarms) == (0, ["state_unavailable", "state_restored"])
     assert calls > 500
-    assert slowest < 0.7  # the timeout of this test, 0.5 s; the 45 ms of real life have their own test
+    assert slowest < 1.3  # the timeout of this test, 1 s; the 45 ms of real life have their own test
     other, its_ring = await shared(key_redis.url, namespace, *[Key("a", "s", max_rpm=100_000, max_concurrent=500)])
     assert await its_ring.choose()
     used = its_ring.snapshot()[0]["rpm"] - 1

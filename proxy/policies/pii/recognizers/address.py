@@ -52,11 +52,13 @@ _TAIL = re.compile(
 
 
 _STREET = re.compile(
-    rb"[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.? )?(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]{0,20} ){1,3}"
+    rb"[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.? )?"
+    rb"(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]{0,20} ){1,3}"
     rb"(?:" + _STREETS + rb")\b"
 )
 _RUE = re.compile(
-    rb"[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la |l'){0,3}[A-Z][A-Za-z\x80-\xff-]{0,24}"
+    rb"[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la |l'){0,3}"
+    rb"[A-Z][A-Za-z\x80-\xff-]{0,24}"
 )
 _CITY = re.compile(rb"(?:[A-Z][a-z]{1,20} ){0,2}[A-Z][a-z]{1,20}$")
 _NUMBER = re.compile(rb"[0-9]{1,4}[a-z]?\b")
@@ -115,7 +117,8 @@ _TYPES = frozenset({"ADDRESS"})
 ADDRESS = Recognizer(
     "address",
     _TYPES,
-    rb"\b[0-9]{1,5}[A-Za-z]?,? (?:[A-Z\xc3-\xc5]|[0-9]{1,3}(?:st|nd|rd|th) |rue |avenue |boulevard |place |chemin |all\xc3\xa9e )"
+    rb"\b[0-9]{1,5}[A-Za-z]?,? (?:[A-Z\xc3-\xc5]|[0-9]{1,3}(?:st|nd|rd|th) "
+    rb"|rue |avenue |boulevard |place |chemin |all\xc3\xa9e )"
     rb"|(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan) [0-9]"
     rb"|, [A-Z]{2} [0-9]{5}\b|\bP\.?O\.? Box [0-9]{1,6}\b",
     b"0123456789swpagl,P",

@@ -21,7 +21,7 @@ _GAP = (
     rb"|nummer|num\xc3\xa9ro|n\xc3\xbamero|lautet|est|es)\b){1,9}"
 )
 _HEAD = rb"[A-Z]{0,4}[ -]?[A-Z]{0,2}[0-9]"
-_GAPPED = re.compile(rb"(?i:" + _GAP + rb")")
+_GAPPED = re.compile(rb"(?i:" + _GAP + rb")?")
 VALUE = rb"[A-Za-z0-9](?:[A-Za-z0-9]|[-/.][A-Za-z0-9]){3,24}"
 _DATE = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}[/.][0-9]{1,2}[/.][0-9]{2,4}")
 

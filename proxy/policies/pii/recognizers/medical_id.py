@@ -19,7 +19,9 @@ MEDICAL_ID = labelled(
     rb"mrns?|m\.r\.n\.?|med(?:ical)?[ _-]?rec(?:ord)?s?|patient[ _-]?(?:id|no|nr|number|identifier|account|ref|code)"
     rb"|patientid|patient #|nhs|chart[ _-]?(?:no|number|id)|hospital[ _-]?(?:no|number|id)"
     rb"|(?:member|subscriber|beneficiary|insurance|insured|health[ _-]?plan|health[ _-]?card|health insurance)"
-    rb"[ _-]?(?:id|no|number|policy)|mbi|medicare|medicaid|hicn|versichertennummer|krankenversichertennummer",
+    rb"[ _-]?(?:id|no|number|policy)|mbi"
+    rb"|(?:medicare )?beneficiary identifier|medicare(?: beneficiary)?(?: number| id)?"
+    rb"|medicaid|hicn|versichertennummer|krankenversichertennummer",
     "mpnchsbivk",
     rb"[0-9]{3}[ -][0-9]{3}[ -][0-9]{4}|" + VALUE,
     nhs,

@@ -119,6 +119,9 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None, 
             if _DATE.match(text, low) is not None:
                 first += 1
                 continue
+            if b"." in text[low : cuts[first][1]] and _DECIMAL.fullmatch(text, low, cuts[first][1]) is not None:
+                first += 1  # vectors and tables of decimals would make every cell a candidate
+                continue
             if address is not None:
                 quad = _QUAD.match(text, low)
                 if quad is not None:
@@ -150,7 +153,7 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None, 
         one = _number(scan, run, start, end)
         if not 7 <= len(one.digits) <= 19:
             return False
-        scan.spend(8)
+        scan.spend(48)
         return any(judge(scan, one) for judge in judges)
 
     head = rb"(?:[+(]{1,2}|\b)[0-9](?:" + _SEPARATOR + rb"{0,3}[0-9]){4}"

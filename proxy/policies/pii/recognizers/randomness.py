@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 _FILLER = re.compile(
     rb"(?i:x{5,}|\*{3,}|\.{3,}|-{4,}|0{8,}|1{8,}|example|sample|placeholder|your[_-]|redacted|insert|changeme"
     rb"|dummy|fake"
     rb"|abcdefgh|12345678(?:9|$)|<[a-z]|\$\{|\{\{|masked|removed|hidden|todo|lorem)"
+)
+_NAME = re.compile(
+    rb"[a-z]{2,12}(?:[_-](?:[a-z]{2,12}|[0-9]{1,3}[a-z]{0,2}))+|[A-Z]{2,12}(?:[_-](?:[A-Z]{2,12}|[0-9]{1,3}))+"
 )
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
@@ -35,4 +39,12 @@ def looks_random(value: bytes, least: float = 3.0) -> bool:
         return False
     if head.isdigit() or is_filler(head) or entropy(head) < least:
         return False
-    return is_uuid(head) or any(48 <= c <= 57 for c in head) or entropy(head) >= 4.2
+    if is_uuid(head):
+        return True
+    if _NAME.fullmatch(head) is not None:
+        return False
+    if any(48 <= c <= 57 for c in head):
+        return True
+    # Letters alone: random ones change case at every second letter, CamelCase at every fourth.
+    turns = sum((a < 96) != (b < 96) for a, b in pairwise(head))
+    return entropy(head) >= 4.2 and turns > 0.38 * len(head)

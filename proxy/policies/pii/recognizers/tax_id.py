@@ -10,7 +10,7 @@ TAX_ID = labelled(
     rb"tax(?:payer)?[ _-]?(?:id(?:entification)?|no|nr|number|code|reference)(?: number)?(?: nip)?|nip|tin|ein"
     rb"|itin|vat|utr"
     rb"|fein|abn|gstin|pan|steuer-?(?:id|nr|nummer|identifikationsnummer)|id-?nr|ust-?id(?:-?nr)?|ustid|siren|siret|nif"
-    rb"|cif|partita iva|p\.? ?iva|cnpj|rfc|kvk|btw|inn",
+    rb"|cif|partita iva|p\.? ?iva|cnpj|kvk|btw|inn",
     "tnievufagpscrkb",
     rb"[0-9]{2}\.[0-9]{3}\.[0-9]{3}/[0-9]{4}-[0-9]{2}|[0-9]{2}(?: [0-9]{3}){3}|" + VALUE,
     known(("de.idnr", "pl.nip", "us.ein", "eu.vat", "gb.utr", "au.abn", "br.cnpj", "es.nif", "fr.siret", "it.iva")),

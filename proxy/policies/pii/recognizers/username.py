@@ -11,7 +11,7 @@ from proxy.policies.pii.scan import Scan
 _VALUE = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9]|[._-](?=[A-Za-z0-9])){2,31}(?![A-Za-z0-9_@(\[])")
 _NOT = frozenset(
     b"is was the and for not none null true false string str text admin root user username users name field required"
-    b" optional example test login value".split()
+    b" optional example test login value self part from account".split()
 )
 
 

@@ -1,0 +1,163 @@
+"""Whoever may not share does not: scopes, credentials, policies, invalidation."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from proxy.testing import FakeUpstream, chat_answer, reply
+
+
+def key(name: str, **more):
+    return {"id": name, "sha256": hashlib.sha256(f"sk-{name}".encode()).hexdigest(), "principal": name, **more}
+
+
+def auth(*keys):
+    return [{"authenticate": {"method": "keys", "keys": list(keys)}}]
+
+
+def who(name: str, **more: str) -> dict[str, str]:
+    return {"authorization": f"Bearer sk-{name}", **more}
+
+
+async def test_principals_do_not_share_by_default(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=auth(key("ann"), key("bob")))
+        assert [(await caller.say(headers=who(name))).cache for name in ("ann", "bob", "ann", "bob")] == [
+            "miss", "miss", "hit", "hit",
+        ]  # fmt: skip
+
+
+async def test_a_project_shares_when_told_to(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        keys = [key("ann", project="x"), key("bob", project="x"), key("eve", project="y")]
+        caller = await cached(upstream, above=auth(*keys), scope="project")
+        assert [(await caller.say(headers=who(name))).cache for name in ("ann", "bob", "eve")] == [
+            "miss",
+            "hit",
+            "miss",
+        ]
+
+
+async def test_everybody_shares_when_told_to(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=auth(key("ann"), key("bob")), scope="global")
+        assert [(await caller.say(headers=who(name))).cache for name in ("ann", "bob")] == ["miss", "hit"]
+
+
+@pytest.mark.parametrize("scope", ["principal", "project"])
+async def test_without_authenticate_the_credential_is_the_tenant(cached, scope):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, scope=scope)
+        same = {"x-sidecar-project": "x"}
+        got = [(await caller.say(headers=who(name, **same))).cache for name in ("ann", "bob", "ann")]
+        assert got == ["miss", "miss", "hit"]
+
+
+async def test_a_claimed_project_opens_nobody_elses_entries(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=[{"authenticate": {"method": "passthrough"}}], scope="project")
+        got = [(await caller.say(headers=who(name, **{"x-sidecar-project": "x"}))).cache for name in ("ann", "bob")]
+        assert got == ["miss", "miss"]
+
+
+async def test_a_masked_value_is_no_part_of_the_question_and_each_gets_its_own_back(cached):
+    async def echo(call):
+        await reply(chat_answer("You are " + call.json["messages"][0]["content"]))(call)
+
+    async with FakeUpstream(default=echo) as upstream:
+        caller = await cached(upstream, above=[{"pii": {"entities": ["EMAIL"], "action": "mask", "restore": True}}])
+        ann, bob = await caller.say("ann@example.com"), await caller.say("bob@example.com")
+        assert (ann.cache, bob.cache) == ("miss", "hit")
+        assert (ann.content, bob.content) == ("You are ann@example.com", "You are bob@example.com")
+        streamed = await caller.say("eve@example.com", stream=True)
+        assert streamed.cache == "hit"
+        assert "eve@example.com" in streamed.text
+        assert b"@example.com" not in upstream.calls[0].body
+        for shard in caller.cache.store.lru.scan():
+            assert all(b"@example.com" not in data for _, data in shard)
+
+
+async def test_entries_are_cleared_by_model_project_tag_and_key(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream)
+        calls = [
+            {"model": "gpt-4o"},
+            {"model": "other"},
+            {"headers": {"x-sidecar-project": "red"}},
+            {"headers": {"x-sidecar-tags": "team=a"}},
+        ]
+        for number, call in enumerate(calls):
+            await caller.say(f"question {number}", **call)
+        cache = caller.cache
+        assert cache.stats()["entries"] == 4
+        assert await cache.clear(model="other") == 1
+        assert await cache.clear(model="other") == 0
+        assert await cache.clear(model="gpt-4o", project="red") == 1
+        assert await cache.clear(project="blue") == 0
+        assert await cache.clear(tags={"team": "a"}) == 1
+        [name] = [name for shard in cache.store.lru.scan() for name, _ in shard]
+        assert await cache.clear(key_prefix=("0" if name.hex()[0] != "0" else "1")) == 0
+        assert await cache.clear(key_prefix=name.hex()[:6]) == 1
+        await caller.say("again")
+        assert await cache.clear() == 1
+        assert (await caller.say("again")).cache == "miss"
+
+
+async def test_an_answer_under_way_while_the_cache_is_cleared_is_given_and_not_stored(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"), delay=0.05)) as upstream:
+        caller = await cached(upstream)
+        import asyncio
+
+        asking = asyncio.ensure_future(caller.say())
+        await upstream.call(0)
+        await caller.cache.clear()
+        assert (await asking).content == "Hi"
+        assert caller.cache.stats()["entries"] == 0
+
+
+async def test_clears_and_calls_at_once_leave_a_store_that_adds_up(cached):
+    import asyncio
+
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, max_bytes="64KiB")
+
+        async def ask(number: int) -> None:
+            assert (await caller.say(f"question {number % 40}")).status == 200
+
+        async def clear(number: int) -> None:
+            await caller.cache.clear(**({} if number % 3 else {"model": "gpt-4o"}))
+
+        await asyncio.gather(*(clear(n) if n % 10 == 0 else ask(n) for n in range(300)))
+        lru = caller.cache.store.lru
+        entries = [pair for shard in lru.scan() for pair in shard]
+        assert lru.entries == len(entries)
+        await caller.cache.clear()
+        assert (lru.entries, lru.bytes) == (0, 0)
+
+
+async def test_the_store_is_bounded_by_bytes(cached):
+    async with FakeUpstream(default=reply(chat_answer("x" * 1000))) as upstream:
+        caller = await cached(upstream, max_bytes="20KiB")
+        for number in range(40):
+            await caller.say(f"question {number}")
+        stats = caller.cache.stats()
+        assert stats["bytes"] <= 20 * 1024
+        assert stats["evicted"] > 20
+        assert (await caller.say("question 39")).cache == "hit"
+        assert (await caller.say("question 0")).cache == "miss"
+
+
+async def test_an_entry_that_cannot_be_read_is_a_miss_and_goes(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream)
+        await caller.say()
+        cache = caller.cache
+        [(name, data)] = [pair for shard in cache.store.lru.scan() for pair in shard]
+        for damage in (b"", b"\xce", data[8:40], b"\x00" * 50, data[8:-20]):
+            cache.store.lru.put(name, damage, 100)
+            got = await caller.say(stream=damage == data[8:-20])
+            assert got.status == 200
+            assert got.cache == "miss"
+        assert cache.stats()["damaged"] == 5
