@@ -1,5 +1,7 @@
 # Two commands to know: make run, make test.
-PYTHON ?= python3
+# Debian's own interpreter is built with more optimisation than most others: it is taken where it is.
+PYTHON ?= $(shell for p in /usr/bin/python3.11 python3.11 python3; do \
+  $$p -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 DEBIAN := redis-server postgresql nginx wrk
@@ -43,11 +45,12 @@ lock: $(VENV)/bin/python
 	  --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 $(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo "needs Python 3.11 or newer with venv: apt-get install python3 python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(VENV)/.test: requirements-dev.lock $(VENV)/.run

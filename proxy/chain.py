@@ -181,9 +181,7 @@ class Chain:
             except Exception as error:
                 self._log(step, "on_result", error, exchange)
                 continue
-            if said is not None and (
-                decision is None or (isinstance(decision, Fallback) and isinstance(said, Retry))
-            ):
+            if said is not None and (decision is None or (isinstance(decision, Fallback) and isinstance(said, Retry))):
                 decision = said
         return decision
 

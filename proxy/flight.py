@@ -306,6 +306,11 @@ class Flight:
         for rider in riders:
             rider.landed(exchange)
 
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """What the work runs in."""
+        return self._task
+
     def cancel(self) -> None:
         """Give the work up; subscribers learn of it."""
         self._task.cancel()

@@ -47,11 +47,11 @@ class Flow:
                 return answer
         else:
             exchange.entered = chain.count
+        if exchange.own_answer is not None:
+            return await exchange.own_answer(exchange)
         if chain.split is not None:
             self.answer = await chain.fly(exchange, self.snapshot.below(exchange, chain))
             return self.answer
-        if exchange.own_answer is not None:
-            return await exchange.own_answer(exchange)
         snapshot = self.snapshot
         total = snapshot.upstreams[exchange.target.upstream].total
         if total is not None:

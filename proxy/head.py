@@ -18,7 +18,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from aiohttp.http_parser import RawRequestMessage
 
@@ -35,11 +35,12 @@ class Head:
 
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
-    headers. sent_up: what the headers become on their way up, by what is left out (see ``proxy.upstream.render``).
+    headers. The last two are remembered only on a head that may come again: sent_up, the header lines that go up and
+    their count, by what is left out of them (``proxy.upstream.render``); admitted, where it was routed (``Snapshot.admit``).
     """
 
     __slots__ = (
-        "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin", "ours",
+        "admitted", "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin", "ours",
         "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "target",
     )  # fmt: skip
 
@@ -67,7 +68,8 @@ class Head:
             if name not in _ordinary and _is_ours(name):
                 self.ours = True
                 break
-        self.sent_up: dict[Any, list[tuple[bytes, bytes]]] | None = None
+        self.sent_up: dict[Hashable, tuple[bytes, int]] | None = None
+        self.admitted: Any = None
 
     def with_length(self, length: int) -> Head:
         """The same head before a body of another length."""
@@ -154,6 +156,7 @@ def learn(data: bytes, message: RawRequestMessage, head: Head) -> Repeat | None:
     found = list(_LENGTH.finditer(data, 0, end + 2))
     if len(found) != 1 or not head.keep:
         return None
+    head.sent_up = {}
     return Repeat(data[: found[0].start(1)], data[found[0].end(1) : end + 4], head)
 
 

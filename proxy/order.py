@@ -47,6 +47,12 @@ def warnings(config: Config) -> Iterator[Found]:
 
 def _chain_mistakes(entries: Sequence[ChainEntry]) -> Iterator[Found]:
     live = [entry for entry in entries if entry.mode != "off"]
+    for entry in live:
+        if entry.mode == "observe" and not find(entry.policy).observable:
+            yield (
+                (*entry.path, "mode"),
+                f"{entry.policy} cannot only observe: use enforce, or off to leave it out",
+            )
     places: dict[str, int] = {}
     for index, entry in enumerate(live):
         places.setdefault(entry.policy, index)

@@ -30,6 +30,7 @@ class Services:
         self.log = logging.getLogger("llm_sidecar")
         self._makers: dict[str, Callable[[Services], Any]] = {}
         self._parts: dict[str, Any] = {}
+        self.adopted: set[str] = set()
 
     def offer(self, name: str, make: Callable[[Services], Any]) -> None:
         """Say how a part is made; it is made when first asked for."""
@@ -41,6 +42,11 @@ class Services:
         if part is None:
             part = self._parts[name] = self._makers[name](self)
         return part
+
+    def adopt(self, name: str, part: Any) -> None:
+        """Go on with a part of the snapshot before: it is running already and is not started again."""
+        self._parts[name] = part
+        self.adopted.add(name)
 
     def made(self) -> dict[str, Any]:
         """The parts that exist, for start, shutdown and the admin pages."""

@@ -5,12 +5,13 @@ Routes, chains, upstreams and services, and the small questions that the flow as
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
 
     from proxy.config.keys import Key
     from proxy.config.model import ChainEntry, Config
+    from proxy.config.upstream import Upstream as UpstreamConfig
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, AttemptKey, Priority, RawHeaders
     from proxy.listener import Connection
     from proxy.match import CompiledRoute
+    from proxy.policy import Policy
     from proxy.services import Services
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
@@ -66,7 +69,9 @@ class Snapshot:
         *,
         addresses: Mapping[str, str] | None = None,
         access: Callable[[Exchange], None] | None = None,
+        before: Snapshot | None = None,
     ) -> None:
+        """before: the snapshot that this one will replace; unchanged upstreams are taken over with their connections."""
         self.config = config
         self.services = services
         self.log = logging.getLogger("llm_sidecar.flow")
@@ -74,12 +79,16 @@ class Snapshot:
         self.flights: set[Flight] = set()
         self.buffered = 0
         self.in_flight: set[Exchange] = set()
-        self.watchers: list[Callable[[Exchange], None]] = []
-        self._access = access
+        self.watchers: list[Callable[[Exchange], None]] = [] if before is None else before.watchers
+        self.access = access
+        self._policies: list[Policy] = []
+        self._left: asyncio.Event | None = None
         self._monotonic = services.clock.monotonic
         self._now = services.clock.now
+        self.addresses: Mapping[str, str] = addresses or {}
         self.upstreams: dict[str, Upstream] = {
-            name: Upstream(name, upstream, (addresses or {}).get(name) or upstream.base_url or "")
+            name: self._unchanged(before, name, upstream)
+            or Upstream(name, upstream, self.addresses.get(name) or upstream.base_url or "")
             for name, upstream in config.upstreams.items()
         }
         services.offer("upstreams", lambda _: self.upstreams)
@@ -96,6 +105,16 @@ class Snapshot:
         self._readers: dict[int, Reader] = {}
         for chain in self.chains.values():
             self._make_readers(chain)
+
+    def _unchanged(self, before: Snapshot | None, name: str, config: UpstreamConfig) -> Upstream | None:
+        """The upstream of the snapshot before, if it is the same in everything. Files may hold something else by now."""
+        known = None if before is None else before.upstreams.get(name)
+        if known is None or before is None or known.config != config:
+            return None
+        if before.addresses.get(name) != self.addresses.get(name):
+            return None
+        tls = config.tls
+        return known if tls is None or not (tls.ca or tls.cert or tls.key) else None
 
     def _make_readers(self, chain: Chain) -> None:
         auth = next((p for p in chain.policies if p.name == "authenticate"), None)
@@ -285,6 +304,10 @@ class Snapshot:
             from proxy.models import own_answer  # noqa: PLC0415 - rare
 
             exchange.own_answer = own_answer(self, exchange)
+        elif path == "/v1/sidecar/limits":
+            from proxy.quotas import own_limits  # noqa: PLC0415 - rare
+
+            exchange.own_answer = own_limits(self, exchange)
 
     # --- what the flow asks --------------------------------------------------------------------------
 
@@ -333,9 +356,11 @@ class Snapshot:
     def finish(self, exchange: Exchange) -> None:
         """The call is over."""
         self.in_flight.discard(exchange)
+        if self._left is not None and not self.in_flight:
+            self._left.set()
         self.buffered -= exchange.held_bytes
-        if self._access is not None:
-            self._access(exchange)
+        if self.access is not None:
+            self.access(exchange)
         for watch in self.watchers:
             watch(exchange)
 
@@ -344,32 +369,56 @@ class Snapshot:
     async def start(self) -> None:
         """The snapshot goes live."""
         state = self.services.made().get("state")
-        if state is not None:
+        if state is not None and "state" not in self.services.adopted:
             await state.start()
         for chain in self.chains.values():
             for policy in chain.policies:
+                self._policies.append(policy)
                 await policy.start()
         if any(upstream.config.health is not None for upstream in self.upstreams.values()):
             self.services.get("health").start()
 
-    async def stop(self) -> None:
-        """Nothing uses the snapshot any more."""
+    async def retire(self, after: Snapshot) -> None:
+        """Another takes new calls from now on. Returns when the last call on this one is over, flights included."""
+        for upstream in self.upstreams.values():
+            if upstream is not after.upstreams.get(upstream.name):
+                upstream.pool.retire()
+        health = self.services.made().get("health")
+        if health is not None:
+            await health.stop()
+        self._left = asyncio.Event()
+        while self.in_flight or self.flights:
+            if self.in_flight:
+                self._left.clear()
+                await self._left.wait()
+            else:  # a revalidation, whose caller has been served
+                await asyncio.wait([flight.task for flight in self.flights])
+
+    async def stop(self, others: Iterable[Snapshot] = ()) -> None:
+        """Nothing uses the snapshot any more. What ``others`` use as well goes on; safe after half a start."""
+        kept = {id(part) for other in others for part in other.parts()}
         for flight in list(self.flights):
             flight.cancel()
-        for chain in self.chains.values():
-            for policy in chain.policies:
-                await policy.stop()
+        started, self._policies = self._policies, []
+        for policy in started:
+            await policy.stop()
         health = self.services.made().get("health")
         if health is not None:
             await health.stop()
         for upstream in self.upstreams.values():
-            await upstream.pool.close()
+            if id(upstream) not in kept:
+                await upstream.pool.close()
         for part in list(self.services.made().values()):
             close = getattr(part, "close", None)
-            if close is not None:
+            if close is not None and id(part) not in kept:
                 said = close()
                 if hasattr(said, "__await__"):
                     await said
+
+
+    def parts(self) -> list[Any]:
+        """What may be shared with another snapshot: upstreams and services."""
+        return [*self.upstreams.values(), *self.services.made().values()]
 
 
 class OwnKey:

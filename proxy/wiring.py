@@ -31,6 +31,36 @@ def offer_services(services: Services) -> None:
     services.offer("accounting", _accounting)
 
 
+def hand_over(services: Services, before: Services) -> None:
+    """Let what must outlive a reload live on: counters, circuits, what is known of each key and upstream.
+
+    The books find their store, and the cache its entries, again by their place (``Store.enter``, ``stores.acquire``).
+    """
+    made = before.made()
+    if before.config.state == services.config.state and before.workers == services.workers:
+        for name in ("state", "breakers"):
+            if name in made:
+                services.adopt(name, made[name])
+
+    def keys(fresh: Services) -> KeyRings:
+        from proxy.upstream.keys.rings import rings_for
+
+        rings: KeyRings | None = made.get("keys")
+        known = {key.id for pool in fresh.config.keys.values() for key in pool.keys}
+        lives = {} if rings is None else {name: life for name, life in rings.lives.items() if name in known}
+        return rings_for(fresh, lives)
+
+    def health(fresh: Services) -> Health:
+        checks = _health(fresh)
+        known: Health | None = made.get("health")
+        if known is not None:
+            checks.take_over(known)
+        return checks
+
+    services.offer("keys", keys)
+    services.offer("health", health)
+
+
 def _state(services: Services) -> State:
     """Shared counters: memory, or Redis. With ``dry`` always fresh memory, so that nothing live is counted."""
     from proxy.state import Share, open_state

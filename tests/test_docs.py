@@ -2,7 +2,7 @@
 somewhere.
 
 A fenced block is checked by its info string: ``yaml`` loads as a configuration (or a part of one); ``yaml wrong`` gives
-exactly the messages of the ``text`` block that follows it; ``yaml kubernetes`` and ``yaml compose`` are other programs'.
+exactly the messages of the ``text`` block that follows it; ``yaml kubernetes`` and ``yaml compose`` are for others.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def test_the_readme_lists_every_command_and_policy() -> None:
 
 def test_the_worked_example_stands_in_the_docs_as_it_runs() -> None:
     text = (ROOT / "docs" / "writing-a-policy.md").read_text(encoding="utf-8")
-    for name in ("quiet_hours.py", "test_quiet_hours.py", "config.yaml"):
+    for name in ("answer_limit.py", "test_answer_limit.py", "config.yaml"):
         code = (ROOT / "examples" / "custom-policy" / name).read_text(encoding="utf-8")
         assert code in text, f"docs/writing-a-policy.md does not hold examples/custom-policy/{name} as it is"
 

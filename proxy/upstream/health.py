@@ -89,6 +89,14 @@ class Health:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._watch(name), name=f"health-{name}") for name in self._rates]
 
+    def take_over(self, before: Health) -> None:
+        """Keep what is known of the upstreams that a reload left as they were."""
+        for name, upstream in self._upstreams.items():
+            if before._upstreams.get(name) is upstream:
+                self.reports[name] = before.reports[name]
+                if name in self._rates and name in before._rates:
+                    self._rates[name] = before._rates[name]
+
     async def stop(self) -> None:
         """End all checks, running ones too."""
         tasks, self._tasks = self._tasks, []

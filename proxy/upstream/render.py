@@ -13,7 +13,7 @@ from proxy.upstream import fields
 from proxy.upstream.transport import Outgoing
 
 if TYPE_CHECKING:
-    from proxy.exchange import Attempt, Exchange
+    from proxy.exchange import Attempt, AttemptKey, Exchange
     from proxy.upstream.endpoint import Upstream
 
 import orjson
@@ -33,7 +33,25 @@ def render(
     """
     request = exchange.request
     body, as_received = _body(exchange, attempt, ask_usage=ask_usage)
-    headers = _headers(exchange, attempt, upstream, credentials=credentials, readable=readable, as_received=as_received)
+    headers: list[tuple[bytes, bytes]]
+    lines = None
+    known = None if request.head is None else request.head.sent_up
+    if known is None or request.edits is not None or upstream.headers_named:
+        headers = _headers(
+            exchange, attempt, upstream, credentials=credentials, readable=readable, as_received=as_received
+        )
+    else:
+        # The same head as before: what becomes of it depends on this much only. Keys are never kept.
+        key = attempt.key
+        added = None if key is None else _key_header(key, upstream)
+        which = (credentials and key is None, readable, as_received, None if added is None else added[0])
+        lines = known.get(which)
+        if lines is None:
+            kept = _kept(request.raw_headers, which[0], readable=readable, as_received=as_received)
+            if added is not None:
+                kept = [pair for pair in kept if pair[0].lower() != added[0]]
+            lines = known[which] = b"".join([b"%b: %b\r\n" % pair for pair in kept]), len(kept)
+        headers = [] if added is None else [added]
     stream = request.stream if body is None else None
     return Outgoing(
         request.method.encode(),
@@ -41,6 +59,7 @@ def render(
         headers,
         body if stream is None else stream,
         request.content_length if stream is not None else None,
+        lines,
     )
 
 
@@ -74,10 +93,31 @@ def _headers(
     exchange: Exchange, attempt: Attempt, upstream: Upstream, *, credentials: bool, readable: bool, as_received: bool
 ) -> list[tuple[bytes, bytes]]:
     request = exchange.request
-    raw = request.raw_headers
     edits = request.edits
     key = attempt.key
     replaced = upstream.headers_named
+    out = _kept(request.raw_headers, credentials and key is None, readable=readable, as_received=as_received)
+    if edits is not None or replaced:
+        gone = replaced | (frozenset(name.encode() for name in edits) if edits is not None else frozenset())
+        out = [pair for pair in out if pair[0].lower() not in gone]
+        if edits is not None:
+            out.extend(
+                (name.encode(), value.encode("latin-1", "replace"))
+                for name, value in edits.items()
+                if value is not None
+            )
+        out.extend(upstream.headers)
+    if key is not None:
+        added = _key_header(key, upstream)
+        out = [pair for pair in out if pair[0].lower() != added[0]]
+        out.append(added)
+    return out
+
+
+def _kept(
+    raw: tuple[tuple[bytes, bytes], ...], credentials: bool, *, readable: bool, as_received: bool
+) -> list[tuple[bytes, bytes]]:
+    """The client's headers that go up."""
     out: list[tuple[bytes, bytes]] = []
     named: frozenset[bytes] = frozenset()
     known = fields.known_request_actions
@@ -88,7 +128,7 @@ def _headers(
         if action == 0:  # fields.KEEP
             out.append(pair)
         elif action == fields.CREDENTIAL:
-            if credentials and key is None:
+            if credentials:
                 out.append(pair)
         elif action == fields.ACCEPT_ENCODING:
             if not readable:
@@ -102,23 +142,14 @@ def _headers(
                 out.append(pair)
         elif action == fields.CONNECTION and pair[1] not in fields.USUAL_CONNECTION:
             named = fields.named_by_connection(raw)
-    if edits is not None or replaced or named:
-        gone = named | replaced | (frozenset(name.encode() for name in edits) if edits is not None else frozenset())
-        out = [pair for pair in out if pair[0].lower() not in gone]
-        if edits is not None:
-            out.extend(
-                (name.encode(), value.encode("latin-1", "replace"))
-                for name, value in edits.items()
-                if value is not None
-            )
-        out.extend(upstream.headers)
-    if key is not None:
-        header = getattr(key, "header", None)
-        name = upstream.auth_header if header is None else header.lower().encode()
-        prefix = upstream.auth_prefix if header is None else getattr(key, "prefix", "")
-        out = [pair for pair in out if pair[0].lower() != name]
-        out.append((name, f"{prefix}{key.reveal()}".encode()))
-    return out
+    return [pair for pair in out if pair[0].lower() not in named] if named else out
+
+
+def _key_header(key: AttemptKey, upstream: Upstream) -> tuple[bytes, bytes]:
+    header = getattr(key, "header", None)
+    name = upstream.auth_header if header is None else header.lower().encode()
+    prefix = upstream.auth_prefix if header is None else getattr(key, "prefix", "")
+    return name, f"{prefix}{key.reveal()}".encode()
 
 
 def _only_readable(value: bytes) -> bytes | None:

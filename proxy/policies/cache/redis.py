@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiocache.backends.redis import RedisCache
@@ -131,7 +131,8 @@ class RedisStore:
             return
         self._pending[key] = entry
         self._pending_bytes += len(entry)
-        self._background(self._write(key, entry, ttl))
+        task = self._background(self._write(key, entry, ttl))
+        task.add_done_callback(lambda _: self._written(key, entry))
 
     def remove(self, key: bytes) -> None:
         self._background(self._forget(key))
@@ -141,6 +142,7 @@ class RedisStore:
         self.epoch += 1
         for task in list(self._tasks):  # what is on its way was asked for before
             task.cancel()
+        self._pending.clear()
         prefix = f"{self.namespace}:"
         client, cursor, count = self._cache.client, 0, 0
         while True:
@@ -202,21 +204,23 @@ class RedisStore:
         ]
 
     async def _write(self, key: bytes, entry: bytes, ttl: float) -> None:
-        try:
-            sealed = self._sealer.seal(key, entry)
-            await self._ask(lambda: self._cache.set(key.hex(), sealed, ttl=float(ttl)), _WRITE_TIMEOUT)
-        finally:
-            self._pending_bytes -= len(entry)
-            if self._pending.get(key) is entry:
-                del self._pending[key]
+        sealed = self._sealer.seal(key, entry)
+        await self._ask(lambda: self._cache.set(key.hex(), sealed, ttl=float(ttl)), _WRITE_TIMEOUT)
+
+    def _written(self, key: bytes, entry: bytes) -> None:
+        """Also for a write that was cancelled before it began."""
+        self._pending_bytes -= len(entry)
+        if self._pending.get(key) is entry:
+            del self._pending[key]
 
     async def _forget(self, key: bytes) -> None:
         await self._ask(lambda: self._cache.delete(key.hex()), _WRITE_TIMEOUT)
 
-    def _background(self, work: Any) -> None:
+    def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _ask(self, call: Callable[[], Awaitable[T]], timeout: float) -> T | None:
         """The answer; None on any trouble, and at once while the store is closed."""

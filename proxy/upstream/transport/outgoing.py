@@ -17,10 +17,11 @@ class Outgoing:
     method, target: as they must stand on the wire; the target in origin form and already escaped. headers: end-to-end
     ones, in order; Content-Length, Transfer-Encoding and Connection are the pool's business, Host is added where it is
     missing. body: bytes, nothing, or an async iterable of pieces. content_length: of a streamed body, where known;
-    otherwise it goes chunked. A request with an iterable body can be sent once only.
+    otherwise it goes chunked. A request with an iterable body can be sent once only. lines: further headers, without
+    Host, rendered before (each ends with CRLF), and how many they are; they stand first.
     """
 
-    __slots__ = ("body", "content_length", "headers", "method", "target")
+    __slots__ = ("body", "content_length", "headers", "lines", "method", "target")
 
     def __init__(
         self,
@@ -29,12 +30,14 @@ class Outgoing:
         headers: Headers = (),
         body: bytes | AsyncIterable[bytes] | None = None,
         content_length: int | None = None,
+        lines: tuple[bytes, int] | None = None,
     ) -> None:
         self.method = method
         self.target = target
         self.headers = headers
         self.body = body
         self.content_length = content_length
+        self.lines = lines
 
     @property
     def replayable(self) -> bool:
@@ -52,6 +55,8 @@ def render(request: Outgoing, host: bytes, prefix: bytes = b"", extra: Headers =
     """
     headers = request.headers
     body = request.body
+    if request.lines is not None:
+        return _render_again(request, request.lines, host, prefix, extra)
     lines = [b"%b %b%b HTTP/1.1" % (request.method, prefix, request.target)]
     for name, _ in headers:
         if len(name) == 4 and name.lower() == b"host":
@@ -74,6 +79,31 @@ def render(request: Outgoing, host: bytes, prefix: bytes = b"", extra: Headers =
     head = b"\r\n".join(lines)
     breaks = len(lines)
     # Counting the line ends finds every way to smuggle a line in, for less than looking at each value.
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or b" " in request.target:
+        _refuse(request)
+    return head
+
+
+def _render_again(request: Outgoing, known: tuple[bytes, int], host: bytes, prefix: bytes, extra: Headers) -> bytes:
+    """The same, of headers that were rendered before."""
+    body = request.body
+    lines, breaks = known
+    breaks += 4
+    for headers in (request.headers, extra):
+        if headers:
+            lines += b"".join([b"%b: %b\r\n" % pair for pair in headers])
+            breaks += len(headers)
+    if type(body) is bytes:
+        head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (
+            request.method, prefix, request.target, host, lines, len(body),
+        )  # fmt: skip
+    else:
+        framing = b"Transfer-Encoding: chunked"
+        if body is None or request.content_length is not None:
+            framing = b"Content-Length: %d" % (request.content_length or 0)
+        head = b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n\r\n" % (
+            request.method, prefix, request.target, host, lines, framing,
+        )  # fmt: skip
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head or b" " in request.target:
         _refuse(request)
     return head
