@@ -16,10 +16,11 @@ from proxy import lifecycle
 from proxy.browser import is_loopback
 from proxy.clock import SystemClock
 from proxy.listener import Connection, Listener
+from proxy.reload import Reloader
 from proxy.services import Services
 from proxy.snapshot import Snapshot
 from proxy.telemetry.logs import Logs
-from proxy.wiring import offer_services
+from proxy.wiring import hand_over, offer_services
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
     from proxy.config import Loaded
+    from proxy.config.model import Config
     from proxy.config.problem import Problem
+    from proxy.reload import Load, Reloaded
     from proxy.head import Head
 
 log = logging.getLogger("llm_sidecar.app")
@@ -40,7 +43,15 @@ class StartError(Exception):
 class App:
     """One process. ``ready`` is what /readyz says; ``where`` the URLs of the data port."""
 
-    def __init__(self, loaded: Loaded, warnings: list[Problem] | None = None, *, reuse_port: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        warnings: list[Problem] | None = None,
+        *,
+        reuse_port: bool = False,
+        load: Load | None = None,
+    ) -> None:
+        """load: reads the configuration again, for a reload; without it a reload is refused."""
         self.loaded = loaded
         self.config = loaded.config
         self.warnings = warnings or []
@@ -53,7 +64,9 @@ class App:
         self.where: list[str] = []
         self.admin_url: str | None = None
         self.reuse_port = reuse_port
+        self.reloader = Reloader(self, load)
         self._demo: Any = None
+        self._demo_url = ""
         self._stop: asyncio.Event = asyncio.Event()
         self._hurry: asyncio.Event = asyncio.Event()
 
@@ -62,7 +75,9 @@ class App:
     async def start(self) -> None:
         """Everything up and listening. Raises StartError."""
         config = self.config
-        self._refuse_open_door()
+        door = self.open_door(config)
+        if door is not None:
+            raise StartError(door)
         try:
             self.logs = Logs(config.log)
         except OSError as error:
@@ -71,10 +86,7 @@ class App:
             ) from None
         for problem in self.warnings:
             log.warning(str(problem))
-        services = Services(SystemClock(), config, workers=config.server.workers)
-        offer_services(services)
-        addresses = await self._start_demo()
-        self.snapshot = Snapshot(config, services, addresses=addresses, access=self.logs.access)
+        self.snapshot = self.make_snapshot(config, await self.start_demo(config))
         await self.snapshot.start()
         self.listener = Listener(config.server, self._serve)
         try:
@@ -90,6 +102,39 @@ class App:
             except (OSError, OverflowError) as error:
                 raise StartError(self._bind_problem("admin", config.admin.host, config.admin.port, error)) from None
         self.ready = True
+
+    def make_snapshot(self, config: Config, addresses: dict[str, str], before: Snapshot | None = None) -> Snapshot:
+        """Everything built, nothing started. before: the snapshot that this one will replace."""
+        services = Services(SystemClock(), config, workers=config.server.workers)
+        offer_services(services)
+        if before is not None:
+            hand_over(services, before.services)
+        access = None if self.logs is None else self.logs.access
+        return Snapshot(config, services, addresses=addresses, access=access, before=before)
+
+    def take_over(self, loaded: Loaded, warnings: list[Problem], snapshot: Snapshot) -> None:
+        """The last step of a reload: from here on new calls go to ``snapshot``. Raises OSError for a bad log file."""
+        config = loaded.config
+        if config.log != self.config.log:
+            logs, self.logs = self.logs, Logs(config.log)
+            if logs is not None:
+                logs.close()
+            snapshot.access = self.logs.access
+        self.loaded, self.config, self.warnings = loaded, config, warnings
+        self.snapshot = snapshot
+        if self.listener is not None:
+            self.listener.config = config.server
+        if self.admin is not None:
+            self.admin.use(config.admin)
+
+    async def reload(self, why: str = "asked for") -> Reloaded:
+        """Take over what the configuration's files say now: all of it or nothing. See ``proxy.reload``."""
+        return await self.reloader.reload(why)
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """The one that takes new calls, and those of before whose last calls still run."""
+        return [*([self.snapshot] if self.snapshot is not None else []), *self.reloader.retiring]
 
     def _serve(self, connection: Connection, head: Head, payload: StreamReader) -> Awaitable[None]:
         snapshot = self.snapshot
@@ -118,6 +163,7 @@ class App:
         if self.listener is not None:
             self.listener.stop_accepting()
             await self.listener.close()
+        await self.reloader.stop()
         if self.admin is not None:
             await self.admin.stop()
         if self.snapshot is not None:
@@ -132,8 +178,10 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.signalled)
+        loop.add_signal_handler(signal.SIGHUP, self.reloader.ask, "SIGHUP")
         try:
             await self.start()
+            self.reloader.watch()
             if started is not None:
                 started(self)
             await self._stop.wait()
@@ -151,41 +199,46 @@ class App:
 
     # --- inside ------------------------------------------------------------------------------------
 
-    async def _start_demo(self) -> dict[str, str]:
+    async def start_demo(self, config: Config) -> dict[str, str]:
         """Start the embedded upstream if a route or alias can reach one; its address by upstream name."""
-        names = [name for name, upstream in self.config.upstreams.items() if upstream.api == "demo"]
-        used = {route.upstream for route in self.config.routes if route.enabled}
-        used |= {alias.upstream for alias in self.config.models.values() if alias.upstream is not None}
+        names = [name for name, upstream in config.upstreams.items() if upstream.api == "demo"]
+        used = {route.upstream for route in config.routes if route.enabled}
+        used |= {alias.upstream for alias in config.models.values() if alias.upstream is not None}
         if not names:
             return {}
-        if not used & set(names) and not any(e.policy == "fallback" for c in self.config.chains.values() for e in c):
+        if not used & set(names) and not any(e.policy == "fallback" for c in config.chains.values() for e in c):
             return dict.fromkeys(names, "http://127.0.0.1:9/v1")  # never called: no route leads there
-        from proxy.demo import Demo  # noqa: PLC0415 - only for the demo upstream
+        if self._demo is None:
+            from proxy.demo import Demo  # noqa: PLC0415 - only for the demo upstream
 
-        self._demo = Demo()
-        port = await self._demo.start("127.0.0.1", 0)
-        return dict.fromkeys(names, f"http://127.0.0.1:{port}/v1")
+            demo = Demo()
+            self._demo_url = f"http://127.0.0.1:{await demo.start('127.0.0.1', 0)}/v1"
+            self._demo = demo
+        return dict.fromkeys(names, self._demo_url)
 
-    def _refuse_open_door(self) -> None:
-        server = self.config.server
+    @staticmethod
+    def open_door(config: Config) -> str | None:
+        """What is wrong with a port that others can reach and a chain that lets everybody in; None when all is well."""
+        server = config.server
         if server.unix is not None or is_loopback(server.host) or server.hosts:
-            return
+            return None
         open_chains = [
             name
-            for name in dict.fromkeys(route.chain for route in self.config.routes if route.enabled)
+            for name in dict.fromkeys(route.chain for route in config.routes if route.enabled)
             if not any(
                 entry.policy == "authenticate"
                 and entry.mode != "off"
                 and getattr(entry.options, "method", "none") != "none"
-                for entry in self.config.chains.get(name, ())
+                for entry in config.chains.get(name, ())
             )
         ]
         if open_chains:
-            raise StartError(
+            return (
                 f"server.host {server.host} is reachable by others, and chain {open_chains[0]!r} lets everybody in: give "
                 "the chain `authenticate` with method keys, jwt or passthrough, or list the names under server.hosts, "
                 "or bind 127.0.0.1"
             )
+        return None
 
     @staticmethod
     def _bind_problem(section: str, host: str, port: int, error: Exception) -> str:

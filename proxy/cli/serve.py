@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy.cli import add_config_arguments, say
@@ -36,7 +38,9 @@ def run(args: Any) -> int:
     from proxy.app import App, StartError  # noqa: PLC0415
 
     async def main() -> int:
-        return await App(loaded, warnings).run(greet)
+        again = partial(load_config, args.config, overrides=args.overrides)
+        file = Path(args.config).is_file()  # a pipe cannot be read again
+        return await App(loaded, warnings, load=again if file else None).run(greet)
 
     try:
         return uvloop.run(main())
