@@ -37,10 +37,11 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
 # The lock files pin every package with hashes: requirements.lock for the image and `make run`, -dev for tests.
+# Made with the oldest Python that is supported (Debian's 3.11.2), since some packages need more there than later.
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install -q pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --allow-unsafe \
-	  --extra redis --extra postgres -o requirements.lock pyproject.toml
+	  --extra redis --extra postgres --extra jwt -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --allow-unsafe \
 	  --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 

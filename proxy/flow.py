@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Flow:
     """One way down and up a chain."""
 
-    __slots__ = ("answer", "attempt", "chain", "exchange", "pipe", "settled", "snapshot")
+    __slots__ = ("answer", "attempt", "chain", "exchange", "over", "pipe", "quiet", "settled", "snapshot")
 
     def __init__(self, snapshot: Snapshot, exchange: Exchange) -> None:
         self.snapshot = snapshot
@@ -33,6 +33,8 @@ class Flow:
         self.answer: Answer | None = None
         self.pipe: Pipe | None = None
         self.settled = False
+        self.quiet = False  # what is left of the call no policy sees
+        self.over = False  # nothing is left of it but the exchange
         self.attempt: Attempt | None = None  # the committed one, open until its answer is over
 
     # --- 4 and 5: going down -----------------------------------------------------------------------
@@ -63,6 +65,7 @@ class Flow:
             tried = await attempts.run()
         else:
             tried = await try_alone(self, chain, snapshot.reader(chain), snapshot.upstreams)
+            self.quiet = not (chain.answers or chain.settles or chain.finishes)
         self.pipe = tried.pipe
         self.answer = answer = tried.answer
         assert answer is not None
@@ -91,20 +94,29 @@ class Flow:
 
     async def end_attempt(self, outcome: AttemptOutcome) -> None:
         """The committed attempt is over."""
-        attempt = self.attempt
+        attempt, chain = self.attempt, self.chain
         if attempt is None or attempt.ended:
             return
+        assert chain is not None
+        if not chain.attempts:
+            self.end_alone(outcome)
+            return
+        self._over(attempt, outcome)
+        await chain.end_attempt(self.exchange, attempt)
+
+    def end_alone(self, outcome: AttemptOutcome) -> None:
+        """The same where no policy sees attempts."""
+        attempt = self.attempt
+        if attempt is not None and not attempt.ended:
+            self._over(attempt, outcome)
+            attempt.ended = True
+
+    def _over(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         if attempt.outcome is None:
             attempt.outcome = outcome
-        chain = self.chain
-        assert chain is not None
-        if chain.needs_usage:
+        if self.chain is not None and self.chain.needs_usage:
             self._count(attempt)
         attempt.ended_at = asyncio.get_running_loop().time()
-        if chain.attempts:
-            await chain.end_attempt(self.exchange, attempt)
-        else:
-            attempt.ended = True
 
     def _count(self, attempt: Attempt) -> None:
         """The attempt's usage: the provider's word, else an estimate of what was sent and received."""

@@ -36,12 +36,13 @@ class Head:
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
     headers. The last two are remembered only on a head that may come again: sent_up, the header lines that go up and
-    their count, by what is left out of them (``proxy.upstream.render``); admitted, where it was routed (``Snapshot.admit``).
+    their count, by what is left out of them (``proxy.upstream.render``); admitted, where it was routed to
+    (``Snapshot.admit``).
     """
 
     __slots__ = (
-        "admitted", "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin", "ours",
-        "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "target",
+        "admitted", "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin",
+        "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "target",
     )  # fmt: skip
 
     def __init__(self, message: RawRequestMessage) -> None:

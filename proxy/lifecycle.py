@@ -54,6 +54,12 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
         if answer.source is not None:
             await _send_stream(flow, connection, answer)
         else:
+            if flow.quiet:
+                # No policy has a say any more: the rest of the call needs no turn of the loop.
+                flow.end_alone("answered" if answer.status < 400 else "failed")
+                _put(flow, connection, answer)
+                flow.over = True
+                return
             if flow.chain is not None:
                 answer = await flow.up_whole(answer)
             await _send_whole(flow, connection, answer)
@@ -69,7 +75,11 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
             failed = refuse(exchange, ProxyError("internal_error", f"The proxy failed ({type(error).__name__})."))
             connection.send(failed.status, snapshot.answer_headers(exchange, failed), failed.raw)
     finally:
-        await _close(flow, connection)
+        if flow.over:
+            exchange.ended_at = asyncio.get_running_loop().time()
+            snapshot.finish(exchange)
+        else:
+            await _close(flow, connection)
 
 
 async def _match_and_read(flow: Flow, connection: Connection, payload: StreamReader) -> Chain | Answer:
@@ -113,10 +123,17 @@ async def _read(flow: Flow, connection: Connection, payload: StreamReader) -> No
 
 async def _send_whole(flow: Flow, connection: Connection, answer: Answer) -> None:
     """7 and 8 for a whole answer: settled, then sent in one write."""
-    exchange, chain = flow.exchange, flow.chain
+    flow.exchange.answer = answer
+    flow.exchange.outcome = outcome_of(answer)
+    await flow.settle()
+    _put(flow, connection, answer)
+
+
+def _put(flow: Flow, connection: Connection, answer: Answer) -> None:
+    """8 for a whole answer."""
+    exchange = flow.exchange
     exchange.answer = answer
     exchange.outcome = outcome_of(answer)
-    await flow.settle()
     exchange.committed = True
     body = answer.body.encode() if answer.body is not None else answer.raw
     headers = flow.snapshot.answer_headers(exchange, answer)

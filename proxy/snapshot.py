@@ -96,6 +96,8 @@ class Snapshot:
             name: build_chain(name, entries, services) for name, entries in config.chains.items()
         }
         self.routes: tuple[CompiledRoute, ...] = compile_routes(config.routes)
+        self._max_body = config.server.max_body
+        self._max_buffered = config.server.max_buffered
         self._aliases = config.models
         self.routes_read_body = any(route.needs_model for route in self.routes)
         loopback = is_loopback(config.server.host) or config.server.unix is not None
@@ -180,19 +182,40 @@ class Snapshot:
     def admit(self, exchange: Exchange, payload: StreamReader) -> Chain | Answer | None:
         """Steps 2 and 3 for the usual call, without waiting: its body is here and no route asks for the model.
         None: something has to be waited for. Raises ProxyError, for a foreign Host before all else."""
-        headers = exchange.request.headers
-        self._hosts.check(headers.get(hdrs.HOST))
-        if self.routes_read_body or hdrs.ORIGIN in headers:
-            return None
         request = exchange.request
+        head = request.head
+        assert head is not None
+        known = head.admitted
+        if known is not None and known[0] is self and type(payload) is Whole:
+            # The same head on the same connection: what was decided by it alone is decided.
+            _, chain, exchange.route_name, exchange.chain_name, exchange.target, coded, settles = known
+            raw = payload.data
+            size = exchange.held_bytes = len(raw)
+            if coded or size > self._max_body or self.buffered + size > self._max_buffered:
+                exchange.held_bytes = 0
+                self.take_body(exchange, self._within(raw))
+            else:
+                self.buffered += size
+                request.raw_body = raw
+                request.body = Document(raw)
+            if settles:
+                self.settle_target(exchange)
+            return chain  # type: ignore[no-any-return]
+        self._hosts.check(head.host)
+        if self.routes_read_body or head.origin is not None:
+            return None
         whole = payload is EMPTY_PAYLOAD
         if not whole:
             if not payload.is_eof() or not self.holds_body(exchange, payload):
                 return None
-            raw = take_whole(payload)
-            if len(raw) > self.config.server.max_body:
-                raise ProxyError("request_too_large", f"The body is larger than {self.config.server.max_body} bytes.")
+            raw = self._within(take_whole(payload))
             chain = self.match(exchange)
+            if head.sent_up is not None:
+                settles = bool(self._aliases) or request.path.startswith("/v1/models")
+                coded = head.coding is not None
+                head.admitted = (
+                    self, chain, exchange.route_name, exchange.chain_name, exchange.target, coded, settles,
+                )  # fmt: skip
             self.take_body(exchange, raw)
         else:
             chain = self.match(exchange)
@@ -202,6 +225,11 @@ class Snapshot:
         if self._aliases or request.path.startswith("/v1/models"):
             self.settle_target(exchange)
         return chain
+
+    def _within(self, raw: bytes) -> bytes:
+        if len(raw) > self._max_body:
+            raise ProxyError("request_too_large", f"The body is larger than {self._max_body} bytes.")
+        return raw
 
     def holds_body(self, exchange: Exchange, payload: StreamReader) -> bool:
         """Whether this call's body is a JSON document that is read whole."""

@@ -14,6 +14,8 @@ CREDENTIAL: Final = 2
 ACCEPT_ENCODING: Final = 3
 CONNECTION: Final = 4
 CONTENT_ENCODING: Final = 5
+CONTENT_LENGTH: Final = 6
+CONTENT_TYPE: Final = 7
 
 USUAL_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of Connection that name no further field."""
@@ -45,8 +47,9 @@ _UP: Final = {
 _DOWN: Final = {
     **dict.fromkeys(_HOP, DROP),
     b"connection": CONNECTION,
-    b"content-length": DROP,
+    b"content-length": CONTENT_LENGTH,
     b"content-encoding": CONTENT_ENCODING,
+    b"content-type": CONTENT_TYPE,
 }
 # Names are a client's to invent: what is remembered is bounded.
 _REMEMBERED: Final = 512
@@ -86,10 +89,17 @@ def named_by_connection(headers: list[tuple[bytes, bytes]] | tuple[tuple[bytes, 
     return frozenset(found - {b"close", b"keep-alive", b"upgrade", b"te", b""})
 
 
-def answer_headers(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """End-to-end answer headers as received, and the content-encoding (lower case) taken out of them, if any."""
+def answer_headers(
+    headers: list[tuple[bytes, bytes]],
+) -> tuple[list[tuple[bytes, bytes]], bytes | None, bytes, int | None]:
+    """(end-to-end answer headers as received, the content-encoding taken out of them, content-type, content-length).
+
+    Encoding and type are in lower case; None and b"" where the upstream said nothing.
+    """
     out: list[tuple[bytes, bytes]] = []
     encoding: bytes | None = None
+    kind = b""
+    length: int | None = None
     named: frozenset[bytes] = frozenset()
     known = _down
     for pair in headers:
@@ -98,6 +108,11 @@ def answer_headers(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes
             action = answer_action(pair[0])
         if action == 0:  # KEEP
             out.append(pair)
+        elif action == CONTENT_TYPE:
+            out.append(pair)
+            kind = kind or pair[1].lower()
+        elif action == CONTENT_LENGTH:
+            length = int(pair[1]) if pair[1].isdigit() else None
         elif action == CONTENT_ENCODING:
             value = pair[1].strip().lower()
             if value and value != b"identity":
@@ -106,4 +121,4 @@ def answer_headers(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes
             named = named_by_connection(headers)
     if named:
         out = [pair for pair in out if pair[0].lower() not in named]
-    return out, encoding
+    return out, encoding, kind, length

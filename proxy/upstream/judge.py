@@ -67,13 +67,14 @@ class Tried:
 class Reader:
     """What a chain wants to know of an answer, worked out once a chain."""
 
-    __slots__ = ("chain", "commits_late", "credentials", "max_body", "reads", "usage")
+    __slots__ = ("asks", "chain", "commits_late", "credentials", "max_body", "reads", "usage")
 
     def __init__(self, chain: Chain, *, reads: bool, credentials: str | None, max_body: int) -> None:
         self.chain = chain
         self.reads = reads
         self.usage = chain.needs_usage
         self.commits_late = chain.late_commit
+        self.asks = reads or self.usage or self.commits_late
         self.credentials = credentials
         self.max_body = max_body
 
@@ -94,13 +95,12 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     """Send one attempt and judge it. Returns when its answer could be committed; never raises but on cancel."""
     # A client that asked for the usage itself gets to see it.
     ask_usage = reader.usage and upstream.asks_usage and exchange.streaming and not _asked_usage(exchange)
-    reads = reader.reads or reader.usage or reader.commits_late
     outgoing = render(
         exchange,
         attempt,
         upstream,
         credentials=reader.passes_credentials(upstream, exchange.principal.method),
-        readable=reads,
+        readable=reader.asks,
         ask_usage=ask_usage,
     )
     attempt.sent = True
@@ -122,7 +122,16 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     try:
         if incoming.status >= 400:
             return await _error(exchange, attempt, incoming, reader)
-        return await _success(exchange, attempt, incoming, reader, hide_usage=ask_usage)
+        headers, encoding, kind, length = answer_headers(incoming.headers)
+        if incoming.ended and encoding is None and not reader.asks:
+            # Nobody reads it and it is here: the usual plain forward.
+            raw = incoming.take()
+            attempt.received_bytes = len(raw)
+            answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
+            return Tried(_good(incoming.status), answer)
+        return await _success(
+            exchange, attempt, incoming, reader, headers, encoding, kind, length, hide_usage=ask_usage
+        )
     except TransportError as error:
         failure, said = classify.from_exception(error)
         return Tried(Verdict(failure, status=incoming.status, error=said))
@@ -138,15 +147,14 @@ def _asked_usage(exchange: Exchange) -> bool:
 
 async def _error(exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader) -> Tried:
     """An answer with an error status: its body is read so that its code can be judged, and passes unchanged."""
-    headers, encoding = answer_headers(incoming.headers)
+    headers, encoding, _, length = answer_headers(incoming.headers)
     retry_after = attempt.retry_after = parse_retry_after(incoming.headers)
     if not (reader.commits_late or reader.chain.selects_key or reader.usage or incoming.ended):
-        answer = _plain(incoming, headers, encoding)
+        answer = _plain(incoming, headers, encoding, length)
         verdict = Verdict(classify.classify(incoming.status, None), incoming.status, retry_after)
         return Tried(verdict, answer, incoming=incoming)
-    length = _length(incoming)
     if length is not None and length > ERROR_BODY:
-        answer = _plain(incoming, headers, encoding)
+        answer = _plain(incoming, headers, encoding, length)
         return Tried(
             Verdict(classify.classify(incoming.status, None), incoming.status, retry_after), answer, incoming=incoming
         )
@@ -173,14 +181,20 @@ def _code(exchange: Exchange, raw: bytes, encoding: bytes | None) -> str | None:
 
 
 async def _success(
-    exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader, *, hide_usage: bool
+    exchange: Exchange,
+    attempt: Attempt,
+    incoming: Incoming,
+    reader: Reader,
+    headers: list[tuple[bytes, bytes]],
+    encoding: bytes | None,
+    kind: bytes,
+    length: int | None,
+    *,
+    hide_usage: bool,
 ) -> Tried:
-    headers, encoding = answer_headers(incoming.headers)
-    kind = _content_type(headers)
     dialect = exchange.dialect
     assert dialect is not None
-    wanted = reader.reads or reader.usage or reader.commits_late
-    if wanted and kind.startswith(b"text/event-stream") and exchange.request.method != "HEAD":
+    if reader.asks and kind.startswith(b"text/event-stream") and exchange.request.method != "HEAD":
         decoder = None if encoding is None else Decoder(encoding.decode("latin-1"))
         pipe = Pipe(dialect, incoming, hide_usage=hide_usage, decoder=decoder)
         answer = Answer(incoming.status, headers, origin="upstream", source=incoming, events=True)
@@ -188,7 +202,6 @@ async def _success(
         if not reader.commits_late:
             return Tried(_good(incoming.status), answer, pipe, incoming)
         return await _until_commit(exchange, attempt, incoming, pipe, answer)
-    length = _length(incoming)
     judged = reader.commits_late and exchange.request.body is not None
     if (reader.reads or reader.usage or judged) and b"json" in kind and exchange.request.method != "HEAD":
         raw = await incoming.read(reader.max_body)
@@ -205,7 +218,7 @@ async def _success(
             headers.append((b"content-encoding", encoding))
         answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
         return Tried(_good(incoming.status), answer)
-    return Tried(_good(incoming.status), _plain(incoming, headers, encoding), incoming=incoming)
+    return Tried(_good(incoming.status), _plain(incoming, headers, encoding, length), incoming=incoming)
 
 
 def _judge_whole(exchange: Exchange, attempt: Attempt, status: int, document: Document, reader: Reader) -> Verdict:
@@ -256,25 +269,13 @@ async def _until_commit(exchange: Exchange, attempt: Attempt, incoming: Incoming
     return Tried(verdict, answer, pipe, incoming)
 
 
-def _plain(incoming: Incoming, headers: list[tuple[bytes, bytes]], encoding: bytes | None) -> Answer:
+def _plain(
+    incoming: Incoming, headers: list[tuple[bytes, bytes]], encoding: bytes | None, length: int | None
+) -> Answer:
     """An answer nobody reads: its bytes go through as they come."""
     if encoding is not None:
         headers.append((b"content-encoding", encoding))
-    return Answer(incoming.status, headers, origin="upstream", source=incoming, content_length=_length(incoming))
-
-
-def _length(incoming: Incoming) -> int | None:
-    for name, value in incoming.headers:
-        if len(name) == 14 and name.lower() == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None
-
-
-def _content_type(headers: list[tuple[bytes, bytes]]) -> bytes:
-    for name, value in headers:
-        if len(name) == 12 and name.lower() == b"content-type":
-            return value.lower()
-    return b""
+    return Answer(incoming.status, headers, origin="upstream", source=incoming, content_length=length)
 
 
 def estimate(exchange: Exchange, characters: int) -> Usage:

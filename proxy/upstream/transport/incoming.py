@@ -98,6 +98,14 @@ class Incoming:
         self._kept = []
         return body
 
+    def take(self) -> bytes:
+        """The whole body of an answer that has ended. Raises what ended it early."""
+        self._take()
+        if self._error is not None:
+            raise self._error
+        kept, self._kept = self._kept, []
+        return kept[0] if len(kept) == 1 else b"".join(kept)
+
     def start(self, sink: Sink) -> None:
         """Push the body into `sink` from now on; pieces that are already here are pushed before this returns."""
         self._take()
