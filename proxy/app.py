@@ -19,19 +19,20 @@ from proxy.listener import Connection, Listener
 from proxy.reload import Reloader
 from proxy.services import Services
 from proxy.snapshot import Snapshot
+from proxy.telemetry.alarms import Alarms
+from proxy.telemetry.calls import RecentCalls
 from proxy.telemetry.logs import Logs
+from proxy.telemetry.metrics import Metrics
 from proxy.wiring import hand_over, offer_services
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiohttp.streams import StreamReader
-
     from proxy.config import Loaded
     from proxy.config.model import Config
     from proxy.config.problem import Problem
+    from proxy.head import Head, Payload
     from proxy.reload import Load, Reloaded
-    from proxy.head import Head
 
 log = logging.getLogger("llm_sidecar.app")
 
@@ -65,6 +66,9 @@ class App:
         self.admin_url: str | None = None
         self.reuse_port = reuse_port
         self.reloader = Reloader(self, load)
+        self.metrics = Metrics()
+        self.calls = RecentCalls()
+        self.alarms = Alarms()
         self._demo: Any = None
         self._demo_url = ""
         self._stop: asyncio.Event = asyncio.Event()
@@ -84,6 +88,8 @@ class App:
             raise StartError(
                 f"log.file {config.log.file}: cannot be opened ({error.strerror}); check the path"
             ) from None
+        if config.admin.enabled:
+            self.alarms.start()
         for problem in self.warnings:
             log.warning(str(problem))
         self.snapshot = self.make_snapshot(config, await self.start_demo(config))
@@ -96,6 +102,8 @@ class App:
         if config.admin.enabled:
             from proxy.admin.app import Admin  # noqa: PLC0415 - not every process has an admin port
 
+            # Nobody else reads them; the list is handed from snapshot to snapshot.
+            self.snapshot.watchers += [self.metrics.record, self.calls.record]
             self.admin = Admin(self)
             try:
                 self.admin_url = await self.admin.start()
@@ -136,7 +144,7 @@ class App:
         """The one that takes new calls, and those of before whose last calls still run."""
         return [*([self.snapshot] if self.snapshot is not None else []), *self.reloader.retiring]
 
-    def _serve(self, connection: Connection, head: Head, payload: StreamReader) -> Awaitable[None]:
+    def _serve(self, connection: Connection, head: Head, payload: Payload) -> Awaitable[None]:
         snapshot = self.snapshot
         assert snapshot is not None
         if self.draining:
@@ -170,6 +178,7 @@ class App:
             await self.snapshot.stop()
         if self._demo is not None:
             await self._demo.stop()
+        self.alarms.stop()
         if self.logs is not None:
             self.logs.close()
 

@@ -82,6 +82,7 @@ class Chain:
         self.attempts = bool(self._attempt or self._result or self._attempt_end)
         self.opens_streams = bool(self._stream)
         self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
+        self.edits_request = any(p.edits_request for p in self.policies)
         self.needs_usage = any(p.needs_usage for p in self.policies)
         if self.below is not None:
             self.below.needs_usage = self.needs_usage  # what stands above a split counts, too

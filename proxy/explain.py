@@ -18,10 +18,10 @@ from proxy.clock import SystemClock
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Exchange, Request
+from proxy.head import parse_target
 from proxy.match import why_not
 from proxy.policy import Policy, Veto, Wait
 from proxy.services import Services
-from proxy.head import parse_target
 from proxy.snapshot import Snapshot, dialect_for, read_sidecar_headers
 from proxy.upstream.render import render
 from proxy.wiring import offer_services

@@ -26,7 +26,7 @@ from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer, Exchange, Request
 from proxy.flow import Flow, outcome_of
-from proxy.stream.fanout import FanOut
+from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
 from proxy.upstream import classify
 from proxy.upstream.transport import TransportError
@@ -100,7 +100,7 @@ class Flight:
     ) -> None:
         self.snapshot = snapshot
         self.starter = starter
-        self.exchange = _fork(starter, body, alone=any(step.policy.edits_request for step in chain.steps))
+        self.exchange = _fork(starter, body, alone=chain.edits_request)
         self.chain = chain
         self.flow = Flow(snapshot, self.exchange)
         self.fan = FanOut(self._empty, keep=shared)
@@ -108,10 +108,10 @@ class Flight:
         self.answer: Answer | None = None
         self.subscribers = 0
         self._detached = deadline is not None
-        loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[None] = loop.create_future()
+        self._arrived = False
+        self._waiting: list[asyncio.Future[None]] = []
         self._over = False
-        self._task = loop.create_task(self._run(deadline))
+        self._task = asyncio.get_running_loop().create_task(self._run(deadline))
         snapshot.flights.add(self)
 
     @property
@@ -133,19 +133,13 @@ class Flight:
         """This caller's own Answer. Raises ProxyError when the flight failed without an answer."""
         subscription = self.fan.subscribe()
         self.subscribers += 1
-        if not self._head.done():
-            # Shielded by hand: cancelling one caller must not cancel the head for the others.
-            waiter = asyncio.get_running_loop().create_future()
-
-            def wake(_: asyncio.Future[None]) -> None:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-            self._head.add_done_callback(wake)
+        if not self._arrived:
+            # Each caller waits for a future of its own: cancelling one must not cancel the others.
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
             try:
                 await waiter
             except BaseException:
-                self._head.remove_done_callback(wake)
                 subscription.abort()
                 raise
         self._lend(exchange)
@@ -156,7 +150,9 @@ class Flight:
             raise _again(error)
         if answer.source is None:
             subscription.abort()
-            return _copy(answer)
+            copy = _copy(answer)
+            exchange.error = copy.error
+            return copy
         return _streaming(answer, subscription)
 
     def _lend(self, exchange: Exchange) -> None:
@@ -248,6 +244,7 @@ class Flight:
         stages = chain.open_stages(exchange, answer)
         self.fan.source = answer.source
         self._arrive(answer)
+        stages.append(Tap(self.fan))
         pipe.attach(stages, self.fan)
         end = await pipe.wait_end()
         error = await flow.end_stream(end)
@@ -271,16 +268,22 @@ class Flight:
 
     def _arrive(self, answer: Answer) -> None:
         self.answer = answer
-        if not self._head.done():
-            self._head.set_result(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        """There is an answer, or there will be none."""
+        self._arrived = True
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _cut(self) -> None:
         if self.flow.pipe is not None:
             self.flow.pipe.cancel()
         elif self.flow.answer is not None and self.flow.answer.source is not None:
             self.flow.answer.source.abort()
-        if not self._head.done():
-            self._head.set_result(None)
+        self._wake()
         if not self.fan.ended:
             self.fan.fail(self.exchange.error or ProxyError("internal_error", "The shared call was given up."))
 
@@ -358,6 +361,7 @@ def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> Exchange:
     other.deadline = starter.deadline
     other.estimated_input = starter.estimated_input
     other.timings = starter.timings
+    other.before_send = starter.before_send
     other._model, other._streaming = starter._model, starter._streaming
     for key, value in starter.local.items():
         if hasattr(value, "landed"):

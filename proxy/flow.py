@@ -65,7 +65,7 @@ class Flow:
             tried = await attempts.run()
         else:
             tried = await try_alone(self, chain, snapshot.reader(chain), snapshot.upstreams)
-            self.quiet = not (chain.answers or chain.settles or chain.finishes)
+            self.quiet = not (chain.answers or chain.settles or chain.finishes or chain.needs_usage)
         self.pipe = tried.pipe
         self.answer = answer = tried.answer
         assert answer is not None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from aiohttp import hdrs
+from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ class Whole:
     async def readany(self) -> bytes:
         """The rest of it."""
         return self.read_nowait()
+
+
+Payload = StreamReader | Whole
+"""The body of a call, as it comes."""
 
 
 class Repeat:

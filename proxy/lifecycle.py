@@ -24,10 +24,9 @@ from proxy.upstream import classify
 from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
 
     from proxy.exchange import FailureClass
-    from proxy.head import Head
+    from proxy.head import Head, Payload
     from proxy.listener import Connection
     from proxy.snapshot import Snapshot
 
@@ -39,7 +38,7 @@ _AFTER_FINAL: Final = 1.0
 """Seconds that an upstream has to end its stream after its final event, so that the connection can be kept."""
 
 
-async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload: StreamReader) -> None:
+async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload: Payload) -> None:
     """One call, from its parsed head to its last byte. Raises only ConnectionError and CancelledError."""
     exchange = snapshot.begin(connection, head)
     flow = Flow(snapshot, exchange)
@@ -82,7 +81,7 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
             await _close(flow, connection)
 
 
-async def _match_and_read(flow: Flow, connection: Connection, payload: StreamReader) -> Chain | Answer:
+async def _match_and_read(flow: Flow, connection: Connection, payload: Payload) -> Chain | Answer:
     """2 and 3, where something has to be waited for: the body is read before the match only when a route asks for
     the model. An Answer: a preflight."""
     snapshot, exchange = flow.snapshot, flow.exchange
@@ -99,7 +98,7 @@ async def _match_and_read(flow: Flow, connection: Connection, payload: StreamRea
     return chain
 
 
-async def _read(flow: Flow, connection: Connection, payload: StreamReader) -> None:
+async def _read(flow: Flow, connection: Connection, payload: Payload) -> None:
     """2: a JSON body is read whole, anything else is left to stream."""
     snapshot, exchange = flow.snapshot, flow.exchange
     request = exchange.request

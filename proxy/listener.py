@@ -25,10 +25,9 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import ProxyError
-from proxy.head import Head, Repeat, Whole, learn
+from proxy.head import Head, Payload, Repeat, Whole, learn
 
 if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
 
     from proxy.config.server import Server as ServerConfig
 
@@ -166,6 +165,8 @@ class Connection(RequestHandler):
                     await waiter
                 finally:
                     self._waiter = None
+            message: Any
+            payload: Payload
             message, payload = self._messages.popleft()
             if self._parser is not None:
                 self._parser.message_consumed()
@@ -181,7 +182,7 @@ class Connection(RequestHandler):
                 self.http10 = False
                 self.refuse(_bad_head(message))
                 break
-            head: Head = message if type(message) is Head else Head(message)  # type: ignore[assignment]
+            head = message if type(message) is Head else Head(message)
             self.http10 = head.http10
             self._keep = head.keep
             self._continue_due = head.expects and payload is not EMPTY_PAYLOAD
@@ -209,7 +210,7 @@ class Connection(RequestHandler):
             if self.transport is not None:
                 self.transport.close()
 
-    async def _read_away(self, payload: StreamReader) -> bool:
+    async def _read_away(self, payload: Payload) -> bool:
         """The rest of a body nobody wanted. False when the connection has to close instead."""
         if self._continue_due or not self._begun:
             return False  # the client was never told to send it, or nothing was answered
@@ -227,7 +228,7 @@ class Connection(RequestHandler):
 
     # --- reading a body ----------------------------------------------------------------------------
 
-    async def read_body(self, payload: StreamReader, limit: int) -> bytes:
+    async def read_body(self, payload: Payload, limit: int) -> bytes:
         """The whole body as received. Raises ``request_too_large``, ``request_timeout``, ``invalid_request``."""
         if payload.is_eof():
             data: bytes = payload.read_nowait(-1)
@@ -244,7 +245,7 @@ class Connection(RequestHandler):
             parts.append(piece)
         return b"".join(parts)
 
-    async def stream_body(self, payload: StreamReader, limit: int | None = None) -> Any:
+    async def stream_body(self, payload: Payload, limit: int | None = None) -> Any:
         """The body piece by piece, no faster than it is taken."""
         self.expect_body()
         timeout = self._listener.config.body_timeout
@@ -374,7 +375,7 @@ class Connection(RequestHandler):
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]], framing: bytes) -> bytes:
         lines = [b": ".join(pair) for pair in headers]
-        if self._close or self._listener.draining:
+        if self._close or self._listener.draining or self._continue_due:
             self._keep = False
         if not self._keep:
             framing += b"Connection: close\r\n"
@@ -425,7 +426,7 @@ def _too_large(limit: int) -> ProxyError:
     return ProxyError("request_too_large", f"The body is larger than {limit} bytes.")
 
 
-Serve = Callable[[Connection, Head, "StreamReader"], Awaitable[None]]
+Serve = Callable[[Connection, Head, Payload], Awaitable[None]]
 
 
 class Listener:

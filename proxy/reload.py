@@ -135,6 +135,7 @@ class Reloader:
                 raise
             return self._refused(why, [str(error) or type(error).__name__])
         self.generation += 1
+        app.metrics.reloads["taken"] += 1
         self.at = time.time()
         task = asyncio.get_running_loop().create_task(self._retire(before, fresh), name="retire-snapshot")
         self._retiring[before] = task
@@ -146,6 +147,7 @@ class Reloader:
     def _refused(self, why: str, problems: list[str]) -> Reloaded:
         for problem in problems:
             log.error(problem, extra={"why": why})
+        self.app.metrics.reloads["refused"] += 1
         log.error("reload refused: the configuration before it stays in use", extra={"mistakes": len(problems)})
         return Reloaded(False, self.generation, tuple(problems))
 

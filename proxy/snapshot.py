@@ -26,7 +26,7 @@ from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Exchange, Request, Target
 from proxy.flight import Below, Flight
-from proxy.head import Head, Whole
+from proxy.head import Head, Payload, Whole
 from proxy.match import compile_routes, compile_when, networks, why_not
 from proxy.policy import find
 from proxy.stream.pipe import Pipe
@@ -35,7 +35,6 @@ from proxy.upstream.judge import Reader
 from proxy.upstream.transport.decode import decode
 
 if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
 
     from proxy.config.keys import Key
     from proxy.config.model import ChainEntry, Config
@@ -179,7 +178,7 @@ class Snapshot:
                 break
         return peer
 
-    def admit(self, exchange: Exchange, payload: StreamReader) -> Chain | Answer | None:
+    def admit(self, exchange: Exchange, payload: Payload) -> Chain | Answer | None:
         """Steps 2 and 3 for the usual call, without waiting: its body is here and no route asks for the model.
         None: something has to be waited for. Raises ProxyError, for a foreign Host before all else."""
         request = exchange.request
@@ -200,7 +199,7 @@ class Snapshot:
                 request.body = Document(raw)
             if settles:
                 self.settle_target(exchange)
-            return chain  # type: ignore[no-any-return]
+            return chain
         self._hosts.check(head.host)
         if self.routes_read_body or head.origin is not None:
             return None
@@ -231,13 +230,14 @@ class Snapshot:
             raise ProxyError("request_too_large", f"The body is larger than {self._max_body} bytes.")
         return raw
 
-    def holds_body(self, exchange: Exchange, payload: StreamReader) -> bool:
+    def holds_body(self, exchange: Exchange, payload: Payload) -> bool:
         """Whether this call's body is a JSON document that is read whole."""
         if payload is EMPTY_PAYLOAD:
             return False
         request = exchange.request
         kind = request.headers.get(hdrs.CONTENT_TYPE)
-        if dialect_for(request.method, request.path) is None:
+        dialect = dialect_for(request.method, request.path)
+        if dialect is None or (dialect is generic and kind is not None):
             # An endpoint that is not known: JSON is read by the generic dialect, anything else is streamed.
             return kind is not None and "json" in kind.lower() and "multipart" not in kind.lower()
         return kind is None or not kind.startswith("multipart/")
@@ -501,7 +501,7 @@ def dialect_for(method: str, path: str) -> Dialect | None:
     return resolve_dialect(method, path, "openai")
 
 
-def take_whole(payload: StreamReader) -> bytes:
+def take_whole(payload: Payload) -> bytes:
     """The body of a payload that is complete."""
     if type(payload) is Whole:
         return payload.read_nowait()

@@ -131,7 +131,7 @@ class Wire:
     async def head(self) -> Received:
         """The head of the next answer; its body is still to come."""
         first = (await self.reader.readuntil(b"\r\n")).decode("latin-1").rstrip()
-        version, status, _ = first.split(" ", 2)
+        version, status = first.split(" ", 2)[:2]
         headers: list[tuple[str, str]] = []
         while line := (await self.reader.readuntil(b"\r\n")).decode("latin-1").rstrip("\r\n"):
             name, _, value = line.partition(":")

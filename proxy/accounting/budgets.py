@@ -98,8 +98,12 @@ class Budget:
         found = self._buckets[value] = Bucket(value, *lasts, counters)
         return found
 
+    def buckets(self, now: float) -> list[Bucket]:
+        """Those of every value that was seen in the window that runs."""
+        return [bucket for bucket in self._buckets.values() if bucket.starts <= now < bucket.ends]
+
     def claims(
-        self, bucket: Bucket, amounts: Amounts, *, priced: bool = True
+        self, bucket: Bucket, amounts: tuple[int, int, int], *, priced: bool = True
     ) -> tuple[tuple[Claim, ...], tuple[int, ...]]:
         """What the attempt wants of each counter, and the claims' places in METRICS.
 
@@ -107,6 +111,9 @@ class Budget:
         """
         counters = bucket.counters
         if priced:
+            if len(counters) == 1:
+                [(place, counter)] = counters
+                return ((counter, amounts[place]),), self._places
             return tuple([(counter, amounts[place]) for place, counter in counters]), self._places
         claims = [(counter, amounts[place]) for place, counter in counters if place]
         return tuple(claims), tuple([place for place, _ in counters if place])

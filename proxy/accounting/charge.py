@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import time
+from typing import TYPE_CHECKING, Final
 
-from proxy.accounting.prices import SERVICES, PriceBook
+from proxy.accounting.prices import FOREVER, SERVICES, PriceBook
 from proxy.accounting.rates import Price, Unpriced
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "PRICE", "Charge", "Tariff", "bound_of", "used"]
+__all__ = ["ASSUMED_OUTPUT", "PRICE", "Charge", "Tariff", "bound_of", "size_estimate", "used"]
 
 ASSUMED_OUTPUT = 1_000
+_KEPT = 4_096
 PRICE: Final = "accounting.price"
 """Where a policy that runs after the key was chosen may leave the attempt's price in ``attempt.local``."""
 _CHARGED: Final = "accounting.charge"
@@ -25,12 +27,15 @@ _BOUND: Final = "accounting.bound"
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
 
 
-class Charge(NamedTuple):
+class Charge:
     """An attempt's usage, its cost in nano-dollars, and the price that was used."""
 
-    usage: Usage
-    cost: int
-    price: Price | Unpriced
+    __slots__ = ("cost", "price", "usage")
+
+    def __init__(self, usage: Usage, cost: int, price: Price | Unpriced) -> None:
+        self.usage = usage
+        self.cost = cost
+        self.price = price
 
 
 class Tariff:
@@ -40,16 +45,27 @@ class Tariff:
         """``base_urls``: upstream -> base URL, by which the bundled list knows the provider."""
         self.prices = prices
         self._base_urls = base_urls
+        self._kept: dict[tuple[str, str, str, str], tuple[Price | Unpriced, float]] = {}
 
     def price(self, exchange: Exchange, attempt: Attempt) -> Price | Unpriced:
         """The price of this attempt's target with its key, in the service class that the request asks for."""
-        key = attempt.key
-        return self.prices.price(
+        key, upstream = attempt.key, attempt.upstream
+        wanted = (
             attempt.target.model or exchange.model_asked or "",
-            self._base_urls.get(attempt.upstream, ""),
+            upstream,
             "" if key is None else key.id,
             service_class(exchange),
         )
+        kept = self._kept.get(wanted)
+        if kept is not None and (kept[1] == FOREVER or time.time() < kept[1]):
+            return kept[0]
+        model, _, paid_with, service = wanted
+        base_url = self._base_urls.get(upstream, "")
+        price = self.prices.price(model, base_url, paid_with, service)
+        if len(self._kept) >= _KEPT:  # model names come from clients: the memory is bounded
+            self._kept.clear()
+        self._kept[wanted] = (price, self.prices.until(model, base_url, paid_with, service))
+        return price
 
     def model_price(self, model: str, upstream: str) -> Price | Unpriced:
         """The list price of a model at an upstream, whoever asks."""
@@ -111,6 +127,13 @@ def input_estimate(exchange: Exchange) -> int:
     return estimate_tokens_from_size(exchange.request.content_length or 0)
 
 
+def size_estimate(exchange: Exchange) -> int:
+    """Input tokens for a begin record: the exchange's estimate if somebody made one, else four bytes a token. Reading
+    every text for a figure that only a crash will ask for would cost more than the record itself."""
+    count = exchange.estimated_input
+    return estimate_tokens_from_size(exchange.request.content_length or 0) if count is None else count
+
+
 def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
     """Output tokens in the worst case: the client's own limit, else ``assumed``, times the number of answers.
 
@@ -122,4 +145,5 @@ def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
         if body is None or dialect is None or not (read or body.was_read):
             return assumed
         bound = exchange.local[_BOUND] = dialect.bound(body.strict())
-    return (assumed if bound.tokens is None else bound.tokens) * max(1, bound.choices)
+    tokens = assumed if bound.tokens is None else bound.tokens
+    return tokens if bound.choices == 1 else tokens * max(1, bound.choices)

@@ -1,8 +1,10 @@
 """The journal: what must survive a crash, appended to a local file before a call's last piece leaves.
 
-``append`` only puts a line on a list. All lines of one turn of the event loop are one ``write`` at the turn's end, and
-whoever must know that its line stands awaits ``flushed``. Without fsync: what was written survives the process, also
-``kill -9``; ``fsync: true`` survives the machine, and then the write and the sync run in a thread.
+``append`` writes at once: a ``write`` of one line into the page cache takes 0.4 us, while letting the call wait for the
+end of the loop's turn, so that lines share a write, takes 2 (a future, a callback and the way back into the coroutine;
+measured on ext4). What was written survives the process, also ``kill -9``. With ``fsync: true`` it survives the
+machine: lines wait on a list, one write and one sync in a thread take all that gathered, and whoever must know that
+its line stands awaits ``flushed``. ``direct`` says which of the two it is.
 
 States: ``ok``; ``slow`` (a write took over 100 ms: writes run in a thread until 50 quick ones in a row); ``full`` (no
 room or an I/O error: lines wait in memory, up to a bound, and are tried again every second until they fit).
@@ -63,6 +65,8 @@ class Journal:
         self._held_bytes = held_bytes
         self._alarm = alarm
         self.state = "closed"
+        self.direct = False
+        """Whether a line stands in the file when ``append`` returns; else ``flushed`` tells."""
         self.lost = 0
         """Lines that were given up because no more could be held in memory while the disk was full."""
         self.recovered = 0
@@ -100,6 +104,7 @@ class Journal:
             if left:
                 self._write(left)
                 self._pending = []
+            self._go_on()
         except OSError as error:
             self._no_room(error)
 
@@ -107,6 +112,7 @@ class Journal:
         """Write what is left and give the directory back."""
         if self.state == "closed":
             return
+        self.direct = False
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -141,7 +147,23 @@ class Journal:
         self.append(line)
 
     def append(self, line: bytes) -> None:
-        """Append one line (with its newline). It is in the file at the end of this turn of the loop."""
+        """Append one line (with its newline); see ``direct`` for when it stands in the file."""
+        if self.direct:
+            started = time.monotonic()
+            try:
+                if self._size >= self._segment_bytes:
+                    self._next_segment()
+                if os.write(self._fd, line) != len(line):
+                    self._write_rest(line)
+                self._size += len(line)
+            except OSError as error:
+                self._pending.append(line)
+                self._no_room(error)
+                return
+            if time.monotonic() - started > SLOW_WRITE:
+                self._too_slow(time.monotonic() - started)
+            self.grew.set()
+            return
         self._pending.append(line)
         if not self._scheduled:
             self._scheduled = True
@@ -161,11 +183,6 @@ class Journal:
         return waiter
 
     @property
-    def prompt(self) -> bool:
-        """Whether ``flushed`` takes one turn of the loop and no disk can hold it up."""
-        return self.state == "ok" and not self._in_thread
-
-    @property
     def refusing(self) -> bool:
         """Whether new calls must be refused: no room to write, and configured so."""
         return self.state == "full" and self.on_full == "refuse"
@@ -177,7 +194,7 @@ class Journal:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._writing is not None or not self._pending:
+        if self._writing is not None or not self._pending or self.state == "closed":
             return
         if self.state == "full":
             self._bound()
@@ -196,15 +213,24 @@ class Journal:
             return
         took = time.monotonic() - started
         if took > SLOW_WRITE:
-            self._in_thread = True
-            self._quick = 0
-            self._change("slow", f"a write of the journal took {took * 1000:.0f} ms; writes run in a thread now")
+            self._too_slow(took)
         self._written()
+
+    def _too_slow(self, took: float) -> None:
+        self._in_thread = True
+        self.direct = False
+        self._quick = 0
+        self._change("slow", f"a write of the journal took {took * 1000:.0f} ms; writes run in a thread now")
+
+    def _go_on(self) -> None:
+        """Write directly again, if nothing stands in the way."""
+        self.direct = self.state == "ok" and not self._in_thread and self._writing is None and not self._pending
 
     def _written(self) -> None:
         self.grew.set()
         if not self._pending:
             _wake(self._waiters, written=True)
+            self._go_on()
         elif not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -229,6 +255,7 @@ class Journal:
             if self._pending and not self._scheduled and self.state != "full":
                 self._scheduled = True
                 self._loop.call_soon(self._flush)
+            self._go_on()
 
     def _judge(self, took: float) -> None:
         """Go back to writing on the loop once the disk is quick again."""
@@ -258,6 +285,12 @@ class Journal:
             raise
         self._size += len(data)
 
+    def _write_rest(self, line: bytes) -> None:
+        """After a short write: cut it back, then try the whole line again, which says what is wrong."""
+        os.ftruncate(self._fd, self._size)
+        self._write([line])
+        self._size -= len(line)  # the caller counts it
+
     def _next_segment(self) -> None:
         """Start a new file with the begins of all open calls, so that the older files are no longer needed for them."""
         old, number = self._fd, self.number
@@ -286,6 +319,7 @@ class Journal:
 
     def _no_room(self, error: OSError) -> None:
         reason = "no room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else str(error)
+        self.direct = False
         if self.state != "full":
             then = "calls are refused" if self.on_full == "refuse" else "calls go on, their records wait in memory"
             self._change("full", f"journal {self.directory.path}: {reason}; {then} until it can be written again")

@@ -25,12 +25,12 @@ from proxy.accounting.catalog import Catalog
 from proxy.accounting.money import PER_MILLION, nano_from_usd
 from proxy.accounting.rates import KINDS, Price, Rates, Unpriced
 
-__all__ = ["SERVICES", "PriceBook", "PriceError", "nano_per_million"]
+__all__ = ["FOREVER", "SERVICES", "PriceBook", "PriceError", "nano_per_million"]
 
 SERVICES = ("standard", "batch", "flex", "priority", "fast")
 _PER_PIECE = frozenset({"image", "minute", "request", "search"})
 _KEPT = 4_096
-_FOREVER = float("inf")
+FOREVER = float("inf")
 
 
 class PriceError(ValueError):
@@ -85,7 +85,7 @@ class PriceBook:
             key = ""
         wanted = (model, base_url, key, service)
         found = self._found.get(wanted)
-        if found is not None and (found[1] == _FOREVER or self._clock() < found[1]):
+        if found is not None and (found[1] == FOREVER or self._clock() < found[1]):
             return found[0]
         price, until = self._look_up(model, base_url, key, service)
         if len(self._found) >= _KEPT:  # model names come from clients: the memory is bounded
@@ -94,6 +94,13 @@ class PriceBook:
         if isinstance(price, Unpriced) and found is None and self._on_unpriced is not None:
             self._on_unpriced(price)
         return price
+
+    def until(self, model: str, base_url: str = "", key: str = "", service: str = "standard") -> float:
+        """Unix time until which the price that ``price`` gave holds; 0 when it is not kept."""
+        if key not in self._keys and key not in self._free:
+            key = ""
+        found = self._found.get((model, base_url, key, service))
+        return 0.0 if found is None else found[1]
 
     def explain(self, model: str, base_url: str = "", key: str = "") -> dict[str, Any]:
         """What ``costs price MODEL`` shows: source, version, USD per million of each kind, tiers, service classes."""
@@ -119,17 +126,17 @@ class PriceBook:
     def _look_up(self, model: str, base_url: str, key: str, service: str) -> tuple[Price | Unpriced, float]:
         if key in self._free:
             source = f"keys.{key}.tier"
-            return Price(model, Rates({}), source=source, version=f"{source}#free", free=True), _FOREVER
+            return Price(model, Rates({}), source=source, version=f"{source}#free", free=True), FOREVER
         own = self._keys.get(key)
         override = (own.find(model) if own is not None else None) or self._models.find(model)
         if override is not None and override.whole:
-            return override.price(model, service, None), _FOREVER
+            return override.price(model, service, None), FOREVER
         catalog = self.catalog()
         listed = catalog.find(model, base_url, service, self._clock())
         if isinstance(listed, str):
             if override is not None:
-                return override.price(model, service, None), _FOREVER
-            return Unpriced(model, f"{listed}; give it one under prices: {model!r}"), _FOREVER
+                return override.price(model, service, None), FOREVER
+            return Unpriced(model, f"{listed}; give it one under prices: {model!r}"), FOREVER
         source = f"genai-prices {catalog.version} {listed.provider}/{listed.model}"
         bundled = _price(listed.model, listed.base, listed.tiers, source, listed.note)
         if override is not None:

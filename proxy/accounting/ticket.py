@@ -1,9 +1,10 @@
-"""One call on its way through the accounting: from the first attempt to the one row it becomes.
+"""One call on its way through the accounting: from the first request that is sent to the one row it becomes.
 
 The ticket lies in ``exchange.local[TICKET]``, and a flight (shared work below a cache) carries that of the caller who
-started it, because the flight's cost is that caller's: ``begin`` when an attempt goes out, ``end`` when the call is
-over, ``landed`` when the flight is. Attempts that still run when their caller leaves are entered when the flight has
-landed, as cost without a call. Each attempt is counted once.
+started it, because the flight's cost is that caller's: ``begin`` when a request goes out (``exchange.before_send``, on
+the caller's exchange or the flight's), ``end`` when the call is over, ``landed`` when the flight is. Attempts that
+still run when their caller leaves stay begun, under a number of their own, and are entered when the flight has landed,
+as cost without a call. Each attempt is counted once.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, Charge, bound_of, input_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, Charge, bound_of, size_estimate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.accounting.books import Store
     from proxy.accounting.charge import Tariff
     from proxy.clock import Clock
@@ -36,7 +39,7 @@ _OUTCOMES = {
 class Ticket:
     """See the module's text. Each method costs a few microseconds."""
 
-    __slots__ = ("_below", "begun", "clock", "ended", "number", "store", "tariff")
+    __slots__ = ("_below", "_who", "_who_of", "begun", "clock", "ended", "number", "store", "tariff")
 
     def __init__(self, store: Store, tariff: Tariff, clock: Clock) -> None:
         self.store = store
@@ -46,31 +49,32 @@ class Ticket:
         self.begun = False
         self.ended = False
         self._below: Exchange | None = None
+        self._who = ""
+        self._who_of: Attempt | None = None
 
-    async def begin(self, exchange: Exchange, attempt: Attempt) -> None:
-        """An attempt is about to go out: money may be spent from here, so it stands in the journal first (one turn of
-        the loop; a slow or full disk is not waited for). Only the first is written; ``exchange`` is the call's own, or
-        the flight's.
+    def begin(self, exchange: Exchange, attempt: Attempt) -> None:
+        """A request is about to go out: money may be spent from here, so it stands in the journal first (a slow or full
+        disk is not waited for). Only the first is written; ``exchange`` is the call's own, or the flight's.
         """
-        if self.begun or self.ended:
+        if self.begun:
             return
+        if self.ended:  # a revalidation, or a flight that others still wait for: it is no part of that row any more
+            self.number = self.store.journal.ids.next()
         self.begun = True
         self._below = exchange
-        price = self.tariff.price(exchange, attempt)
-        asked, bound = input_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
-        now = int(self.clock.now() * 1000)
+        price = attempt.local.get(PRICE) or self.tariff.price(exchange, attempt)
+        asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
+        who = self._who = attribution(exchange, attempt)
+        self._who_of = attempt
         reserved = price.worst_case(asked, bound)
-        who = attribution(exchange, attempt)
-        line = record.begin(self.number, now, exchange.id, who, reserved, price.version, (asked, bound))
-        journal = self.store.journal
-        journal.begin(self.number, line)
-        if journal.prompt:
-            await journal.flushed()
+        number, now = self.number, int(self.clock.now() * 1000)
+        line = record.begin(number, now, exchange.id, who, reserved, price.version, (asked, bound))
+        self.store.journal.begin(number, line)
 
-    def charges(self, exchange: Exchange) -> list[tuple[Attempt, Charge]]:
+    def charges(self, exchange: Exchange) -> list[Charge]:
         """What the call's own attempts have cost; none for a hit or a follower of somebody else's flight."""
         charge = self.tariff.charge
-        return [(made, paid) for made in self._own(exchange) if (paid := charge(exchange, made)) is not None]
+        return [paid for made in self._own(exchange) if (paid := charge(exchange, made)) is not None]
 
     def _own(self, exchange: Exchange) -> list[Attempt]:
         if exchange.cache_status in FROM_CACHE:
@@ -90,21 +94,35 @@ class Ticket:
         if self.ended:
             return False
         self.ended = True
-        self.store.journal.end(self.number, self._record(exchange))
+        number = self.number
+        below = self._below
+        if below is not None and below is not exchange:
+            self.begun = False
+            for made in below.attempts:
+                if made.outcome is None:  # goes on for others
+                    self.begin(below, made)
+                    break
+        self.store.journal.end(number, self._record(exchange, number))
+        if not self.begun or below is exchange:
+            self._below = self._who_of = None  # no ring of references is left for the collector
         return True
 
     def landed(self, exchange: Exchange) -> None:
         """The flight is over: what its starter's row does not hold, because the starter had left, is entered now."""
         if not self.ended:
             return
-        left = [(made, self.tariff.charge(exchange, made)) for made in exchange.attempts if _COUNTED not in made.local]
+        ids = self.store.journal.ids
         now = int(self.clock.now() * 1000)
-        for made, paid in left:
+        for made in exchange.attempts:
+            if _COUNTED in made.local:
+                continue
             made.local[_COUNTED] = True
+            paid = self.tariff.charge(exchange, made)
             if paid is None:
                 continue
+            number = self._landing(ids.next)
             line = record.end(
-                self.store.journal.ids.next(),
+                number,
                 now,
                 exchange.id,
                 attribution(exchange, made),
@@ -114,27 +132,39 @@ class Ticket:
                 version=paid.price.version,
                 usage=paid.usage.pack(),
             )
-            self.store.journal.append(line)
+            self.store.journal.end(number, line)
+        if self.begun:  # it cost nothing; its begin must not be found as abandoned
+            number = self._landing(ids.next)
+            self.store.journal.end(
+                number, record.end(number, now, exchange.id, attribution(exchange, None), attempts=0)
+            )
+        self._below = self._who_of = None
 
-    def _record(self, exchange: Exchange) -> bytes:
+    def _landing(self, fresh: Callable[[], int]) -> int:
+        """The number that the flight was begun under, once; then fresh ones."""
+        if self.begun:
+            self.begun = False
+            return self.number
+        return fresh()
+
+    def _record(self, exchange: Exchange, number: int) -> bytes:
         cached = exchange.cache_status in FROM_CACHE
         own = self._own(exchange)
-        charge = self.tariff.charge
         attempt = exchange.served_by or (own[-1] if own else None)
-        main: Charge | None = None
+        flags = total = cost = sent = saved = 0
+        version = ""
+        counts: tuple[int, ...] = ()
         extras: list[list[Any]] = []
-        total = 0
-        sent = 0
         for made in own:
             made.local[_COUNTED] = True
             if made.sent:
                 sent += 1
-            paid = charge(exchange, made)
+            paid = self.tariff.charge(exchange, made)
             if paid is None:
                 continue
             total += paid.cost
             if made is attempt:
-                main = paid
+                flags, cost, version, counts = _flags(paid), paid.cost, paid.price.version, paid.usage.pack()
             else:
                 extras.append(
                     record.extra(
@@ -146,26 +176,21 @@ class Ticket:
                     )
                 )
         exchange.cost_nanos = total
-        flags, cost, version = 0, 0, ""
-        counts: tuple[int, ...] = ()
-        if main is not None:
-            flags, cost, version, counts = _flags(main), main.cost, main.price.version, main.usage.pack()
-        saved = 0
         if cached:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
-        answer, clock = exchange.answer, self.clock
-        first = exchange.first_byte_at
+        answer, clock, first = exchange.answer, self.clock, exchange.first_byte_at
+        started = exchange.started_at
         return record.end(
-            self.number,
+            number,
             int(clock.now() * 1000),
             exchange.id,
-            attribution(exchange, attempt),
+            self._who if attempt is not None and attempt is self._who_of else attribution(exchange, attempt),
             outcome=_OUTCOMES.get(exchange.outcome or "cancelled", "failed"),
             status=answer.status if answer is not None else 0,
             flags=flags,
-            ms=int((clock.monotonic() - exchange.started_at) * 1000),
-            first_ms=int((first - exchange.started_at) * 1000) if first is not None else 0,
+            ms=int((clock.monotonic() - started) * 1000),
+            first_ms=int((first - started) * 1000) if first is not None else 0,
             attempts=sent,
             cost=cost,
             saved=saved,

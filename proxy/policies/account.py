@@ -1,8 +1,8 @@
 """``account``: who spent what. The outermost policy: it sees every answer, refusal and hit, and writes one row a call.
 
-The begin of a call goes to the journal when its first attempt goes out, the end before its last piece leaves
-(``on_settle``); a call that never gets so far (its client left, we failed) ends in ``on_done``. So an answer whose last
-byte a client received is in the journal, and the ledger gets it from there.
+The begin of a call goes to the journal right before its first request is sent (``exchange.before_send``, also from within
+a flight), the end before its last piece leaves (``on_settle``, which every call reaches). So an answer whose last byte a
+client received is in the journal, and the ledger gets it from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxy.policy import Policy, PolicyOptions
 
 if TYPE_CHECKING:
     from proxy.accounting.books import Books
-    from proxy.exchange import Answer, Attempt, Exchange
+    from proxy.exchange import Answer, Exchange
     from proxy.services import Services
 
 __all__ = ["Account", "AccountOptions"]
@@ -74,22 +74,19 @@ class Account(Policy):
                 "The accounting journal has no room to write and calls are refused until it has (account.on_full).",
                 retry_after=5,
             )
-        exchange.local[TICKET] = Ticket(store, self.books.tariff, self.services.clock)
+        books = self.books
+        if not books.prices.ready:
+            await books.warmed()
+        ticket = exchange.local[TICKET] = Ticket(store, books.tariff, self.services.clock)
+        exchange.before_send = ticket.begin
         return None
-
-    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
-        ticket: Ticket | None = exchange.local.get(TICKET)
-        if ticket is not None:
-            if not self.books.prices.ready:
-                await self.books.warmed()
-            await ticket.begin(exchange, attempt)
 
     async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
         ticket: Ticket | None = exchange.local.get(TICKET)
         if ticket is None or answer.failed or answer.origin in ("policy", "sidecar"):
             return None
         cost = 0
-        for _, charge in ticket.charges(exchange):
+        for charge in ticket.charges(exchange):
             if not charge.price.priced:  # an unknown price is no figure at all, never a zero
                 return None
             cost += charge.cost
@@ -99,10 +96,8 @@ class Account(Policy):
 
     async def on_settle(self, exchange: Exchange) -> None:
         ticket: Ticket | None = exchange.local.get(TICKET)
+        exchange.before_send = None
         if ticket is not None and ticket.end(exchange):
-            await ticket.store.journal.flushed()
-
-    async def on_done(self, exchange: Exchange) -> None:
-        ticket: Ticket | None = exchange.local.get(TICKET)
-        if ticket is not None:
-            ticket.end(exchange)
+            journal = ticket.store.journal
+            if not journal.direct:
+                await journal.flushed()

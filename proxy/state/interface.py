@@ -48,6 +48,9 @@ class State(Protocol):
     def usage(self, limit: Limit) -> Usage:
         """The limit's figures by the local picture."""
 
+    def spent(self, limit: Limit) -> float:
+        """A counter's spent units by the local picture: the one figure of ``usage`` that is asked for with each call."""
+
     def cool(self, name: str, seconds: float, why: str = "") -> None:
         """Closes `name` for a time, on every replica; of several deadlines the latest wins."""
 

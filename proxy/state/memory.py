@@ -139,6 +139,10 @@ class MemoryState:
         meter = self.meters.get(limit.name)
         return Usage(0, 0, limit.limit, 0.0) if meter is None else meter.usage(limit, self._monotonic())
 
+    def spent(self, limit: Limit) -> float:
+        meter = self.meters.get(limit.name)
+        return meter.spent if type(meter) is CounterMeter else 0.0
+
     # Cooldowns and notes
 
     @property

@@ -277,6 +277,17 @@ class CounterMeter:
         return self.span
 
     def ask(self, limit: Counter | Slots, amount: float, now: float, share: Share) -> float:
+        expires = self.expires
+        if (
+            share.count == 1
+            and not self.span
+            and not self.others
+            and expires > now
+            and self.spent + self.held + amount <= limit.limit
+        ):
+            self.held += amount
+            self.away += amount
+            return 0.0
         wait = self.wait(limit, amount, now, share)
         if wait <= 0:
             self.take(limit, amount, now, share)

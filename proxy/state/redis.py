@@ -165,6 +165,9 @@ class RedisState(Listener):
         self._remember(limit)
         self._tell(["seed", encode(limit, used)])
 
+    def spent(self, limit: Limit) -> float:
+        return self.local.spent(limit)
+
     def usage(self, limit: Limit) -> Usage:
         return self.local.usage(limit)
 

@@ -10,10 +10,11 @@ nobody else may join (``keep`` is off) keeps nothing that its readers have taken
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ProxyError
+from proxy.policy import Stage
 from proxy.stream.sse import Event
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ class FanOut:
 
     It is the ``out`` of the pipe below a split. on_empty: called when the last reader leaves a stream that has not
     ended. keep: keep what has come for readers that join later. source: what is paused when no reader drinks.
+    passing: the events that the next ``write`` holds, if whoever writes knows them (``Tap``): a single reader that
+    understands events gets them as they are and parses nothing again.
     """
 
     __slots__ = (
         "_dropped", "_ended", "_error", "_on_empty", "_paused", "_pieces", "_readers", "_size",
-        "keep", "sealed", "source",
+        "keep", "passing", "sealed", "source",
     )  # fmt: skip
 
     def __init__(self, on_empty: Callable[[], None], *, keep: bool = True) -> None:
@@ -51,6 +54,7 @@ class FanOut:
         self._on_empty = on_empty
         self._paused = False
         self.keep = keep
+        self.passing: list[Event] = []
         self.source: Source | None = None
         self.sealed = False
 
@@ -71,12 +75,22 @@ class FanOut:
 
     def write(self, data: bytes) -> None:
         """One piece, at the pace it comes."""
-        self._pieces.append(data)
-        self._size += len(data)
-        for reader in tuple(self._readers):
-            reader._more()
-        if not self.keep:
-            self._drop_taken()
+        events, self.passing = self.passing, []
+        readers = self._readers
+        if events and len(readers) == 1 and readers[0]._takes(self._dropped + len(self._pieces)):
+            if self.keep:
+                self._pieces.append(data)
+                self._size += len(data)
+            else:
+                self._dropped += 1
+            readers[0]._take(events)
+        else:
+            self._pieces.append(data)
+            self._size += len(data)
+            for reader in tuple(readers):
+                reader._more()
+            if not self.keep:
+                self._drop_taken()
         if self._size > KEPT:
             self._trim()
         self._balance()
@@ -154,11 +168,12 @@ class FanOut:
 class Subscription:
     """One reader: the Source of one caller's answer."""
 
-    __slots__ = ("_fan", "_over", "_pushing", "_sink", "paused", "position")
+    __slots__ = ("_events", "_fan", "_over", "_pushing", "_sink", "paused", "position")
 
     def __init__(self, fan: FanOut) -> None:
         self._fan = fan
         self._sink: Sink | None = None
+        self._events: Callable[[list[Event]], None] | None = None
         self._over = False
         self._pushing = False
         self.paused = False
@@ -170,6 +185,7 @@ class Subscription:
             sink.fail(LaggingReaderError())
             return
         self._sink = sink
+        self._events = getattr(sink, "take", None)
         self._more()
 
     def pause(self) -> None:
@@ -190,6 +206,20 @@ class Subscription:
         self._over = True
         self._sink = None
         self._fan._left(self)
+
+    def _takes(self, end: int) -> bool:
+        """Whether this reader has everything up to ``end`` and takes events."""
+        return self._events is not None and self.position == end and not (self.paused or self._over or self._pushing)
+
+    def _take(self, events: list[Event]) -> None:
+        self.position += 1
+        sink = self._sink
+        assert self._events is not None and sink is not None
+        try:
+            self._events([Event(event.encode()) if event.edited else event for event in events])
+        except Exception as error:  # as in `_more`
+            self.abort()
+            sink.fail(error)
 
     def _more(self) -> None:
         fan, sink = self._fan, self._sink
@@ -223,6 +253,19 @@ class Subscription:
             sink.fail(LaggingReaderError())
 
 
+class Tap(Stage):
+    """The last stage of the pipe that writes into a ``FanOut``: says which events the next write holds."""
+
+    __slots__ = ("_fan",)
+
+    def __init__(self, fan: FanOut) -> None:
+        self._fan = fan
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        self._fan.passing.append(event)
+        return (event,)
+
+
 class Replay:
     """A source of events that are all here already: a cache hit as a stream. One piece a loop turn, so that
     a large replay neither blocks the loop nor fills a slow client's buffer."""
@@ -235,6 +278,11 @@ class Replay:
         self._sink: Sink | None = None
         self._paused = False
         self._handle: asyncio.Handle | None = None
+
+    @classmethod
+    def raw(cls, data: bytes) -> Replay:
+        """From the bytes of a stream."""
+        return cls([data[at : at + 32 * 1024] for at in range(0, len(data), 32 * 1024)])
 
     @classmethod
     def of(cls, events: list[Event]) -> Replay:

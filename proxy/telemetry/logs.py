@@ -135,10 +135,13 @@ class Logs:
         self.json = config.format == "json" or (config.format == "auto" and not os.isatty(descriptor))
         handler = _Handler(self.writer)
         handler.setFormatter(JsonFormatter() if self.json else TextFormatter())
-        root = logging.getLogger("llm_sidecar")
-        root.handlers[:] = [handler]
-        root.setLevel(config.level.upper())
-        root.propagate = False
+        handler.setLevel(config.level.upper())
+        for name in ("llm_sidecar", "proxy"):
+            root = logging.getLogger(name)
+            root.handlers[:] = [handler, *(h for h in root.handlers if not isinstance(h, _Handler))]
+            # Warnings reach the alarms of the admin port also where the log itself wants errors only.
+            root.setLevel(min(handler.level, logging.WARNING))
+            root.propagate = False
         logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
         wanted = config.access and config.level in ("debug", "info")
         self.access: Callable[[Exchange], None] | None = None

@@ -103,6 +103,8 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
         readable=reader.asks,
         ask_usage=ask_usage,
     )
+    if exchange.before_send is not None:
+        exchange.before_send(exchange, attempt)
     attempt.sent = True
     upstream.requests += 1
     deadline = attempt.deadline or inf

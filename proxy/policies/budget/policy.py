@@ -9,36 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING
 
 from proxy.accounting import budgets
-from proxy.accounting.budgets import METRICS, Amounts, obstacle
+from proxy.accounting.budgets import obstacle
 from proxy.accounting.charge import PRICE, bound_of
 from proxy.accounting.line import Line, Place
 from proxy.accounting.money import nano_from_usd, usd_text
 from proxy.accounting.restore import restore
-from proxy.accounting.ticket import TICKET, Ticket
 from proxy.accounting.windows import CALENDAR, Window, zone
 from proxy.config.units import parse_duration
 from proxy.errors import ProxyError
 from proxy.exchange import Target
+from proxy.policies.budget.dimensions import reader
 from proxy.policies.budget.meter import Hold, Meter
 from proxy.policies.budget.options import BudgetOptions, Downgrade
 from proxy.policy import Fallback, Policy, Stage, Veto, Wait
 from proxy.state.limits import Claims, Grant, Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.accounting.books import Books
     from proxy.exchange import Answer, Attempt, Exchange
     from proxy.policy import Decision, Verdict
     from proxy.services import Services
     from proxy.state.interface import State
+    from proxy.state.limits import Limit
 
 __all__ = ["Budget"]
 
 log = logging.getLogger("proxy.accounting")
 
 _RESTORE = 0.5  # the start waits that long for the ledger's sums; after that they come when they come
+_REFUSED_BY_PROVIDER = (0, 0, 1)  # it was sent and cost nothing: a call all the same
 _POLL = 0.2  # with Redis, others give back without our seeing it
 
 
@@ -69,8 +74,16 @@ class Budget(Policy):
             tokens=options.tokens,
             calls=options.calls,
         )
+        # Memory answers without a coroutine; Redis is awaited.
+        self._reserve_now: Callable[[tuple[Claims, ...]], Grant | Refusal] | None = getattr(
+            self.state, "try_reserve", None
+        )
+        self._only = frozenset(options.only)
+        self._priceless = options.usd is None and options.tokens is None
+        self._now = services.clock.now
+        self._value = reader(options.per)
         self._lines: dict[str, Line] = {}
-        self._warned: dict[str, float] = {}
+        self._next: dict[str, float] = {}
         self._lowest = min(options.warn_at, default=2.0)
         self._restoring: asyncio.Task[None] | None = None
 
@@ -103,24 +116,26 @@ class Budget(Policy):
     # --- reserve
 
     async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
-        options: BudgetOptions = self.options
-        if not self.books.prices.ready:
-            await self.books.warmed()
-        now = self.services.clock.now()
-        price = attempt.local[PRICE] = self.books.tariff.price(exchange, attempt)
-        asked = exchange.input_estimate()
-        bound = bound_of(exchange, options.assume_output, read=True)
-        wanted = Amounts(price.worst_case(asked, bound), asked + bound)
+        books, budget = self.books, self.budget
+        if not books.prices.ready:
+            await books.warmed()
         value = self._value(exchange, attempt)
-        if options.only and value not in options.only:
+        if self._only and value not in self._only:
             return None
-        bucket = self.budget.bucket(value, now)
+        price = attempt.local[PRICE] = books.tariff.price(exchange, attempt)
+        options: BudgetOptions = self.options
+        if self._priceless:
+            wanted = (0, 0, 1)
+        else:
+            asked = exchange.input_estimate()
+            bound = bound_of(exchange, options.assume_output, read=True)
+            wanted = (price.worst_case(asked, bound), asked + bound, 1)
         if not price.priced and options.usd is not None:
             exchange.note(self.label, f"no price is known for {attempt.target}")
             if options.on_unpriced == "reject" and not self.observe:
-                text = f"Budget {self.budget.name}: no price is known for this model, and on_unpriced is reject."
+                text = f"Budget {budget.name}: no price is known for this model, and on_unpriced is reject."
                 return Veto("target", ProxyError("insufficient_quota", text, policy=self.label))
-        claims, places = self.budget.claims(bucket, wanted, priced=price.priced)
+        claims, places = budget.claims(budget.bucket(value, self._now()), wanted, priced=price.priced)
         if not claims:
             return None
         place: Place | None = exchange.local.get(self)
@@ -128,32 +143,19 @@ class Budget(Policy):
             place = None
         line = self._lines.get(value)
         if line is None or line.may_ask(place):
-            said = await self.state.reserve((claims,))
-            if isinstance(said, Grant):
+            now = self._reserve_now
+            said = now((claims,)) if now is not None else await self.state.reserve((claims,))
+            if type(said) is Grant:
                 if place is not None and line is not None:
                     line.leave(place)
                 attempt.local[self] = Hold(said, claims, places)
-                ticket: Ticket | None = exchange.local.get(TICKET)
-                if ticket is not None and not ticket.begun:
-                    # In a flight, which the account policy above it does not see. Cancelled in here, on_attempt has
-                    # not returned and nobody would call on_attempt_end.
-                    try:
-                        await ticket.begin(exchange, attempt)
-                    except BaseException:
-                        self.state.free(attempt.local.pop(self).grant)
-                        raise
                 return None
+            assert isinstance(said, Refusal)
             return self._refused(exchange, attempt, said, claims, places, value, place)
         counter, amount = claims[0]
         figures = self.state.usage(counter)
         waits = Refusal(counter, 1.0, figures.used, figures.held)
         return self._held(exchange, attempt, waits, amount, value, place)
-
-    def _value(self, exchange: Exchange, attempt: Attempt) -> str:
-        per = self.budget.per
-        if len(per) == 1:
-            return _dimension(per[0], exchange, attempt)
-        return "|".join(_dimension(name, exchange, attempt) for name in per)
 
     def _refused(
         self,
@@ -240,32 +242,37 @@ class Budget(Policy):
         hold: Hold | None = attempt.local.pop(self, None)
         if hold is None:
             return
-        charge = None if attempt.outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
-        if charge is None and (attempt.outcome == "vetoed" or not attempt.sent):
-            actual = None
-        elif charge is None:
-            actual = Amounts(0, 0)
-        else:
-            actual = Amounts(charge.cost, charge.usage.input + charge.usage.output)
-        if hold.grant is not None:
-            if actual is None:
-                self.state.free(hold.grant)
-            else:
-                self.state.settle(hold.grant, [actual[metric] for metric in hold.places])
-        elif actual is not None:
-            for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
-                self.state.book(limit, actual[metric])
-        warns = self._lowest <= 1.0 and actual is not None
-        if not (self._lines or warns):
+        state, outcome = self.state, attempt.outcome
+        charge = None if outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
+        if charge is not None:
+            usage = charge.usage
+            actual = (charge.cost, usage.input + usage.output, 1)
+        elif outcome == "vetoed" or not attempt.sent:
+            if hold.grant is not None:
+                state.free(hold.grant)
+            if self._lines:
+                self._given_back(self._value(exchange, attempt))
             return
-        value = self._value(exchange, attempt)
+        else:
+            actual = _REFUSED_BY_PROVIDER
+        if hold.grant is not None:
+            state.settle(hold.grant, [actual[metric] for metric in hold.places])
+        else:
+            for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
+                state.book(limit, actual[metric])
+        if self._lines:
+            self._given_back(self._value(exchange, attempt))
+        if self._lowest <= 1.0:
+            for limit, _ in hold.claims:
+                used = state.spent(limit)
+                if used >= limit.limit * self._lowest and used >= self._next.get(limit.name, 0.0):
+                    self._warn(limit, used, self._value(exchange, attempt))
+
+    def _given_back(self, value: str) -> None:
         line = self._lines.get(value)
         if line is not None:
             line.wake()
             self._tidy(value)
-        if warns:
-            for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
-                self._warn(limit, METRICS[metric], value)
 
     async def on_done(self, exchange: Exchange) -> None:
         place: Place | None = exchange.local.get(self)
@@ -275,17 +282,14 @@ class Budget(Policy):
                     line.leave(place)
                     self._tidy(value)
 
-    def _warn(self, limit: Any, metric: str, value: str) -> None:
-        used = self.state.usage(limit).used
+    def _warn(self, limit: Limit, used: float, value: str) -> None:
+        """Said once for each mark, however far a call has jumped; ``_next``: what must be used before it is said again."""
         share = used / limit.limit
-        if share < self._lowest:
-            return
-        reached = max((mark for mark in self.options.warn_at if share >= mark), default=0.0)
-        if reached <= self._warned.get(limit.name, 0.0):
-            return
-        if len(self._warned) > 10_000:
-            self._warned.clear()
-        self._warned[limit.name] = reached
+        if len(self._next) > 10_000:
+            self._next.clear()
+        higher = [mark for mark in self.options.warn_at if mark > share]
+        self._next[limit.name] = min(higher) * limit.limit if higher else inf
+        metric = limit.name.removeprefix(f"budget:{self.budget.name}:").partition(":")[0]
         shown = f"${usd_text(int(used), places=4)}" if metric == "usd" else f"{int(used)} {metric}"
         text = f"budget {self.budget.name} of {value}: {share:.0%} of its {self.budget.window.kind} are spent ({shown})"
         log.warning("%s", text)
@@ -302,11 +306,3 @@ class Budget(Policy):
         if hold is None:
             return None
         return Meter(self, exchange, attempt, hold)
-
-
-def _dimension(name: str, exchange: Exchange, attempt: Attempt) -> str:
-    if name == "key":
-        return attempt.key.id if attempt.key is not None else "-"
-    if name == "upstream":
-        return attempt.upstream or "-"
-    return exchange.dimension(name)

@@ -4,7 +4,7 @@
 
 Tags stand at the front so that invalidation reads the first bytes only. They are keyed hashes: an entry found by
 somebody says nothing of whose it is. meta is JSON: ``[usage counts, estimated]``. The body is the JSON of a whole
-answer, or one embedding, compressed when it is large.
+answer, one embedding, or the events of a stream as they came; compressed when it is large.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ __all__ = ["MAX_TAGS", "TAG", "Entry", "EntryError", "tags_end", "tags_of"]
 
 MAGIC: Final = 0xCE
 COMPRESSED: Final = 1
+EVENTS: Final = 2
+USAGE: Final = 4
 TAG: Final = 8
 MAX_TAGS: Final = 40
 _TIMES: Final = struct.Struct(">ddH")
@@ -34,9 +36,10 @@ class EntryError(ValueError):
 
 
 class Entry:
-    """stored_at: wall seconds. fresh_for: seconds. usage: what the original used. body: JSON bytes, not compressed."""
+    """stored_at: wall seconds. fresh_for: seconds. usage: what the original used. body: not compressed; JSON, or with
+    ``events`` server-sent events, of which one holds usage if ``with_usage``."""
 
-    __slots__ = ("body", "counts", "estimated", "fresh_for", "stored_at")
+    __slots__ = ("body", "counts", "estimated", "events", "fresh_for", "stored_at", "with_usage")
 
     def __init__(
         self,
@@ -46,12 +49,16 @@ class Entry:
         counts: tuple[int, ...] | None = None,
         *,
         estimated: bool = False,
+        events: bool = False,
+        with_usage: bool = False,
     ) -> None:
         self.body = body
         self.stored_at = stored_at
         self.fresh_for = fresh_for
         self.counts = counts
         self.estimated = estimated
+        self.events = events
+        self.with_usage = with_usage
 
     @property
     def usage(self) -> Usage | None:
@@ -63,9 +70,9 @@ class Entry:
         joined = b"".join(tags)[: MAX_TAGS * TAG]
         counts = self.counts
         meta = _NO_USAGE if counts is None else orjson.dumps([counts, self.estimated])
-        body, flags = self.body, 0
+        body, flags = self.body, self.events * EVENTS | self.with_usage * USAGE
         if len(body) > compress_above:
-            body, flags = zlib.compress(body, 1), COMPRESSED
+            body, flags = zlib.compress(body, 1), flags | COMPRESSED
         times = _TIMES.pack(self.stored_at, self.fresh_for, len(meta))
         return b"".join((bytes((MAGIC, flags, len(joined) // TAG)), joined, times, meta, body))
 
@@ -82,11 +89,13 @@ class Entry:
             body = data[place + length :]
             if flags & COMPRESSED:
                 body = _unpack(body)
-            meta: Any = None
             if length != 4:
-                meta = orjson.loads(data[place : place + length])
-                return cls(body, stored_at, fresh_for, tuple(meta[0]), estimated=bool(meta[1]))
-            return cls(body, stored_at, fresh_for)
+                meta: Any = orjson.loads(data[place : place + length])
+                entry = cls(body, stored_at, fresh_for, tuple(meta[0]), estimated=bool(meta[1]))
+            else:
+                entry = cls(body, stored_at, fresh_for)
+            entry.events, entry.with_usage = bool(flags & EVENTS), bool(flags & USAGE)
+            return entry
         except EntryError:
             raise
         except (IndexError, KeyError, TypeError, ValueError, struct.error, zlib.error) as error:

@@ -2,14 +2,16 @@
 
 Stored is what is whole and good: 200, JSON that its dialect calls complete, not cut short by a limit or a filter, from
 the very target that was asked. Never an error, never a broken stream.
+
+A stream is stored as the events that came: most are asked for as streams again, and adding an answer up costs as much
+as sending it. Who asks for the same answer whole gets it added up, once.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
+from proxy.policies.cache.entry import Entry
 from proxy.stream.sse import Parser
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Target
     from proxy.flight import Flight
 
-__all__ = ["body_of"]
+__all__ = ["added_up", "entry_of"]
 
 _CUT: Final = frozenset(
     {
@@ -40,37 +42,59 @@ _CUT: Final = frozenset(
 _CALLS: Final = frozenset({"tool_calls", "function_call", "tool_use"})
 
 
-def body_of(flight: Flight, dialect: Dialect, target: Target, *, tool_calls: bool) -> bytes | None:
-    """The JSON of the whole answer to store; None when this answer is not stored."""
+def entry_of(
+    flight: Flight, dialect: Dialect, target: Target, now: float, ttl: float, *, tool_calls: bool
+) -> Entry | None:
+    """What to store of a flight's answer; None when it is not stored."""
     answer, exchange = flight.answer, flight.exchange
     if answer is None or answer.status != 200 or exchange.outcome != "answered":
         return None
     served = exchange.served_by
     if served is not None and served.target != target:
         return None
+    usage = exchange.usage
+    entry = Entry(
+        b"",
+        now,
+        ttl,
+        None if usage is None else usage.pack(),
+        estimated=usage is not None and usage.estimated,
+    )
     if answer.source is not None:
-        return _collected(flight, dialect, tool_calls=tool_calls) if answer.events else None
+        return entry if answer.events and _fill(entry, flight, dialect, tool_calls=tool_calls) else None
     document = answer.body
-    if document is None:
+    if document is None or not _good(dialect, document.lenient(), tool_calls=tool_calls):
         return None
-    tree = document.lenient()
-    return document.encode() if _good(dialect, tree, tool_calls=tool_calls) else None
+    entry.body = document.encode()
+    return entry
 
 
-def _collected(flight: Flight, dialect: Dialect, *, tool_calls: bool) -> bytes | None:
-    """The whole answer that a stream amounts to."""
-    data = flight.fan.whole
-    if data is None:
-        return None
+def _fill(entry: Entry, flight: Flight, dialect: Dialect, *, tool_calls: bool) -> bool:
+    """Put a stream into the entry; False when it is not good enough."""
+    data, pipe = flight.fan.whole, flight.flow.pipe
+    request = flight.exchange.request.body
+    if data is None or pipe is None or pipe.error_event is not None or pipe.finish_reason is None or request is None:
+        return False
+    tree = request.strict()
+    if pipe.finish_reason in _CUT or (pipe.finish_reason in _CALLS and not tool_calls):
+        return False
+    entry.body, entry.events, entry.with_usage = data, True, dialect.asks_usage(tree)
+    # Of several choices the pipe knows the last one's end only.
+    return dialect.bound(tree).choices == 1 or added_up(entry, dialect, tool_calls=tool_calls) is not None
+
+
+def added_up(entry: Entry, dialect: Dialect, *, tool_calls: bool = True) -> dict[str, Any] | None:
+    """The whole answer that stored events amount to; None when they do not."""
     parser = Parser()
-    tree: Any = dialect.collect([*parser.feed(data), *parser.end()])
+    tree: Any = dialect.collect([*parser.feed(entry.body), *parser.end()])
     if not _good(dialect, tree, tool_calls=tool_calls):
         return None
-    usage = flight.exchange.usage
+    usage = entry.usage
     if usage is not None and not usage.estimated and tree.get("usage") is None and dialect.name in _OPENAI:
-        # The provider was asked for it and the event was hidden from the client that had not asked.
+        # The provider was asked for it, and the event was hidden from the client that had not asked.
         tree["usage"] = _openai_usage(usage)
-    return orjson.dumps(tree)
+    answer: dict[str, Any] = tree
+    return answer
 
 
 def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:

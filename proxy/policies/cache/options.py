@@ -56,7 +56,7 @@ class CacheOptions(PolicyOptions):
         default=64 * 1024**2, description="Memory that this process keeps answers in; the least recently used leave."
     )
     max_entry: PositiveSize = Field(default=4 * 1024**2, description="A larger answer is not stored.")
-    compress_above: Size = Field(default=16 * 1024, description="Answers above this size are kept compressed.")
+    compress_above: Size = Field(default=32 * 1024, description="Answers above this size are kept compressed.")
     redis: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
         default=None, description="Redis for answers. Default: the one of `state:`."
     )

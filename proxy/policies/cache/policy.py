@@ -15,6 +15,7 @@ before any error that asking again later could cure.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proxy.errors import ProxyError
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Cache"]
 
 CACHED: Final = frozenset({"openai_chat", "openai_completions", "openai_responses", "anthropic_messages"})
+COMPRESSED_HERE: Final = 96 * 1024
+"""Bytes that are compressed on the loop (under 1 ms); more is left to a thread."""
 REVALIDATION: Final = 300.0
 """Seconds that a revalidation may take: nobody waits for it, so nobody else would end it."""
 CURABLE: Final = frozenset(
@@ -237,12 +240,16 @@ class Cache(Policy):
         self.store.remove(name)
 
     def _serve(self, call: Call, name: bytes, entry: Entry, age: float) -> Answer | None:
+        exchange, came_as_events = call.exchange, entry.events
         try:
-            answer = serve.answer(call.exchange, call.dialect, entry.body, age, new_ids=self.options.ids == "new")
+            answer = serve.answer(exchange, call.dialect, entry, age, new_ids=self.options.ids == "new")
         except ValueError:
             self.damaged(name)
             return None
-        call.exchange.saved_usage = entry.usage
+        if came_as_events and not entry.events:
+            # Added up for this caller: kept so for the next, who most likely asks in the same way.
+            self.keep(name, entry, self.keys.tags(exchange), age)
+        exchange.saved_usage = entry.usage
         return answer
 
     # --- flights -------------------------------------------------------------------------------
@@ -310,24 +317,35 @@ class Cache(Policy):
             del self._flying[landing.shape]
         if not landing.stores or self.store.epoch != landing.epoch:  # cleared meanwhile: the answer is from before
             return
-        body = keeping.body_of(flight, landing.dialect, landing.target, tool_calls=self.options.tool_calls)
-        if body is None:
+        options = self.options
+        entry = keeping.entry_of(
+            flight, landing.dialect, landing.target, self._now(), options.ttl, tool_calls=options.tool_calls
+        )
+        if entry is None:
             return
         if landing.items is not None:
             landing.items.keep(flight, landing.tags)
-            return
-        if len(body) > self.options.max_entry:
-            return
-        usage = flight.exchange.usage
-        counts = None if usage is None else usage.pack()
-        entry = Entry(body, self._now(), self.options.ttl, counts, estimated=usage is not None and usage.estimated)
-        self.keep(landing.name, entry, landing.tags)
+        elif len(entry.body) <= options.max_entry:
+            self.keep(landing.name, entry, landing.tags)
 
-    def keep(self, name: bytes, entry: Entry, tags: list[bytes]) -> None:
-        """Store an entry."""
-        self.figures.stored += 1
-        data = entry.encode(tags, compress_above=self.options.compress_above)
-        self.store.put(name, data, entry.fresh_for + self._grace)
+    def keep(self, name: bytes, entry: Entry, tags: list[bytes], age: float = 0.0) -> None:
+        """Store an entry. age: how old it is already."""
+        left = entry.fresh_for + self._grace - age
+        if left <= 0:
+            return
+        self.figures.stored += not age
+        above = self.options.compress_above
+        if len(entry.body) <= max(above, COMPRESSED_HERE):
+            self.store.put(name, entry.encode(tags, compress_above=above), left)
+            return
+        work = asyncio.get_running_loop().run_in_executor(None, lambda: entry.encode(tags, compress_above=above))
+        epoch = self.store.epoch
+
+        def compressed(done: asyncio.Future[bytes]) -> None:
+            if not done.cancelled() and done.exception() is None and self.store.epoch == epoch:
+                self.store.put(name, done.result(), left)
+
+        work.add_done_callback(compressed)
 
     # --- what is not cached --------------------------------------------------------------------
 

@@ -9,11 +9,13 @@ import orjson
 
 from proxy.document import Document
 from proxy.exchange import Answer
+from proxy.policies.cache.keeping import added_up
 from proxy.stream.fanout import Replay
 
 if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.exchange import Exchange
+    from proxy.policies.cache.entry import Entry
 
 __all__ = ["answer", "events", "renewed", "whole"]
 
@@ -23,17 +25,34 @@ _TIMES: Final = ("created", "created_at")
 _LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def answer(exchange: Exchange, dialect: Dialect, body: bytes, age: float, *, new_ids: bool) -> Answer:
-    """The stored ``body`` as this caller asked for it. age: seconds since it was stored. Raises ValueError when the
-    body is not what it should be."""
-    if new_ids or exchange.streaming:
-        tree = orjson.loads(body)
-        if new_ids:
-            renewed(tree, exchange.started_wall)
-        if exchange.streaming:
-            return events(exchange, dialect, tree, age)
-        body = orjson.dumps(tree)
-    return whole(body, age)
+def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, new_ids: bool) -> Answer:
+    """The stored answer as this caller asked for it. age: seconds since it was stored. Raises ValueError when it is
+    not what it should be. Events that were added up stay so: the entry's body is then the whole answer."""
+    streaming = exchange.streaming
+    tree: Any
+    if entry.events:
+        if streaming and not new_ids and entry.with_usage is _asks_usage(exchange, dialect):
+            return Answer(
+                200, [_EVENTS, (b"age", b"%d" % age)], origin="cache", source=Replay.raw(entry.body), events=True
+            )
+        tree = added_up(entry, dialect)
+        if tree is None:
+            raise ValueError("the stored events are no whole answer")
+        entry.body, entry.events = orjson.dumps(tree), False
+    elif not (new_ids or streaming):
+        return whole(entry.body, age)
+    else:
+        tree = orjson.loads(entry.body)
+    if new_ids:
+        renewed(tree, exchange.started_wall)
+    if streaming:
+        return events(exchange, dialect, tree, age)
+    return whole(orjson.dumps(tree), age)
+
+
+def _asks_usage(exchange: Exchange, dialect: Dialect) -> bool:
+    asked = exchange.request.body
+    return asked is not None and dialect.asks_usage(asked.strict())
 
 
 def whole(body: bytes, age: float) -> Answer:
@@ -43,8 +62,7 @@ def whole(body: bytes, age: float) -> Answer:
 
 def events(exchange: Exchange, dialect: Dialect, tree: Any, age: float) -> Answer:
     """The same as the events that the provider would have sent, with usage if the client asked for it."""
-    asked = exchange.request.body
-    made = dialect.replay(tree, include_usage=asked is not None and dialect.asks_usage(asked.strict()))
+    made = dialect.replay(tree, include_usage=_asks_usage(exchange, dialect))
     if not made:
         raise ValueError("the answer cannot be said as events")
     return Answer(200, [_EVENTS, (b"age", b"%d" % age)], origin="cache", source=Replay.of(made), events=True)
