@@ -103,7 +103,7 @@ class Origins:
             )
         cors = self._cors
         headers: RawHeaders = [
-            (b"access-control-allow-origin", b"*" if self._any and not cors.credentials else origin.encode()),
+            (b"access-control-allow-origin", b"*" if self._any and not cors.credentials else origin.encode("utf-8", "replace")),
             (b"vary", b"Origin"),
         ]
         if cors.credentials:

@@ -121,7 +121,8 @@ class ProxyError(Exception):
     ) -> None:
         super().__init__(code, message)
         self.code = code
-        self.message = message
+        # What quotes a header or a path may hold bytes that are no text, and those have no place in JSON.
+        self.message = message if message.isascii() else message.encode("utf-8", "replace").decode()
         self.param = param
         self.retry_after = retry_after
         self.policy = policy

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -30,6 +32,8 @@ from proxy.head import Head, Payload, Repeat, Whole, learn
 if TYPE_CHECKING:
 
     from proxy.config.server import Server as ServerConfig
+
+log = logging.getLogger("llm_sidecar.listener")
 
 _STATUS: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -365,7 +369,15 @@ class Connection(RequestHandler):
         """An error without a call: a head that cannot be read."""
         from proxy.dialects import generic  # noqa: PLC0415 - only for broken requests
 
-        headers = [(b"content-type", b"application/json"), (b"x-should-retry", b"false")]
+        request_id = f"req_{secrets.token_hex(12)}"
+        headers = [(b"content-type", b"application/json")]
+        if error.should_retry is not None:
+            headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+        headers += [(name, request_id.encode()) for name in (b"x-sidecar-request-id", b"x-request-id")]
+        log.info(
+            "request refused before it was a call",
+            extra={"request_id": request_id, "status": error.status, "error": error.code, "peer": self.peer},
+        )
         with contextlib.suppress(ConnectionError):
             self.send(error.status, headers, generic.error(error) if body is None else body)
 

@@ -97,7 +97,7 @@ def _bucket_rows(policy: Budget, bucket: Bucket, now: float) -> list[dict[str, A
                 "budget": budget.name,
                 "per": list(budget.per),
                 "value": bucket.value,
-                "window": budget.window.kind,
+                "window": f"{budget.window.rolling:g}s" if budget.window.rolling else budget.window.kind,
                 "unit": METRICS[place],
                 "limit": shown(counter.limit),
                 "spent": shown(usage.used),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from aiohttp import web
 
 from proxy import __version__
+from proxy.admin.reply import answer, refused
 from proxy.browser import Hosts
 from proxy.errors import ProxyError
 
@@ -20,13 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.app import App
+    from proxy.config.server import Admin as AdminConfig
 
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
-
-
-def answer(data: Any, status: int = 200) -> web.Response:
-    """A JSON answer."""
-    return web.Response(body=orjson.dumps(data, default=str), status=status, content_type="application/json")
 
 
 class Admin:
@@ -34,10 +30,13 @@ class Admin:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        config = app.config.admin
+        self.use(app.config.admin)
+        self._runner: web.AppRunner | None = None
+
+    def use(self, config: AdminConfig) -> None:
+        """Take over the token and the host names; where it listens stays."""
         self._token = config.token.get_secret_value().encode() if config.token is not None else None
         self._hosts = Hosts(config.host, config.hosts)
-        self._runner: web.AppRunner | None = None
 
     def _application(self) -> web.Application:
         from proxy.admin import api  # noqa: PLC0415 - kept beside its only user
@@ -56,14 +55,14 @@ class Admin:
             try:
                 self._hosts.check(request.headers.get("host"))
             except ProxyError as error:
-                return _refused(403, error.message)
+                return refused(403, error.message)
             origin = request.headers.get("origin")
             if origin is not None and origin != f"{request.scheme}://{request.host}":
-                return _refused(403, "calls from other web pages are not allowed")
+                return refused(403, "calls from other web pages are not allowed")
             if self._token is not None and request.path not in _OPEN:
                 said = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
                 if not hmac.compare_digest(said, self._token):
-                    return _refused(401, "the admin port needs `Authorization: Bearer` with admin.token")
+                    return refused(401, "the admin port needs `Authorization: Bearer` with admin.token")
             return await handler(request)
 
         return guard
@@ -72,7 +71,7 @@ class Admin:
         """Listen. Returns the URL. Raises OSError."""
         config = self.app.config.admin
         self._runner = web.AppRunner(
-            self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0
+            self._application(), access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
         )
         await self._runner.setup()
         context = None
@@ -97,6 +96,7 @@ class Admin:
 
     async def _ready(self, request: web.Request) -> web.Response:
         app = self.app
+        notes: list[str] = []
         reasons = [] if app.ready else ["draining" if app.draining else "starting"]
         if app.snapshot is not None:
             for part in app.snapshot.services.made().values():
@@ -105,8 +105,9 @@ class Admin:
                     reason = unready()
                     if reason is not None:
                         reasons.append(reason)
-        return answer({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
-
-
-def _refused(status: int, message: str) -> web.Response:
-    return answer({"error": {"message": message, "type": "admin", "param": None, "code": None}}, status)
+            books = app.snapshot.services.made().get("accounting")
+            if books is not None and books.store is not None:
+                notes = [f"{part}: {trouble}" for part, trouble in books.store.troubles().items()]
+                if books.store.journal.refusing:
+                    reasons.append("the journal has no room, and account.on_full is refuse")
+        return answer({"ready": not reasons, "reasons": reasons, "notes": notes}, 503 if reasons else 200)

@@ -9,7 +9,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 _PLAIN = ("calls", "cached_calls", "refused", "input_tokens", "output_tokens", "cost_usd", "saved_usd")
-_HOUR = 3_600
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -63,12 +62,13 @@ def run(args: argparse.Namespace) -> int:
         if args.what[0] != "price" or len(args.what) != 2:
             return _wrong(f"costs {' '.join(args.what)}: the only further command is: costs price MODEL")
         return _price(args)
-    from proxy.accounting.windows import zone  # noqa: PLC0415 - each command imports what it needs
+    from proxy.accounting.moment import moment  # noqa: PLC0415 - each command imports what it needs
+    from proxy.accounting.windows import zone  # noqa: PLC0415
 
     try:
         local = zone(args.time_zone)
-        until = _moment(args.until, local) if args.until else time.time()
-        since = _moment(args.since, local)
+        until = moment(args.until, local, time.time()) if args.until else time.time()
+        since = moment(args.since, local, time.time())
         by = [name.strip() for name in args.by.split(",") if name.strip()]
         if since >= until:
             raise ValueError(f"--since {args.since} is not before --until {args.until or 'now'}")
@@ -175,21 +175,6 @@ def _place(args: argparse.Namespace) -> tuple[str, Path]:
     if config is None:
         config = Config()
     return args.ledger or config.ledger or "", config.data
-
-
-def _moment(text: str, local: tzinfo) -> float:
-    """Unix seconds. A duration back from now is cut to the whole hour, so that sums come from the roll-ups."""
-    from proxy.config.units import parse_duration  # noqa: PLC0415
-
-    try:
-        return (time.time() - parse_duration(text)) // _HOUR * _HOUR
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no time: give 7d, 2026-11-01 or 2026-11-01T08:00+01:00") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=local)).timestamp()
 
 
 def _wrong(text: str) -> int:

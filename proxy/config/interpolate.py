@@ -4,7 +4,7 @@
     ${NAME:-default}    NAME, or the default when NAME is unset or empty; the default may hold ${...} itself
     ${file:/path}       the content of a file, without the line end at its end; relative to the YAML file
     ${encrypted:TOKEN}  a secret encrypted with the master key (`llm-sidecar keys encrypt`)
-    ${set:NAME}         true when NAME is set and not empty, else false
+    ${set:NAME}         true when NAME is set and not empty, else false; ${unset:NAME} is its opposite
     $$                  a dollar sign
 
 What a reference brings in is text and is never interpolated again, so a secret may hold any character.
@@ -69,8 +69,14 @@ def _is_set(argument: str, context: Context) -> str:
     return "true" if context.env.get(argument) else "false"
 
 
-FUNCTIONS: dict[str, Function] = {"encrypted": _encrypted, "file": _file, "set": _is_set}
-_SHOWABLE = {"set"}
+def _is_unset(argument: str, context: Context) -> str:
+    if not _NAME.fullmatch(argument):
+        raise InterpolationError("${unset:NAME} needs the name of an environment variable")
+    return "false" if context.env.get(argument) else "true"
+
+
+FUNCTIONS: dict[str, Function] = {"encrypted": _encrypted, "file": _file, "set": _is_set, "unset": _is_unset}
+_SHOWABLE = {"set", "unset"}
 
 
 def interpolate(text: str, context: Context) -> Result:

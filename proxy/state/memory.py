@@ -141,7 +141,11 @@ class MemoryState:
 
     def spent(self, limit: Limit) -> float:
         meter = self.meters.get(limit.name)
-        return meter.spent if type(meter) is CounterMeter else 0.0
+        if type(meter) is not CounterMeter:
+            return 0.0
+        if meter.span:
+            meter.drop(self._monotonic())
+        return meter.spent
 
     # Cooldowns and notes
 

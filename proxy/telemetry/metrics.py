@@ -239,7 +239,18 @@ def _merged(cells: Iterable[tuple[tuple[str, str, str], Cell]]) -> dict[tuple[st
         into = found.get(key)
         if into is None:
             into = found[key] = Cell()
-        for name in ("calls", "retries", "duration", "first", "input", "output", "cached", "reasoning", "cost", "saved"):
+        for name in (
+            "calls",
+            "retries",
+            "duration",
+            "first",
+            "input",
+            "output",
+            "cached",
+            "reasoning",
+            "cost",
+            "saved",
+        ):
             setattr(into, name, getattr(into, name) + getattr(cell, name))
         into.durations = [a + b for a, b in zip(into.durations, cell.durations, strict=True)]
         into.firsts = [a + b for a, b in zip(into.firsts, cell.firsts, strict=True)]

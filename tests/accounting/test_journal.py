@@ -1,4 +1,4 @@
-"""The journal: one write a turn, whole lines only, and nothing lost when the process or the disk gives out."""
+"""The journal: written at once, whole lines only, and nothing lost when the process or the disk gives out."""
 
 from __future__ import annotations
 
@@ -32,33 +32,48 @@ def lines_of(journal):
     return found
 
 
-async def test_all_lines_of_a_turn_are_one_write(journal, call, monkeypatch):
+async def test_a_line_stands_in_the_file_when_append_returns(journal, call):
+    number = call(journal)
+    assert journal.direct
+    assert [line[1] for line in lines_of(journal)] == [number, number]
+
+
+async def test_lines_that_gathered_while_a_thread_wrote_are_one_write(tmp_path, call, monkeypatch):
     writes = []
     real = os.write
+    journal = Journal(tmp_path, fsync=True)
+    journal.open()
     monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(len(data)), real(fd, data))[1])
     for _ in range(50):
         call(journal)
     assert await journal.flushed() is True
     assert len(writes) == 1
     assert len(lines_of(journal)) == 100
+    await journal.close()
 
 
-async def test_flushed_means_the_line_is_in_the_file(journal, call):
-    number = call(journal)
-    await journal.flushed()
-    assert [line[1] for line in lines_of(journal)] == [number, number]
+async def test_a_short_write_leaves_no_torn_line(journal, call, monkeypatch):
+    real = os.write
+    short = [7]
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: short.pop()] if short else data))
+    call(journal)
+    assert journal.direct
+    assert [line[0] for line in lines_of(journal)] == ["b", "e"]
 
 
 async def test_flushed_with_nothing_to_write_is_done_at_once(journal):
     assert journal.flushed().done()
 
 
-async def test_a_cancelled_waiter_cancels_nobody_else(journal, call):
+async def test_a_cancelled_waiter_cancels_nobody_else(tmp_path, call):
+    journal = Journal(tmp_path, fsync=True)
+    journal.open()
     call(journal)
     first = asyncio.ensure_future(journal.flushed())
     second = journal.flushed()
     first.cancel()
     assert await second is True
+    await journal.close()
 
 
 async def test_fsync_mode_answers_after_the_sync(tmp_path, call, monkeypatch):

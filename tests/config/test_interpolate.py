@@ -140,3 +140,7 @@ def test_a_pipe_as_master_key_file_does_not_hang(tmp_path: Path) -> None:
 def test_no_text_makes_it_raise_anything_else(value: str) -> None:
     with contextlib.suppress(InterpolationError):
         interpolate(value, Context(ENV))
+
+
+def test_unset_is_the_opposite_of_set() -> None:
+    assert [text("${unset:A}"), text("${unset:EMPTY}"), text("${unset:GONE}")] == ["false", "true", "true"]

@@ -71,11 +71,10 @@ async def test_a_call_becomes_a_begin_and_an_end_with_all_its_dimensions(account
     exchange.route_name = "main"
     await account.on_request(exchange)
     attempt = attempt_of(exchange, usage=Usage(input=1000, output=500), outcome=None)
-    await account.on_attempt(exchange, attempt)
+    exchange.before_send(exchange, attempt)
     attempt.outcome = "answered"
     answered(exchange, attempt)
     await account.on_settle(exchange)
-    await account.on_done(exchange)
     begin, end = records(books)
     who = "alice\tred\tenv=prod,task=mail\tmail\tmain\tgpt-4o-mini\tgpt-4o-mini\topenai\tkey-1"
     assert begin[0] == "b"
@@ -186,16 +185,43 @@ async def test_a_flight_that_outlives_its_starter_is_entered_when_it_lands(accou
     ticket = starter.local[TICKET]
     flight = exchange_builder()
     running = attempt_of(flight, outcome=None)
-    await ticket.begin(flight, running)
+    ticket.begin(flight, running)
     starter.outcome = "cancelled"
     await account.on_settle(starter)
     running.usage, running.outcome = Usage(input=100, output=10), "answered"
     ticket.landed(flight)
     ticket.landed(flight)
-    await books.store.journal.flushed()
-    _, end, late = records(books)
-    assert end[11] == 0
+    begin, still, end, late = records(books)
+    assert (begin[0], begin[1], end[1], end[11]) == ("b", end[1], begin[1], 0)
+    assert (still[0], still[1]) == ("b", late[1])
     assert (late[10], late[11]) == (0, 100 * 150 + 10 * 600)
+
+
+async def test_a_flight_that_is_given_up_after_its_starter_left_is_closed_at_no_cost(account, books):
+    starter = exchange_builder()
+    await account.on_request(starter)
+    flight = exchange_builder()
+    running = attempt_of(flight, outcome=None)
+    starter.before_send(flight, running)
+    await account.on_settle(starter)
+    running.outcome, running.sent = "failed", False
+    starter.local[TICKET].landed(flight)
+    lines = records(books)
+    assert {line[1] for line in lines if line[0] == "b"} == {line[1] for line in lines if line[0] == "e"}
+    assert sum(line[11] for line in lines if line[0] == "e") == 0
+
+
+async def test_a_revalidation_that_begins_after_its_call_has_ended_is_found_after_a_crash(account, books):
+    starter = exchange_builder()
+    await account.on_request(starter)
+    begin = starter.before_send
+    starter.cache_status = "stale"
+    await account.on_settle(starter)
+    flight = exchange_builder()
+    begin(flight, attempt_of(flight, outcome=None))
+    end, begun = records(books)
+    assert (end[0], begun[0]) == ("e", "b")
+    assert end[1] != begun[1]
 
 
 async def test_a_starter_that_leaves_a_running_flight_pays_when_it_lands_also_without_a_begin(account, books):
@@ -208,7 +234,6 @@ async def test_a_starter_that_leaves_a_running_flight_pays_when_it_lands_also_wi
     await account.on_settle(starter)
     running.usage, running.outcome = Usage(input=100, output=10), "answered"
     starter.local[TICKET].landed(flight)
-    await books.store.journal.flushed()
     end, late = records(books)
     assert (end[11], late[11]) == (0, 100 * 150 + 10 * 600)
 
@@ -235,11 +260,10 @@ async def test_a_flight_that_landed_before_is_the_starters_row(account, books):
     ticket = starter.local[TICKET]
     flight = exchange_builder()
     made = attempt_of(flight, usage=Usage(input=100, output=10))
-    await ticket.begin(flight, made)
+    ticket.begin(flight, made)
     starter.attempts, starter.served_by, starter.outcome = flight.attempts, made, "answered"
     await account.on_settle(starter)
     ticket.landed(flight)
-    await books.store.journal.flushed()
     assert [record[0] for record in records(books)] == ["b", "e"]
 
 
