@@ -243,8 +243,8 @@ class App:
         ]
         if open_chains:
             return (
-                f"server.host {server.host} is reachable by others, and chain {open_chains[0]!r} lets everybody in: give "
-                "the chain `authenticate` with method keys, jwt or passthrough, or list the names under server.hosts, "
+                f"server.host {server.host} is reachable by others, and chain {open_chains[0]!r} lets everybody in: "
+                "give the chain `authenticate` with method keys, jwt or passthrough, or list the names under server.hosts, "
                 "or bind 127.0.0.1"
             )
         return None

@@ -102,8 +102,9 @@ class Origins:
                 "cors.origins to allow them.",
             )
         cors = self._cors
+        echoed = b"*" if self._any and not cors.credentials else origin.encode("utf-8", "replace")
         headers: RawHeaders = [
-            (b"access-control-allow-origin", b"*" if self._any and not cors.credentials else origin.encode("utf-8", "replace")),
+            (b"access-control-allow-origin", echoed),
             (b"vary", b"Origin"),
         ]
         if cors.credentials:

@@ -36,14 +36,14 @@ class Head:
 
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
-    headers. The last two are remembered only on a head that may come again: sent_up, the header lines that go up and
+    headers. size: bytes of the target and of all names and values. The last two are remembered only on a head that may come again: sent_up, the header lines that go up and
     their count, by what is left out of them (``proxy.upstream.render``); admitted, where it was routed to
     (``Snapshot.admit``).
     """
 
     __slots__ = (
         "admitted", "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin",
-        "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "target",
+        "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target",
     )  # fmt: skip
 
     def __init__(self, message: RawRequestMessage) -> None:
@@ -53,6 +53,7 @@ class Head:
         self.path, self.raw_path, self.query = parse_target(message.path)
         self.headers: Mapping[str, str] = headers
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
+        self.size = len(message.path) + sum(map(len, chain.from_iterable(message.raw_headers)))
         get = headers.get
         length = get(hdrs.CONTENT_LENGTH)
         self.length = None if length is None else int(length)

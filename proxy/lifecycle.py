@@ -75,7 +75,7 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
             connection.send(failed.status, snapshot.answer_headers(exchange, failed), failed.raw)
     finally:
         if flow.over:
-            exchange.ended_at = asyncio.get_running_loop().time()
+            exchange.ended_at = flow.snapshot.now()
             snapshot.finish(exchange)
         else:
             await _close(flow, connection)
@@ -237,7 +237,7 @@ async def _close(flow: Flow, connection: Connection) -> None:
             answer.source.abort()
         elif flow.answer is not None and flow.answer.source is not None:
             flow.answer.source.abort()
-    exchange.ended_at = asyncio.get_running_loop().time()
+    exchange.ended_at = flow.snapshot.now()
     if chain is not None:
         if flow.attempt is not None and not flow.attempt.ended:
             await flow.end_attempt("cancelled")

@@ -187,6 +187,11 @@ class Connection(RequestHandler):
                 self.refuse(_bad_head(message))
                 break
             head = message if type(message) is Head else Head(message)
+            if head.size > listener.config.max_header:
+                self._keep = False
+                self.http10 = head.http10
+                self.refuse(_head_too_large())
+                break
             self.http10 = head.http10
             self._keep = head.keep
             self._continue_due = head.expects and payload is not EMPTY_PAYLOAD
@@ -430,8 +435,12 @@ def _bad_head(message: Any) -> ProxyError:
     cause = getattr(message, "exc", None)
     text = str(getattr(message, "message", "")).split("\n", 1)[0][:200]
     if isinstance(cause, LineTooLong) or "many headers" in text.lower():
-        return ProxyError("headers_too_large", "The request line or the headers are too long or too many.")
+        return _head_too_large()
     return ProxyError("invalid_request", f"This is not a well-formed HTTP request: {text or 'bad request'}.")
+
+
+def _head_too_large() -> ProxyError:
+    return ProxyError("headers_too_large", "The request line or the headers are too long or too many.")
 
 
 def _too_large(limit: int) -> ProxyError:

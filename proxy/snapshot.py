@@ -373,6 +373,10 @@ class Snapshot:
             headers.append((b"server-timing", _server_timing(exchange)))
         return headers
 
+    def now(self) -> float:
+        """Monotonic seconds, to the microsecond (the loop's own clock is cut to whole milliseconds)."""
+        return self._monotonic()
+
     def any_key(self, upstream: str) -> AttemptKey | None:
         """A key for the proxy's own questions to an upstream (its list of models); None when it has no keys."""
         pool = self.config.upstreams[upstream].keys

@@ -19,12 +19,12 @@ class Split(Policy):
     name = "split"
     splits = True
     flights: list = []  # noqa: RUF012 - what the test looks at
-    start: dict = {}  # noqa: RUF012
+    how: dict = {}  # noqa: RUF012
 
     async def on_flight(self, exchange, below):
         exchange.local["rider"] = rider = Rider()
         if not self.flights or not self.flights[-1].joinable:
-            self.flights.append(below.start(**self.start))
+            self.flights.append(below.start(**self.how))
             self.flights[-1].riders = [rider]
         return await self.flights[-1].join(exchange)
 
@@ -65,7 +65,7 @@ async def flying(sidecar, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "flight_policies", sys.modules[HERE])
-    Split.flights, Split.start, Watch.seen = [], {}, []
+    Split.flights, Split.how, Watch.seen = [], {}, []
     sessions = []
 
     async def start(upstream):
@@ -153,7 +153,7 @@ async def test_a_refusal_below_is_an_answer_for_everybody(flying, monkeypatch):
 async def test_a_flight_with_a_deadline_needs_nobody_and_ends_by_itself(flying):
     async with FakeUpstream(hang("before_head"), reply(chat_answer("Hi"))) as upstream:
         post = await flying(upstream)
-        Split.start = {"deadline": 0.1}
+        Split.how = {"deadline": 0.1}
         calling = asyncio.ensure_future(post())
         call = await upstream.call(0)
         calling.cancel()
@@ -171,7 +171,7 @@ async def test_a_body_of_its_own_is_sent_and_the_callers_stays(flying):
 
     async with FakeUpstream(reply(chat_answer("Hi"))) as upstream:
         post = await flying(upstream)
-        Split.start = {"body": Document.of({"model": "other", "messages": []})}
+        Split.how = {"body": Document.of({"model": "other", "messages": []})}
         await post()
         assert upstream.calls[0].json == {"model": "other", "messages": []}
         [exchange] = post.proxy.exchanges

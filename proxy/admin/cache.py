@@ -40,7 +40,7 @@ PATHS: Paths = {
                 "bytes": "integer",
             },
             many=True,
-        )  # fmt: skip
+        )
     },
     "/api/v1/cache/clear": {
         "post": operation(

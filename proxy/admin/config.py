@@ -28,7 +28,7 @@ PATHS: Paths = {
                 "last_reload": "object?",
                 "config": "object",
             },
-        )  # fmt: skip
+        )
     },
     "/api/v1/reload": {
         "post": operation(
@@ -51,7 +51,7 @@ PATHS: Paths = {
             },
             many=True,
             query=(("limit", "How many; 200 at most."),),
-        )  # fmt: skip
+        )
     },
 }
 

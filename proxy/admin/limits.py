@@ -34,7 +34,7 @@ PATHS: Paths = {
             },
             many=True,
             query=_LIMIT,
-        )  # fmt: skip
+        )
     },
     "/api/v1/budgets": {
         "get": operation(
@@ -55,7 +55,7 @@ PATHS: Paths = {
             },
             many=True,
             query=_LIMIT,
-        )  # fmt: skip
+        )
     },
 }
 

@@ -1,4 +1,4 @@
-"""``/api/v1/upstreams`` and ``/api/v1/breakers``: is each upstream there, how well does it answer, is its circuit open."""
+"""``/api/v1/upstreams`` and ``/api/v1/breakers``: is it there, how well does it answer, is its circuit open."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PATHS: Paths = {
                 "connections": "object",
             },
             many=True,
-        )  # fmt: skip
+        )
     },
     "/api/v1/breakers": {
         "get": operation(
@@ -58,7 +58,7 @@ PATHS: Paths = {
                 "history": "array",
             },
             many=True,
-        )  # fmt: skip
+        )
     },
 }
 

@@ -1,7 +1,7 @@
 """What went wrong lately, for people: every warning and error of the log, a repeated one once with its count.
 
-One source for the log and the alarms means that nothing can be in one and missing in the other: open circuits, upstreams
-that are down, a ledger or Redis that does not answer, spent budgets, refused reloads, bugs.
+One source for the log and the alarms means that nothing can be in one and missing in the other: open circuits,
+upstreams that are down, a ledger or Redis that does not answer, spent budgets, refused reloads, bugs.
 """
 
 from __future__ import annotations

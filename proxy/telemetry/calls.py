@@ -77,8 +77,8 @@ class RecentCalls:
 def shown(row: Row) -> dict[str, Any]:
     """A row as an object for people. Times in milliseconds; ``started`` in Unix seconds."""
     (
-        name, started, began, ended, method, path, route, chain, principal, project, model, upstream, key, first, status,
-        outcome, attempts, usage, cost, saved, cache, error, notes, tags,
+        name, started, began, ended, method, path, route, chain, principal, project, model, upstream, key, first,
+        status, outcome, attempts, usage, cost, saved, cache, error, notes, tags,
     ) = row  # fmt: skip
     return {
         "id": name,

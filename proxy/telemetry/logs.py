@@ -192,7 +192,7 @@ def access_record(exchange: Exchange) -> dict[str, Any]:
         "duration_ms": None if ended is None else round((ended - exchange.started_at) * 1000, 3),
         "ttfb_ms": None
         if served is None or served.first_byte_at is None
-        else round((served.first_byte_at - exchange.started_at) * 1000, 3),
+        else round(max(0.0, served.first_byte_at - exchange.started_at) * 1000, 3),
     }
     usage = exchange.usage
     if usage is not None:

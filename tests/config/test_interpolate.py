@@ -54,11 +54,11 @@ def test_references_are_followed(value: str, result: str) -> None:
         (
             "${a b}",
             "${a b} is no reference: allowed are ${NAME}, ${NAME:-default}, ${encrypted:...}, ${file:...}, "
-            "${set:...} and $$ for a dollar sign",
+            "${set:...}, ${unset:...} and $$ for a dollar sign",
         ),
         (
             "${fil:/x}",
-            '${fil:...}: there is no function fil; allowed: encrypted, file, set; did you mean "file"?',
+            '${fil:...}: there is no function fil; allowed: encrypted, file, set, unset; did you mean "file"?',
         ),
         ("${set:a b}", "${set:NAME} needs the name of an environment variable"),
         ("${file:}", "${file:...} needs a path"),

@@ -1,0 +1,74 @@
+"""Workers' pages made one.
+
+metrics     counters and histograms are added up; a gauge is a picture of one process and keeps a label ``worker``
+lists       one after the other, every object with its ``worker``
+objects     of the first worker: what they say (configuration, costs, budgets) is the same in all or shared
+events      whole events, in the order in which they come
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)(?: \S+)?$")
+_PARTS: Final = ("_bucket", "_count", "_sum", "_total", "_created")
+
+
+def metrics(pages: Mapping[int, str]) -> str:
+    """Prometheus text pages by worker number, as one page."""
+    heads: dict[str, dict[str, str]] = {}  # family: its HELP and TYPE lines
+    samples: dict[str, dict[str, float]] = {}  # family: value by name and labels, in order
+    for number, page in pages.items():
+        for line in page.splitlines():
+            if line.startswith("# "):
+                _, what, family, *_ = [*line.split(" ", 3), "", ""]
+                if what in ("HELP", "TYPE"):
+                    heads.setdefault(family, {}).setdefault(what, line)
+                    samples.setdefault(family, {})
+                continue
+            found = _SAMPLE.match(line)
+            if found is None:
+                continue
+            name, labels, value = found[1], found[2] or "", float(found[3])
+            family = _family(name, heads)
+            known = samples.setdefault(family, {})
+            if _adds_up(heads.get(family, {}).get("TYPE", "")):
+                known[name + labels] = known.get(name + labels, 0.0) + value
+            else:
+                known[name + _with_worker(labels, number)] = value
+    lines: list[str] = []
+    for family, values in samples.items():
+        lines.extend(heads.get(family, {}).values())
+        lines.extend(f"{name} {value:.17g}" for name, value in values.items())
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _family(name: str, known: Mapping[str, Any]) -> str:
+    if name in known:
+        return name
+    for part in _PARTS:
+        if name.endswith(part) and name.removesuffix(part) in known:
+            return name.removesuffix(part)
+    return name
+
+
+def _adds_up(type_line: str) -> bool:
+    return type_line.rsplit(" ", 1)[-1] in ("counter", "histogram", "summary")
+
+
+def _with_worker(labels: str, number: int) -> str:
+    return f'{labels[:-1]},worker="{number}"}}' if len(labels) > 2 else f'{{worker="{number}"}}'
+
+
+def pages(said: Sequence[tuple[int, Any]]) -> Any:
+    """JSON pages by worker number, as one."""
+    first = said[0][1]
+    if not isinstance(first, list):
+        return first
+    merged: list[Any] = []
+    for number, page in said:
+        if isinstance(page, list):
+            merged.extend({**item, "worker": number} if isinstance(item, dict) else item for item in page)
+    return merged
