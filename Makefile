@@ -41,7 +41,8 @@ docs: $(VENV)/.test
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install -q pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --allow-unsafe \
-	  --extra redis --extra postgres --extra jwt -o requirements.lock pyproject.toml
+	  --extra redis --extra postgres --extra jwt --build-deps-for wheel --build-deps-for editable \
+	  -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --allow-unsafe \
 	  --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 

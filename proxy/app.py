@@ -26,11 +26,13 @@ from proxy.telemetry.metrics import Metrics
 from proxy.wiring import hand_over, offer_services
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from proxy.config import Loaded
     from proxy.config.model import Config
     from proxy.config.problem import Problem
+    from proxy.config.server import ServerTls
     from proxy.head import Head, Payload
     from proxy.reload import Load, Reloaded
 
@@ -50,9 +52,11 @@ class App:
         warnings: list[Problem] | None = None,
         *,
         reuse_port: bool = False,
+        listening: socket.socket | None = None,
         load: Load | None = None,
     ) -> None:
-        """load: reads the configuration again, for a reload; without it a reload is refused."""
+        """reuse_port: share the port with other processes. listening: a socket to serve instead of a port of one's own.
+        load: reads the configuration again, for a reload; without it a reload is refused."""
         self.loaded = loaded
         self.config = loaded.config
         self.warnings = warnings or []
@@ -65,6 +69,7 @@ class App:
         self.where: list[str] = []
         self.admin_url: str | None = None
         self.reuse_port = reuse_port
+        self._listening = listening
         self.reloader = Reloader(self, load)
         self.metrics = Metrics()
         self.calls = RecentCalls()
@@ -82,6 +87,8 @@ class App:
         door = self.open_door(config)
         if door is not None:
             raise StartError(door)
+        self._refuse_bad_certificate("server", config.server.tls)
+        self._refuse_bad_certificate("admin", config.admin.tls)
         try:
             self.logs = Logs(config.log)
         except OSError as error:
@@ -96,9 +103,14 @@ class App:
         await self.snapshot.start()
         self.listener = Listener(config.server, self._serve)
         try:
-            self.where = await self.listener.open(reuse_port=self.reuse_port)
+            self.where = await self.listener.open(reuse_port=self.reuse_port, sock=self._listening)
         except (OSError, OverflowError) as error:
-            raise StartError(self._bind_problem("server", config.server.host, config.server.port, error)) from None
+            if config.server.unix is not None:
+                raise StartError(
+                    f"server.unix {config.server.unix}: cannot listen there ({getattr(error, 'strerror', error)}); "
+                    "give a path in a folder that exists and may be written to"
+                ) from None
+            raise StartError(self.bind_problem("server", config.server.host, config.server.port, error)) from None
         if config.admin.enabled:
             from proxy.admin.app import Admin  # noqa: PLC0415 - not every process has an admin port
 
@@ -108,7 +120,7 @@ class App:
             try:
                 self.admin_url = await self.admin.start()
             except (OSError, OverflowError) as error:
-                raise StartError(self._bind_problem("admin", config.admin.host, config.admin.port, error)) from None
+                raise StartError(self.bind_problem("admin", config.admin.host, config.admin.port, error)) from None
         self.ready = True
 
     def make_snapshot(self, config: Config, addresses: dict[str, str], before: Snapshot | None = None) -> Snapshot:
@@ -244,13 +256,29 @@ class App:
         if open_chains:
             return (
                 f"server.host {server.host} is reachable by others, and chain {open_chains[0]!r} lets everybody in: "
-                "give the chain `authenticate` with method keys, jwt or passthrough, or list the names under server.hosts, "
-                "or bind 127.0.0.1"
+                "give the chain `authenticate` with method keys, jwt or passthrough, or list the names under "
+                "server.hosts, or bind 127.0.0.1"
             )
         return None
 
     @staticmethod
-    def _bind_problem(section: str, host: str, port: int, error: Exception) -> str:
+    def _refuse_bad_certificate(section: str, tls: ServerTls | None) -> None:
+        if tls is None:
+            return
+        import ssl  # noqa: PLC0415 - only for TLS
+
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key)
+        except OSError as error:
+            reason = "no PEM certificate with its key" if isinstance(error, ssl.SSLError) else error.strerror
+            raise StartError(
+                f"{section}.tls: {tls.cert} and {tls.key} cannot be used ({reason}): give a certificate chain and its "
+                "private key as PEM files that this process may read"
+            ) from None
+
+    @staticmethod
+    def bind_problem(section: str, host: str, port: int, error: Exception) -> str:
+        """Why a port cannot be bound, and what to do."""
         import errno  # noqa: PLC0415 - only on the way out
 
         number = getattr(error, "errno", None)

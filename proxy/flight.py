@@ -107,6 +107,7 @@ class Flight:
         self.landed: list[Callable[[Flight], None]] = []
         self.answer: Answer | None = None
         self.subscribers = 0
+        self._followers: list[Exchange] = []
         self._detached = deadline is not None
         self._arrived = False
         self._waiting: list[asyncio.Future[None]] = []
@@ -163,6 +164,9 @@ class Flight:
         exchange.flight_of = mine
         if exchange is self.starter:
             exchange.attempts = mine.attempts
+        else:
+            exchange.saved_usage = mine.usage
+            self._followers.append(exchange)
 
     # --- the flight's own task -----------------------------------------------------------------------
 
@@ -241,7 +245,16 @@ class Flight:
         if pipe is None:
             pipe = flow.pipe = self.snapshot.pipe_for(exchange, answer)
             answer.source.start(pipe)
-        stages = chain.open_stages(exchange, answer)
+        try:
+            stages = chain.open_stages(exchange, answer)
+        except ProxyError as refused:
+            pipe.cancel()
+            await flow.end_attempt("stopped")
+            flow.measure()
+            answer = refuse(exchange, refused)
+            await self._end(outcome_of(answer))
+            self._arrive(answer)
+            return
         self.fan.source = answer.source
         self._arrive(answer)
         stages.append(Tap(self.fan))
@@ -262,9 +275,15 @@ class Flight:
         self._share_usage()
 
     def _share_usage(self) -> None:
-        """The starter pays; a revalidation's starter was served from the store and has used nothing itself."""
-        if self.exchange.usage is not None and not self._detached:
-            self.starter.usage = self.exchange.usage
+        """The starter pays, the others are saved. A revalidation's starter was served from the store and has used
+        nothing itself."""
+        usage = self.exchange.usage
+        if usage is None:
+            return
+        if not self._detached:
+            self.starter.usage = usage
+        for follower in self._followers:
+            follower.saved_usage = usage
 
     def _arrive(self, answer: Answer) -> None:
         self.answer = answer

@@ -132,7 +132,7 @@ class Flow:
     def measure(self) -> None:
         """The call's usage is that of the attempt that served it."""
         served = self.exchange.served_by
-        if served is not None and served.usage is not None:
+        if served is not None and served.usage is not None and self.exchange.flight_of is None:
             self.exchange.usage = served.usage
 
     async def end_stream(self, end: End) -> ProxyError | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -36,9 +37,9 @@ class Head:
 
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
-    headers. size: bytes of the target and of all names and values. The last two are remembered only on a head that may come again: sent_up, the header lines that go up and
-    their count, by what is left out of them (``proxy.upstream.render``); admitted, where it was routed to
-    (``Snapshot.admit``).
+    headers. size: bytes of the target and of all header names and values. Two more are remembered only on a head that
+    may come again: sent_up, the header lines that go up and their count, by what is left out of them
+    (``proxy.upstream.render``); admitted, where it was routed to (``Snapshot.admit``).
     """
 
     __slots__ = (

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.head import Head, Payload
     from proxy.listener import Connection
     from proxy.snapshot import Snapshot
+    from proxy.stream.sse import Event
 
 log = logging.getLogger("llm_sidecar.flow")
 
@@ -221,8 +222,25 @@ async def _send_plain(flow: Flow, connection: Connection, answer: Answer, header
     if failure is None:
         sink.release()
         connection.end()
-    else:
+        return
+    event = _last_word(flow, answer, sink.last)
+    if event is None:
         connection.break_off()
+    else:
+        connection.write(event.encode())
+        connection.end()
+
+
+def _last_word(flow: Flow, answer: Answer, last: bytes) -> Event | None:
+    """The error event that can end an unread stream of events: only where the last event came whole."""
+    exchange = flow.exchange
+    kind = answer.header(b"content-type") or b""
+    if not kind.lower().startswith(b"text/event-stream") or answer.header(b"content-encoding") is not None:
+        return None
+    if (last and not last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))) or exchange.dialect is None:
+        return None
+    error = exchange.error or ProxyError("upstream_invalid_response", "The upstream broke off its stream.")
+    return exchange.dialect.error_event(error)
 
 
 async def _close(flow: Flow, connection: Connection) -> None:

@@ -482,7 +482,7 @@ class Listener:
         return Connection(self, asyncio.get_running_loop(), **self._options)
 
     async def open(self, *, reuse_port: bool = False, sock: Any = None) -> list[str]:
-        """Bind and listen. Returns where, as URLs. Raises OSError."""
+        """Bind and listen; sock: a unix socket that listens already. Returns where, as URLs. Raises OSError."""
         config = self.config
         loop = asyncio.get_running_loop()
         context = None
@@ -496,7 +496,10 @@ class Listener:
             scheme = "https"
         where: list[str] = []
         if config.unix is not None:
-            server = await loop.create_unix_server(self.protocol, config.unix, ssl=context, backlog=config.backlog)
+            if sock is not None:
+                server = await loop.create_unix_server(self.protocol, sock=sock, ssl=context)
+            else:
+                server = await loop.create_unix_server(self.protocol, config.unix, ssl=context, backlog=config.backlog)
             where.append(f"unix:{config.unix}")
         else:
             server = await loop.create_server(

@@ -187,6 +187,7 @@ class Snapshot:
         known = head.admitted
         if known is not None and known[0] is self and type(payload) is Whole:
             # The same head on the same connection: what was decided by it alone is decided.
+            chain: Chain
             _, chain, exchange.route_name, exchange.chain_name, exchange.target, coded, settles = known
             raw = payload.data
             size = exchange.held_bytes = len(raw)
@@ -507,7 +508,7 @@ def dialect_for(method: str, path: str) -> Dialect | None:
 
 def take_whole(payload: Payload) -> bytes:
     """The body of a payload that is complete."""
-    if type(payload) is Whole:
+    if isinstance(payload, Whole):
         return payload.read_nowait()
     buffer = payload._buffer
     if len(buffer) == 1 and payload._exception is None and not payload._protocol._reading_paused:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -174,3 +174,12 @@ def test_a_command_prints_what_the_page_shows(block: Block, tmp_path: Path) -> N
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (done.stdout + done.stderr).strip() == block.following.strip()
+
+
+async def test_every_admin_page_is_described(sidecar: Any) -> None:
+    proxy = await sidecar(
+        "upstreams: {demo: {api: demo}}\nchains: {main: []}\nroutes: [{upstream: demo, chain: main}]\n"
+    )
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    pages = {route.resource.canonical for route in proxy.app.admin._runner.app.router.routes() if route.resource}
+    assert [page for page in sorted(pages) if f"`{page}`" not in text] == []

@@ -18,6 +18,7 @@ class Split(Policy):
 
     name = "split"
     splits = True
+    needs_usage = True
     flights: list = []  # noqa: RUF012 - what the test looks at
     how: dict = {}  # noqa: RUF012
 
@@ -131,7 +132,7 @@ async def test_the_last_who_leaves_ends_every_phase_once(flying):
             assert await call.disconnected - left < 0.1
         await asyncio.gather(*calls, return_exceptions=True)
         await until(lambda: Watch.seen[-1].startswith("done"))
-        assert Watch.seen == ["request", "attempt", "end cancelled", "done cancelled"]
+        assert Watch.seen == ["request", "attempt", "end cancelled", "settle", "done cancelled"]
         assert not Split.flights[0].joinable
 
 
@@ -148,6 +149,21 @@ async def test_a_refusal_below_is_an_answer_for_everybody(flying, monkeypatch):
         got = await asyncio.gather(post(), post())
         assert [status for status, _ in got] == [403, 403]
         assert "not today" in got[1][1]
+
+
+async def test_a_stage_that_refuses_to_open_is_a_refusal_and_not_a_stream(flying, monkeypatch):
+    from proxy.errors import ProxyError
+
+    def refuse(self, exchange, answer):
+        raise ProxyError("policy_refused", "no streams today")
+
+    monkeypatch.setattr(Watch, "open_stream", refuse)
+    async with FakeUpstream(events(*chat_events(["Hi"]))) as upstream:
+        post = await flying(upstream)
+        status, text = await post(stream=True)
+        assert (status, "no streams today" in text) == (403, True)
+        await until(lambda: Watch.seen[-1].startswith("done"))
+        assert Watch.seen == ["request", "attempt", "end stopped", "settle", "done refused"]
 
 
 async def test_a_flight_with_a_deadline_needs_nobody_and_ends_by_itself(flying):
@@ -187,5 +203,7 @@ async def test_what_it_cost_is_the_starters(flying):
         other = next(one for one in post.proxy.exchanges if one is not flight.starter)
         assert starter.attempts == flight.exchange.attempts
         assert other.attempts == []
+        assert (starter.usage.input, starter.saved_usage) == (9, None)
+        assert (other.usage, other.saved_usage.input) == (None, 9)
         assert other.flight_of is flight.exchange
         assert other.served_by is starter.served_by

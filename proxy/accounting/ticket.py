@@ -203,7 +203,7 @@ class Ticket:
         """What the answer would have cost: said by the cache, else its usage at the price of the call's target."""
         if exchange.saved_nanos is not None:
             return exchange.saved_nanos
-        usage = exchange.usage
+        usage = exchange.saved_usage or exchange.usage
         if usage is None and exchange.flight_of is not None:
             usage = exchange.flight_of.usage
         if usage is None:

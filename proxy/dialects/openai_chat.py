@@ -7,15 +7,16 @@ other), (choice, "tool_calls", call, "function", "arguments"), (choice, "functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Reading, Slot
+from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Plain, Reading, Slot
 from proxy.dialects.counts import openai_usage
 from proxy.dialects.family import DONE, Family, as_dict, positive, text_of
 from proxy.dialects.leaves import Path, opaque_parts, walk
 from proxy.dialects.merge import merge
 from proxy.dialects.messages import call_texts, message_texts
+from proxy.dialects.repeats import Repeats
 from proxy.stream.sse import Event
 
 __all__ = ["OpenAIChat", "openai_chat"]
@@ -37,28 +38,44 @@ class OpenAIChat(Family):
     streams_end_with_done = True
 
     # --- request -----------------------------------------------------------------------
-    def _field_texts(self, body: dict[str, Any], key: str) -> Iterator[Slot]:
-        value = body[key]
-        if key == "messages" and type(value) is list:
-            for index, message in enumerate(value):
-                # The plain message without the detour: a known role and a string.
-                if type(message) is dict and len(message) == 2:
-                    role = message.get("role")
-                    content = message.get("content")
-                    if type(content) is str and type(role) is str and role.isalpha():
-                        if content:
-                            yield Slot(message, "content", "text", role, ("messages", index, "content"))
-                        continue
-                yield from message_texts(value, index, ("messages", index))
-        elif key == "prediction":
-            yield from walk(body, key, "assistant", (key,))
-        else:
-            yield from walk(body, key, "input", (key,))
+    def texts(self, body: Json) -> Iterator[Slot]:
+        if type(body) is not dict:
+            return super().texts(body)
+        slots: list[Slot] = []
+        for key, value in body.items():
+            kind = type(value)
+            if kind is list and key == "messages":
+                for index, message in enumerate(value):
+                    # The plain message without the detour: a known role and a string.
+                    if _is_plain(message):
+                        if message["content"]:
+                            slots.append(Slot(message, "content", "text", message["role"], (key, index, "content")))
+                    else:
+                        slots += message_texts(value, index, (key, index))
+            elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
+                slots += walk(body, key, "assistant" if key == "prediction" else "input", (key,))
+        return iter(slots)
+
+    def plain_texts(self, body: Json) -> list[str] | None:
+        if type(body) is not dict or "tools" in body or "functions" in body:
+            return None
+        texts: list[str] = []
+        for key, value in body.items():
+            kind = type(value)
+            if kind is list and key == "messages":
+                for message in value:
+                    if not _is_plain(message):
+                        return None
+                    texts.append(message["content"])
+            elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
+                texts += [slot.text for slot in walk(body, key, "input", (key,))]
+        return texts
 
     def opaque(self, body: Json) -> Iterator[Any]:
         messages = as_dict(body).get("messages")
-        if type(messages) is list:
-            yield from opaque_parts(body, "messages", ("messages",))
+        if type(messages) is list and not all(map(_is_plain, messages)):
+            return opaque_parts(body, "messages", ("messages",))
+        return iter(())
 
     def add_system(self, body: Json, text: str) -> None:
         messages = as_dict(body).get("messages")
@@ -102,6 +119,9 @@ class OpenAIChat(Family):
             event.reading = reading = self._read(event)
         return reading
 
+    def reader(self) -> Callable[[Event], Reading]:
+        return Repeats(self).read
+
     def _read(self, event: Event) -> Reading:
         body = event.json
         if type(body) is not dict:
@@ -119,7 +139,7 @@ class OpenAIChat(Family):
                 content = delta.get("content")
                 if type(content) is str and content and type(choice.get("text")) is not str:
                     piece = Piece(delta, "content", "text", "assistant", _CONTENT_PATH, _CONTENT)
-                    return Reading((piece,), (), True, None, None, False, False, False, model)
+                    return Plain((piece,), True, model)
         pieces: list[Piece] = []
         closes: list[Channel] = []
         finish: str | None = None
@@ -283,6 +303,14 @@ class _Growing:
                 if type(call) is dict:
                     call.pop("index", None)
         return {"index": self.number, "message": message, **self.rest, "finish_reason": self.reason}
+
+
+def _is_plain(message: Json) -> bool:
+    """Whether a message is a role and a string."""
+    if type(message) is not dict or len(message) != 2:
+        return False
+    role = message.get("role")
+    return type(message.get("content")) is str and type(role) is str and role.isalpha()
 
 
 def _field(message: dict[str, Any], field: str, path: tuple[str | int, ...]) -> Iterator[Slot]:

@@ -18,6 +18,9 @@ def estimate_input(dialect: Dialect, body: Json) -> int:
 
     Token arrays count as what they are, files and audio as an image each: a rough figure for something unknown.
     """
+    plain = dialect.plain_texts(body)
+    if plain is not None:
+        return sum([estimate_tokens(text) + _PER_MESSAGE for text in plain if text])
     tokens = 0
     for slot in dialect.texts(body):
         tokens += estimate_tokens(slot.text) + _PER_MESSAGE

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.dialects.base import NOTHING
+from proxy.dialects.base import NOTHING, Plain
 from proxy.errors import ProxyError
 from proxy.policy import Stop
 from proxy.stream.sse import Parser
@@ -67,7 +67,7 @@ class Pipe:
 
     __slots__ = (
         "_committed", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held", "_held_bytes",
-        "_hide_usage", "_out", "_parser", "_released", "_source", "_stages", "_waiter",
+        "_hide_usage", "_out", "_parser", "_read", "_released", "_source", "_stages", "_waiter",
         "chars", "end", "error_event", "events", "finish_reason", "model", "tail", "usage",
     )  # fmt: skip
 
@@ -75,6 +75,7 @@ class Pipe:
         self, dialect: Dialect, source: Source, *, hide_usage: bool = False, decoder: Decoder | None = None
     ) -> None:
         self._dialect = dialect
+        self._read = dialect.reader()
         self._source = source
         self._decoder = decoder
         self._hide_usage = hide_usage
@@ -117,11 +118,30 @@ class Pipe:
 
     def take(self, events: list[Event]) -> None:
         """Events of one read, for a source that has events already."""
+        read = self._read
+        if len(events) == 1 and self._committed and self._out is not None and self.end is None and not self._final:
+            # The usual case without the detour: one more text in the middle of an answer.
+            reading = read(events[0])
+            if type(reading) is Plain:
+                piece = reading.pieces[0]
+                self.chars += len(piece.holder[piece.key])
+                self.model = reading.model or self.model
+                self.events += 1
+                self._push(events)
+                return
         passed: list[Event] = []
         final: list[Event] = []
-        read = self._dialect.read
         for event in events:
             reading = read(event)
+            if type(reading) is Plain:
+                piece = reading.pieces[0]
+                self.chars += len(piece.holder[piece.key])
+                if reading.model is not None:
+                    self.model = reading.model
+                if reading.commits and not self._committed:
+                    self._commit()
+                (final if self._final else passed).append(event)
+                continue
             if reading is NOTHING:
                 (final if self._final else passed).append(event)
                 continue

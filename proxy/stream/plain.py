@@ -13,7 +13,7 @@ class PlainSink:
     """Sink that writes what it gets. With ``hold_last`` the piece that completes a body of known ``length`` waits
     for ``release``; for a chunked body the end mark, which the caller writes, is the last piece."""
 
-    __slots__ = ("_done", "_failure", "_held", "_hold", "_left", "_out", "_waiter")
+    __slots__ = ("_done", "_failure", "_held", "_hold", "_left", "_out", "_waiter", "last")
 
     def __init__(self, out: Out, *, hold_last: bool, length: int | None) -> None:
         self._out = out
@@ -22,6 +22,7 @@ class PlainSink:
         self._held: bytes | None = None
         self._done = False
         self._failure: Exception | None = None
+        self.last = b""  # the newest piece: where a stream broke off
         self._waiter: asyncio.Future[None] | None = None
 
     def feed(self, data: bytes) -> None:
@@ -32,6 +33,7 @@ class PlainSink:
             if self._left <= 0:
                 self._held = data
                 return
+        self.last = data
         self._out.write(data)
 
     def finish(self) -> None:

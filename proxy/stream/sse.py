@@ -55,7 +55,7 @@ class Event:
     ``data``, ``name`` and ``json`` are worked out when first asked for and then kept.
     """
 
-    __slots__ = ("_data", "_json", "_name", "edited", "raw", "reading")
+    __slots__ = ("_data", "_json", "_name", "_span", "edited", "raw", "reading")
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -63,6 +63,7 @@ class Event:
         self.reading: Any = None
         self._json: Any = _UNREAD
         self._data: Any = _UNREAD
+        self._span: tuple[int, int] | None = None
 
     @property
     def data(self) -> bytes | None:
@@ -70,7 +71,7 @@ class Event:
         data: bytes | None = self._data
         if data is _UNREAD:
             if self.edited:
-                self._data = data = _dump(self._json)
+                self._data = data = _dump(self.json)
             else:
                 self._split()
                 data = self._data
@@ -92,6 +93,8 @@ class Event:
         """The parsed data, None when it is not JSON. May be edited in place; say so with ``touch``."""
         value = self._json
         if value is _UNREAD:
+            if self._span is not None:
+                return self._unframed()
             raw = self.raw
             if raw.startswith(b"data: {") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
                 try:
@@ -111,7 +114,7 @@ class Event:
 
     def touch(self) -> None:
         """Say that ``json`` was edited: ``encode`` writes it anew. Without JSON there is nothing to edit."""
-        if self.json is not None:
+        if self._span is not None or self.json is not None:
             self.edited = True
             self._data = _UNREAD
 
@@ -120,6 +123,9 @@ class Event:
         if not self.edited:
             return self.raw
         raw = self.raw
+        if self._span is not None:
+            start, stop = self._span
+            return raw[:start] + _dump(self.reading.pieces[0].text) + raw[stop:]
         payload = self.data or b""
         if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
             return b"data: " + payload + b"\n\n"
@@ -135,6 +141,26 @@ class Event:
                 out.append((_BOM if line.startswith(_BOM) else b"") + b"data: " + payload + end)
         out.append(end)
         return b"".join(out)
+
+    def frame(self, start: int, stop: int) -> None:
+        """Say that ``raw[start:stop]`` is the only piece of ``reading`` as a JSON string: until somebody asks for
+        ``json`` the piece stands alone, and an edit of it is written in the string's place."""
+        self._span = (start, stop)
+
+    def _unframed(self) -> Any:
+        """``json`` of an event whose piece stood alone: the piece is then an edit of the tree again."""
+        self._span = None
+        edited, self.edited = self.edited, False
+        tree = self.json
+        if edited:
+            self.edited, self._data = True, _UNREAD
+        piece = self.reading.pieces[0]
+        holder = tree
+        for step in piece.path[:-1]:
+            holder = holder[step]
+        holder[piece.key] = piece.text
+        piece.holder = holder
+        return tree
 
     def fork(self) -> Event:
         """An independent event with the same bytes: nothing that can be edited is shared."""

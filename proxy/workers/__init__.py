@@ -27,8 +27,8 @@ def supervise(loaded: Loaded, args: Any, greet: Callable[[Any], None]) -> int:
     """
     import uvloop  # noqa: PLC0415 - after the configuration is known to be good
 
-    from proxy.cli import say  # noqa: PLC0415
     from proxy.app import StartError  # noqa: PLC0415
+    from proxy.cli import say  # noqa: PLC0415
     from proxy.workers.supervisor import Supervisor  # noqa: PLC0415
 
     async def main() -> int:

@@ -1,8 +1,8 @@
 """Workers' pages made one.
 
 metrics     counters and histograms are added up; a gauge is a picture of one process and keeps a label ``worker``
-lists       one after the other, every object with its ``worker``
-objects     of the first worker: what they say (configuration, costs, budgets) is the same in all or shared
+pages       those that are a picture of one process (``OF_ONE_PROCESS``): their lists one after the other, every object
+            with its ``worker``; anything else is of the first worker: what it says is the same in all, or shared
 events      whole events, in the order in which they come
 """
 
@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+OF_ONE_PROCESS: Final = frozenset({"upstreams", "keys", "breakers", "cache", "exchanges", "alerts"})
+"""Pages below ``/api/v1`` that differ from worker to worker. Configuration, costs and the like are the same in all."""
 
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)(?: \S+)?$")
 _PARTS: Final = ("_bucket", "_count", "_sum", "_total", "_created")
@@ -63,12 +66,25 @@ def _with_worker(labels: str, number: int) -> str:
 
 
 def pages(said: Sequence[tuple[int, Any]]) -> Any:
-    """JSON pages by worker number, as one."""
+    """JSON pages by worker number, as one; an object with more than lists holds every worker's under ``workers``."""
     first = said[0][1]
-    if not isinstance(first, list):
+    if isinstance(first, list):
+        return _joined([(number, page) for number, page in said if isinstance(page, list)])
+    if not isinstance(first, dict):
         return first
-    merged: list[Any] = []
-    for number, page in said:
-        if isinstance(page, list):
-            merged.extend({**item, "worker": number} if isinstance(item, dict) else item for item in page)
+    merged: dict[str, Any] = {}
+    for name, value in first.items():
+        parts = [(number, page[name]) for number, page in said if isinstance(page, dict) and name in page]
+        merged[name] = _joined(parts) if isinstance(value, list) else value
+    if any(not isinstance(value, list) for value in merged.values()):
+        merged["workers"] = [{**page, "worker": number} for number, page in said if isinstance(page, dict)]
     return merged
+
+
+def _joined(said: Sequence[tuple[int, Any]]) -> list[Any]:
+    return [
+        {**item, "worker": number} if isinstance(item, dict) else item
+        for number, page in said
+        if isinstance(page, list)
+        for item in page
+    ]

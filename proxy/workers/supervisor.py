@@ -176,7 +176,7 @@ class Supervisor:
             self._socket.close()
         unix = self.config.server.unix
         if unix is not None and self._socket is not None:
-            Path(unix).unlink(missing_ok=True)
+            os.unlink(unix)  # noqa: PTH108 - nothing is served any more
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- the ports ---------------------------------------------------------------------------------
@@ -238,12 +238,12 @@ class Supervisor:
         while not self.draining:
             born = loop.time()
             code = await self._live(member, first)
-            if self.draining:
+            if self._stop.is_set():
                 return
             if self._failed is not None:
                 self.draining = True
                 self._stop.set()
-                return
+                break
             lived = loop.time() - born
             member.deaths = member.deaths + 1 if lived < SHORT_LIFE else 0
             wait = min(FIRST_WAIT * 2 ** (member.deaths - 2), LONGEST_WAIT) if member.deaths > 1 else 0.0
@@ -270,9 +270,7 @@ class Supervisor:
         )
         os.close(speak)
         orders = pickle.dumps(
-            Orders(
-                member.number, self.loaded, self._file, self._overrides, self._port, listening, member.admin, speak
-            )
+            Orders(member.number, self.loaded, self._file, self._overrides, self._port, listening, member.admin, speak)
         )
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):
@@ -301,7 +299,8 @@ class Supervisor:
         finally:
             member.ready = False
             member.process = None
-            Path(member.admin).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(member.admin)  # noqa: PTH108 - a directory entry in /tmp
             if self._admin is not None:
                 self._admin.forget(member.admin)
             if self._failed is not None and not first.done():

@@ -151,7 +151,8 @@ class WholeAdmin:
             headers = CIMultiDict((k, v) for k, v in first.headers.items() if k.lower() not in _HOP)
             whole = await first.read()
             if refused is None and request.method == "GET" and len(answers) > 1:
-                if kind.startswith("application/json"):
+                name = request.path.removeprefix("/api/v1/").partition("/")[0]
+                if kind.startswith("application/json") and name in merge.OF_ONE_PROCESS:
                     said = [(n, orjson.loads(whole if n == number else await a.read())) for n, a in answers]
                     whole = orjson.dumps(merge.pages(said))
                 elif request.path == "/metrics":

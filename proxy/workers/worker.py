@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import json
 import os
 import pickle
@@ -28,8 +29,11 @@ from proxy.load import load_config
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker is told. number: from 1. port: the one that is bound for all. listening: descriptor of a unix socket
-    that all share, instead of a port. admin: path of its private admin socket. report: descriptor to answer on."""
+    """What a worker is told.
+
+    number: from 1. port: the one that is bound for all. listening: descriptor of a unix socket that all share, instead
+    of a port. admin: path of its private admin socket. report: descriptor to answer on.
+    """
 
     number: int
     loaded: Loaded
@@ -68,9 +72,7 @@ async def work(orders: Orders) -> int:
 
     rereadable = Path(orders.file).is_file()  # noqa: ASYNC240 - before anything is served
     listening = None if orders.listening is None else socket.socket(fileno=orders.listening)
-    app = App(
-        own(orders.loaded, orders.port), load=again if rereadable else None, reuse_port=True, listening=listening
-    )
+    app = App(own(orders.loaded, orders.port), load=again if rereadable else None, reuse_port=True, listening=listening)
     opened: list[asyncio.Task[None]] = []
 
     def started(app: App) -> None:
@@ -100,10 +102,11 @@ def report(orders: Orders, said: dict[str, object]) -> None:
 
 def main() -> int:
     """Read the orders and follow them."""
-    size = int.from_bytes(sys.stdin.buffer.raw.read(8), "big")  # type: ignore[attr-defined]
-    text = b""
-    while len(text) < size:
-        text += sys.stdin.buffer.raw.read(size - len(text))  # type: ignore[attr-defined]
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders_in:  # nothing may be read ahead
+        size = int.from_bytes(orders_in.read(8), "big")
+        text = b""
+        while len(text) < size and (piece := orders_in.read(size - len(text))):
+            text += piece
     orders: Orders = pickle.loads(text)
     try:
         return uvloop.run(work(orders))
@@ -113,6 +116,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from proxy.workers import worker  # the pickled orders name the module by its real name
-
-    sys.exit(worker.main())
+    # Pickled orders name this module by its real name, which is not __main__.
+    sys.exit(importlib.import_module("proxy.workers.worker").main())

@@ -17,6 +17,7 @@ from proxy.accounting import record, reports
 from proxy.accounting.histogram import bucket_of, middle_of, percentile
 from proxy.accounting.journal import Journal
 from proxy.accounting.ledger.sqlite import SqliteLedger
+from proxy.accounting.moment import moment
 from proxy.accounting.writer import Writer
 from proxy.cli import costs
 
@@ -275,8 +276,9 @@ def test_costs_price_explains_a_price_and_its_source(parse, capsys, monkeypatch,
 
 
 def test_dates_and_moments_are_understood():
-    moment = costs._moment("2026-05-01", ZoneInfo("Europe/Berlin"))
-    assert datetime.fromtimestamp(moment, UTC) == datetime(2026, 4, 30, 22, tzinfo=UTC)
-    assert costs._moment("2026-05-01T08:00+01:00", UTC) == datetime(2026, 5, 1, 7, tzinfo=UTC).timestamp()
-    back = datetime.now(UTC) - timedelta(days=7)
-    assert 0 <= back.timestamp() - costs._moment("7d", UTC) < 3_600
+    now = datetime.now(UTC).timestamp()
+    assert datetime.fromtimestamp(moment("2026-05-01", ZoneInfo("Europe/Berlin"), now), UTC) == datetime(
+        2026, 4, 30, 22, tzinfo=UTC
+    )
+    assert moment("2026-05-01T08:00+01:00", UTC, now) == datetime(2026, 5, 1, 7, tzinfo=UTC).timestamp()
+    assert 0 <= now - timedelta(days=7).total_seconds() - moment("7d", UTC, now) < 3_600

@@ -35,7 +35,9 @@ upstreams: {bench: {api: openai, base_url: "http://127.0.0.1:9/v1"}}
 routes: [{match: {headers: {x-bench: stream}}, upstream: bench, chain: empty}, {match: {path: "*"}, upstream: bench, chain: empty}]
 chains: {empty: []}
 """
-ANSWER_BODY = json.dumps({"id": "chatcmpl-bench", "choices": [{"message": {"content": "A short answer, " * 40}}]}).encode()
+ANSWER_BODY = json.dumps(
+    {"id": "chatcmpl-bench", "choices": [{"message": {"content": "A short answer, " * 40}}]}
+).encode()
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 02:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n" % len(ANSWER_BODY)

@@ -59,6 +59,8 @@ class ByteBoundedCache(BaseCache):  # type: ignore[misc]
 
     def _build_key(self, key: str | bytes, namespace: str | None = None) -> bytes:
         name = key if isinstance(key, bytes) else key.encode()
+        if not name:
+            raise ValueError("a key must not be empty")
         space = namespace if namespace is not None else self.namespace
         return name if not space else space.encode() + b":" + name
 

@@ -10,15 +10,16 @@ from proxy.accounting.usage import Usage
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.policies.cache import embeddings, serve
+from proxy.policies.cache.call import CURABLE, curable, not_cached
 from proxy.policies.cache.entry import EntryError
-from proxy.policies.cache.policy import CURABLE, curable, not_cached
 
 if TYPE_CHECKING:
     from proxy.exchange import Answer, Exchange
     from proxy.flight import Flight
+    from proxy.policies.cache.call import Call
     from proxy.policies.cache.embeddings import Part
     from proxy.policies.cache.entry import Entry
-    from proxy.policies.cache.policy import Cache, Call
+    from proxy.policies.cache.policy import Cache
 
 __all__ = ["Items"]
 
@@ -99,7 +100,6 @@ class Items:
         found = embeddings.parts_of(answer.body.lenient(), [self.items[place] for place in self.missing])
         if found is None:
             raise ProxyError("upstream_invalid_response", "The upstream's embeddings do not fit its inputs.")
-        self._save(exchange, self.known.values())
         fresh = {self.names[place]: part for place, part in zip(self.missing, found, strict=True)}
         answer.body = Document(embeddings.merged([fresh.get(name) or self.known[name] for name in self.names]))
         return answer

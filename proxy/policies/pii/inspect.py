@@ -7,7 +7,6 @@ written anew only if something changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -44,18 +43,16 @@ class Inspected:
         return orjson.dumps(self.tree[0]).decode()
 
 
-def inspect(slots: Iterable[Slot], detector: Detector) -> Iterator[Inspected]:
-    """Judge every slot. Raises `WorkExceededError`."""
-    detect = detector.detect
-    for slot in slots:
-        text = slot.text
-        if slot.kind == "arguments":
-            tree = _parsed(text)
-            if tree is not None:
-                yield Inspected(slot, _parts(tree, detector), tree)
-                continue
-        context = _key(slot.path) if slot.kind == "leaf" else None
-        yield Inspected(slot, [Part(slot.holder, slot.key, text, detect(text, context))])
+def inspect(slot: Slot, detector: Detector) -> Inspected:
+    """Judge a slot. Raises `WorkExceededError`."""
+    text = slot.text
+    kind = slot.kind
+    if kind == "arguments":
+        tree = _parsed(text)
+        if tree is not None:
+            return Inspected(slot, _parts(tree, detector), tree)
+    context = _key(slot.path) if kind == "leaf" else None
+    return Inspected(slot, [Part(slot.holder, slot.key, text, detector.detect(text, context))])
 
 
 def _parsed(text: str) -> list[Any] | None:

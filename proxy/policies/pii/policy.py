@@ -80,7 +80,9 @@ class Pii(Policy):
                 self._opaque(exchange, ("upload",))
             return None
         tree = body.strict()
-        self._opaque(exchange, [f"{o.kind} at {_place(o.path)}" for o in dialect.opaque(tree)])
+        opaque = list(dialect.opaque(tree))
+        if opaque:
+            self._opaque(exchange, [f"{one.kind} at {_place(one.path)}" for one in opaque])
         slots: list[Slot] = list(dialect.texts(tree))
         hashed: list[Slot] = []
         if self.options.described:
@@ -110,17 +112,18 @@ class Pii(Policy):
         return None
 
     def _judge(self, slots: Iterable[Slot]) -> list[Inspected]:
+        detector = self.detector
         judged: list[Inspected] = []
-        for slot in slots:
-            try:
-                judged.extend(inspect((slot,), self.detector))
-            except WorkExceededError:
-                raise ProxyError(
-                    "pii_refused",
-                    f"The text at {slot.place} holds more things that look like personal data than can be verified.",
-                    param=slot.place,
-                    policy=self.label,
-                ) from None
+        try:
+            for slot in slots:
+                judged.append(inspect(slot, detector))  # noqa: PERF401 - the slot is named when it fails
+        except WorkExceededError:
+            raise ProxyError(
+                "pii_refused",
+                f"The text at {slot.place} holds more things that look like personal data than can be verified.",
+                param=slot.place,
+                policy=self.label,
+            ) from None
         return judged
 
     def _replace(self, judged: Sequence[Inspected], vault: Vault) -> None:

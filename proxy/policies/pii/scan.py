@@ -57,7 +57,8 @@ class Scan:
     def before(self, start: int, size: int = 48) -> bytes:
         """Up to `size` bytes before `start`, in lower case, `_` as space."""
         self.spend(size)
-        return self.data[max(0, start - size) : start].lower().translate(_SPACED)
+        window = self.data[start - size if start > size else 0 : start].lower()
+        return window.translate(_SPACED) if b"_" in window else window
 
     def after(self, end: int, size: int = 16) -> bytes:
         self.spend(size)
@@ -66,7 +67,7 @@ class Scan:
     def column(self, start: int) -> bytes:
         """The head of the column that `start` stands in, when the text looks like delimited rows; else b""."""
         data = self.data
-        line = data.rfind(b"\n", max(0, start - 400), start) + 1
+        line = data.rfind(b"\n", start - 400 if start > 400 else 0, start) + 1
         if line == 0:
             return b""
         self.spend(128)

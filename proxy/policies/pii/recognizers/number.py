@@ -68,16 +68,21 @@ Judge = Callable[[Scan, Number], bool]
 
 def _number(scan: Scan, run: int, start: int, end: int) -> Number:
     text = scan.data[start:end]
+    if text.isdigit():
+        return Number(run, start, end, text, text, (end - start,), b"", _glued(scan.data, start, end))
     digits = text.translate(None, b" .()/-+\xc2\xa0\xe2\x80\x89\x90\x91\x92\x93\x94\x95\xaf")
     shape = tuple(map(len, _GROUPS.findall(text)))
     marks = text.translate(None, b"0123456789")
-    left = scan.data[start - 1 : start] if start else b""
-    right = scan.data[end : end + 2]
-    glued = (left in _LEFT_GLUE and left != b"") or (right[:1] in _RIGHT_GLUE and right[1:].isalnum())
-    return Number(run, start, end, text, digits, shape, marks, glued)
+    return Number(run, start, end, text, digits, shape, marks, _glued(scan.data, start, end))
 
 
-_LEFT_GLUE = frozenset((b".", b"-", b"_", b"/", b"$", b"%", b"~", b"@", b"^"))
+def _glued(data: bytes, start: int, end: int) -> bool:
+    if start and data[start - 1] in _LEFT_GLUE:
+        return True
+    return data[end : end + 1] in _RIGHT_GLUE and data[end + 1 : end + 2].isalnum()
+
+
+_LEFT_GLUE = b".-_/$%~@^"
 _RIGHT_GLUE = frozenset((b"-", b"_", b"/", b"@", b".", b"%"))
 _SUFFIX = re.compile(rb"-(?:office|fax|home|mobile|cell|work|tel|phone|direct)", re.IGNORECASE)
 
@@ -93,6 +98,13 @@ def number(types: frozenset[str], judges: tuple[Judge, ...], said: Said | None, 
         data = scan.data
         text = data[start:end]
         scan.spend(end - start)
+        if text.isdigit():  # neither a date nor a decimal, and nothing to cut
+            if end - start <= 48:
+                one = _number(scan, start, start, end)
+                for judge in judges:
+                    if judge(scan, one):
+                        break
+            return end
         if text[:1] == b"(" and b")" not in text:
             start += 1
             text = text[1:]

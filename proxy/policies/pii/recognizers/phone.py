@@ -33,7 +33,8 @@ _OTHERS = Words(
     "lines|line no|social|security|issue|error|row|page|chapter|year|years|tax|vat|nip|pesel|swift|bic|"
     "routing|date"
 )
-_AFTER = re.compile(rb"[ (,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)")
+_AFTER = re.compile(rb"[ _(,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)", re.IGNORECASE)
+_BEHIND: Final = 16
 _EXTENSION = re.compile(rb" ?(?:ext|x|extension)[. ]{0,2}[0-9]{1,6}\b", re.IGNORECASE)
 _DAY = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 _WINDOW: Final = 44
@@ -87,7 +88,11 @@ def international(digits: bytes) -> bool | None:
 
 def _named(scan: Scan, one: Number) -> bool:
     """True if the words before, the column head or the words behind say that this is a phone number."""
-    if said(scan, one.run) or _AFTER.match(scan.after(one.end)) is not None:
+    if said(scan, one.run):
+        return True
+    end = one.end
+    scan.spend(_BEHIND)
+    if _AFTER.match(scan.data, end, end + _BEHIND) is not None:
         return True
     head = scan.column(one.start)
     return bool(head) and _FAR_WORDS.search(head) is not None
@@ -127,11 +132,12 @@ def _shaped(one: Number) -> bool:
 def judge(scan: Scan, one: Number) -> bool:
     digits, marks = one.digits, one.marks
     size = len(digits)
-    if not 7 <= size <= 15 or not unglued(scan, one):
+    if not 7 <= size <= 15 or (one.glued and not unglued(scan, one)):
         return False
-    if len(one.shape) > 1 and b"." in marks and len(set(marks)) > 1 and b"+" not in marks:
+    alone = len(one.shape) == 1
+    if not alone and b"." in marks and len(set(marks)) > 1 and b"+" not in marks:
         return False
-    if _DAY.fullmatch(digits) and len(one.shape) == 1:
+    if alone and size == 8 and _DAY.fullmatch(digits):
         return False
     end = one.end
     rank = 0
@@ -142,11 +148,11 @@ def judge(scan: Scan, one: Number) -> bool:
             rank = CHECKSUM if known else BARE
         elif known is None and _named(scan, one):
             rank = CONTEXT
-    elif _shaped(one) and _quiet(scan, one):
+    elif not alone and _shaped(one) and _quiet(scan, one):
         rank = BARE
-    if not rank and len(one.shape) <= 6 and (len(one.shape) == 1 or max(one.shape) <= 8) and _named(scan, one):
+    if not rank and len(one.shape) <= 6 and (alone or max(one.shape) <= 8) and _named(scan, one):
         rank = CONTEXT
-    if not rank and scan.is_lone(one.start, end) and 10 <= size <= 12 and len(one.shape) == 1 and digits[:2] != b"19":
+    if not rank and alone and 10 <= size <= 12 and digits[:2] != b"19" and scan.is_lone(one.start, end):
         rank = BARE
     if not rank:
         return False

@@ -1,0 +1,145 @@
+"""Every API whose answers are cached, in both directions, read by the providers' own SDKs."""
+
+from __future__ import annotations
+
+import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
+
+from proxy.dialects import DIALECTS
+from proxy.testing import FakeUpstream, events, reply
+
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-x",
+    "content": [
+        {"type": "text", "text": "Let me look."},
+        {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"where": "Lisbon", "days": [1, 2]}},
+    ],
+    "stop_reason": "tool_use",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 9, "output_tokens": 3},
+}
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1_700_000_000,
+    "status": "completed",
+    "model": "gpt-4o",
+    "output": [
+        {
+            "type": "message",
+            "id": "msg_1",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Hello there", "annotations": []}],
+        }
+    ],
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+    "error": None,
+    "incomplete_details": None,
+    "usage": {
+        "input_tokens": 9,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 3,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 12,
+    },
+}
+COMPLETION = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1_700_000_000,
+    "model": "instruct",
+    "choices": [{"index": 0, "text": "Hello there", "finish_reason": "stop", "logprobs": None}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+}
+ASKED = {"model": "claude-x", "max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]}
+CASES = {
+    "anthropic_messages": ("/messages", ASKED, MESSAGE),
+    "openai_responses": ("/responses", {"model": "gpt-4o", "input": "Hi"}, RESPONSE),
+    "openai_completions": ("/completions", {"model": "instruct", "prompt": "Hi"}, COMPLETION),
+}  # fmt: skip
+
+
+async def test_a_message_replayed_is_what_anthropics_sdk_builds_from_the_whole(cached):
+    _, body, answer = CASES["anthropic_messages"]
+    async with FakeUpstream(reply(answer)) as upstream:
+        caller = await cached(upstream, scope="global")
+        async with AsyncAnthropic(base_url=caller.proxy.url, api_key="sk-any") as client:
+            whole = await client.messages.create(**body)
+            async with client.messages.stream(**body) as stream:
+                built = await stream.get_final_message()
+        assert len(upstream.calls) == 1
+        drop = {"parsed_output"}
+        plain = built.model_dump(exclude_none=True)
+        for block in plain["content"]:
+            for name in drop:
+                block.pop(name, None)
+        assert plain == whole.model_dump(exclude_none=True)
+
+
+async def test_a_response_replayed_is_what_openais_sdk_builds_from_the_whole(cached):
+    _, body, answer = CASES["openai_responses"]
+    async with FakeUpstream(reply(answer)) as upstream:
+        caller = await cached(upstream, scope="global")
+        async with AsyncOpenAI(base_url=caller.proxy.base_url, api_key="sk-any") as client:
+            whole = await client.responses.create(**body)
+            async with client.responses.stream(**body) as stream:
+                built = await stream.get_final_response()
+        assert len(upstream.calls) == 1
+        assert built.output_text == whole.output_text == "Hello there"
+        assert built.usage == whole.usage
+        assert built.id == whole.id
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_streamed_original_is_served_whole_and_streamed(cached, name):
+    path, body, answer = CASES[name]
+    made = DIALECTS[name].replay(answer, include_usage=True)
+    async with FakeUpstream(events(*[event.encode() for event in made])) as upstream:
+        caller = await cached(upstream)
+        more = {"stream_options": {"include_usage": True}} if name == "openai_completions" else {}
+        first = await caller.post(path, {**body, "stream": True, **more})
+        again = await caller.post(path, {**body, "stream": True, **more})
+        whole = await caller.post(path, body)
+        assert [one.cache for one in (first, again, whole)] == ["miss", "hit", "hit"]
+        assert again.text == first.text
+        assert whole.json == answer
+        late = await caller.post(path, {**body, "stream": True, **more})
+        assert late.cache == "hit"
+        assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("anthropic_messages", {"stop_reason": "max_tokens"}),
+    ("openai_responses", {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}),
+    ("openai_completions", {"choices": [{"index": 0, "text": "Hel", "finish_reason": "length"}]}),
+])  # fmt: skip
+async def test_an_answer_that_was_cut_short_is_not_stored(cached, name, change):
+    path, body, answer = CASES[name]
+    async with FakeUpstream(default=reply({**answer, **change})) as upstream:
+        caller = await cached(upstream)
+        assert [(await caller.post(path, body)).cache for _ in range(2)] == ["miss", "miss"]
+
+
+@pytest.mark.parametrize("above", [["account"], ["account", "validate"]])
+async def test_a_hit_and_a_follower_cost_nothing_and_are_booked_as_saved(cached, above):
+    import asyncio
+
+    from proxy.testing import chat_answer
+
+    async with FakeUpstream(reply(chat_answer("Hi", model="gpt-4o"), delay=0.05)) as upstream:
+        caller = await cached(upstream, above=above, below=["retry", {"budget": {"usd": 10, "window": "day"}}])
+        await asyncio.gather(caller.say(), caller.say())
+        await caller.say()
+        by_status = {exchange.cache_status: exchange for exchange in caller.proxy.exchanges}
+        paid = by_status["miss"]
+        assert paid.cost_nanos > 0
+        for status in ("hit", "coalesced"):
+            assert by_status[status].cost_nanos == 0
+            assert by_status[status].saved_nanos == paid.cost_nanos

@@ -1,0 +1,281 @@
+"""Several workers on one port: real processes, real sockets, real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.testing import FakeUpstream, chat_answer, events, reply
+from proxy.workers import merge
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Gang:
+    """A supervisor in its own process. log: its log records, as they come."""
+
+    process: asyncio.subprocess.Process
+    port: int
+    admin: int
+    session: aiohttp.ClientSession
+    log: list[dict[str, Any]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(child) for child in children]
+
+    async def logged(self, words: str) -> dict[str, Any]:
+        """The first record that holds ``words``."""
+        async with asyncio.timeout(15):
+            while True:
+                self.changed.clear()
+                for record in self.log:
+                    if words in record["message"]:
+                        return record
+                await self.changed.wait()
+
+    async def ask(self, path: str) -> Any:
+        async with self.session.get(f"http://127.0.0.1:{self.admin}{path}") as answer:
+            text = await answer.text()
+            return answer.status, (json.loads(text) if path != "/metrics" else text)
+
+    async def call(self, **body: Any) -> int:
+        """One call on a connection of its own; its status."""
+        async with self.session.post(f"{self.url}/v1/chat/completions", json={"model": "m", **body}) as answer:
+            await answer.read()
+            return answer.status
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+
+Start = Callable[..., Awaitable[Gang]]
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@pytest.fixture
+async def gang(tmp_path: Path) -> AsyncIterator[Start]:
+    running: list[Gang] = []
+    reading: list[asyncio.Task[None]] = []
+
+    async def start(upstream: FakeUpstream, workers: int = 2, ready: bool = True, **server: Any) -> Gang:
+        port = free_port()
+        admin = free_port()
+        config = {
+            "server": {**({} if "unix" in server else {"port": port}), "workers": workers, "drain": "10s", **server},
+            "admin": {"port": admin},
+            "data": str(tmp_path),
+            "log": {"format": "json", "access": False},
+            "upstreams": {"fake": {"api": "openai", "base_url": upstream.url}},
+            "routes": [{"match": {"path": "*"}, "upstream": "fake", "chain": "empty"}],
+            "chains": {"empty": []},
+        }
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(config))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "proxy", "serve", "--config", str(file),
+            stderr=asyncio.subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+        one = Gang(process, port, admin, session)
+        running.append(one)
+        reading.append(asyncio.create_task(read_log(one)))
+        if ready:
+            await one.logged("workers are ready")
+        return one
+
+    yield start
+    for one in running:
+        if one.process.returncode is None:
+            one.process.kill()
+            await one.process.wait()
+        await one.session.close()
+    await asyncio.gather(*reading)
+
+
+async def read_log(gang: Gang) -> None:
+    assert gang.process.stderr is not None
+    async for line in gang.process.stderr:
+        gang.log.append(json.loads(line) if line.startswith(b"{") else {"message": line.decode()})
+        gang.changed.set()
+
+
+async def died(pid: int) -> None:
+    async with asyncio.timeout(15):
+        while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 - a foreign process tells nobody
+            await asyncio.sleep(0.02)
+
+
+async def test_calls_are_spread_over_all_workers(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream)
+        assert await asyncio.gather(*(whole.call() for _ in range(40))) == [200] * 40
+        status, page = await whole.ask("/api/v1/upstreams")
+        assert status == 200
+        served = {item["worker"]: item["requests"] for item in page}
+        assert set(served) == {1, 2}
+        assert sum(served.values()) == 40
+        assert all(served.values())
+
+
+async def test_a_worker_that_dies_is_replaced_and_the_death_is_logged(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream)
+        before = whole.pids
+        os.kill(before[0], signal.SIGKILL)
+        record = await whole.logged("is replaced")
+        assert "SIGKILL" in record["message"]
+        assert record["level"] == "error"
+        async with asyncio.timeout(15):
+            while (await whole.ask("/healthz"))[1]["running"] < 2:
+                await asyncio.sleep(0.05)
+        assert len(set(whole.pids) - set(before)) == 1
+        assert await asyncio.gather(*(whole.call() for _ in range(10))) == [200] * 10
+
+
+async def test_the_whole_is_ready_while_one_worker_is_replaced(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream)
+        assert await whole.ask("/readyz") == (200, {"ready": True, "reasons": [], "workers": 2})
+        os.kill(whole.pids[0], signal.SIGKILL)
+        await whole.logged("is replaced")
+        status, page = await whole.ask("/readyz")
+        assert status == 200
+        assert page["ready"]
+
+
+async def test_a_signal_lets_calls_finish_and_then_ends_every_worker(gang: Start) -> None:
+    async with FakeUpstream(events(*chat_pieces(), held=True)) as upstream:
+        whole = await gang(upstream)
+        pids = whole.pids
+        running = asyncio.create_task(whole.call(stream=True))
+        call = await upstream.call(0)
+        whole.signal()
+        async with asyncio.timeout(10):
+            while (await whole.ask("/readyz"))[0] != 503:
+                await asyncio.sleep(0.02)
+        call.release(10)
+        assert await running == 200
+        assert await whole.ended() == 0
+        for pid in pids:
+            await died(pid)
+
+
+async def test_a_second_signal_ends_the_whole_at_once(gang: Start) -> None:
+    async with FakeUpstream(events(*chat_pieces(), held=True)) as upstream:
+        whole = await gang(upstream)
+        running = asyncio.create_task(whole.call(stream=True))
+        await upstream.call(0)
+        whole.signal()
+        async with asyncio.timeout(10):
+            while (await whole.ask("/readyz"))[0] != 503:
+                await asyncio.sleep(0.02)
+        whole.signal(signal.SIGINT)
+        assert await whole.ended() == 0
+        with pytest.raises(aiohttp.ClientError):
+            await running
+
+
+async def test_workers_drain_when_their_supervisor_is_killed(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream)
+        pids = whole.pids
+        whole.process.kill()
+        for pid in pids:
+            await died(pid)
+
+
+async def test_a_port_that_is_taken_is_told_before_any_worker_starts(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream, ready=False, port=upstream.port)
+        assert await whole.ended() == 2
+        assert "in use" in (await whole.logged("server.port"))["message"]
+
+
+async def test_workers_share_a_unix_socket(gang: Start, tmp_path: Path) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        path = str(tmp_path / "data.sock")
+        whole = await gang(upstream, unix=path)
+        connector = aiohttp.UnixConnector(path)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post("http://localhost/v1/chat/completions", json={"model": "m"}) as answer,
+        ):
+            assert answer.status == 200
+
+
+async def test_metrics_of_all_workers_are_one_page(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream)
+        await asyncio.gather(*(whole.call() for _ in range(20)))
+        status, page = await whole.ask("/metrics")
+        assert status == 200
+        heads = [line for line in page.splitlines() if line.startswith("# TYPE")]
+        assert heads
+        assert len(heads) == len(set(heads))
+
+
+def chat_pieces() -> list[dict[str, Any]]:
+    return [{"choices": [{"index": 0, "delta": {"content": "x"}}]} for _ in range(3)]
+
+
+# --- merging, without processes -----------------------------------------------------------------
+
+PAGE = """# HELP calls_total Calls.
+# TYPE calls_total counter
+calls_total{status="200"} %d
+# TYPE wait_seconds histogram
+wait_seconds_bucket{le="1"} %d
+wait_seconds_sum %d
+# TYPE in_flight gauge
+in_flight %d
+"""
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=5))
+def test_counters_and_histograms_add_up_and_gauges_keep_their_worker(values: list[int]) -> None:
+    page = merge.metrics({n: PAGE % (v, v, v, v) for n, v in enumerate(values, 1)})
+    assert f'calls_total{{status="200"}} {sum(values)}\n' in page
+    assert f'wait_seconds_bucket{{le="1"}} {sum(values)}\n' in page
+    assert f"wait_seconds_sum {sum(values)}\n" in page
+    for number, value in enumerate(values, 1):
+        assert f'in_flight{{worker="{number}"}} {value}\n' in page
+    assert page.count("# TYPE calls_total counter") == 1
+
+
+def test_lists_are_joined_and_every_object_names_its_worker() -> None:
+    said = [(1, {"in_flight": [{"id": "a"}], "recent": []}), (2, {"in_flight": [{"id": "b"}], "recent": []})]
+    assert merge.pages(said) == {
+        "in_flight": [{"id": "a", "worker": 1}, {"id": "b", "worker": 2}],
+        "recent": [],
+    }
