@@ -6,13 +6,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEBIAN := redis-server postgresql nginx wrk
 
-.PHONY: run test check lint types format bench bench-pii lock docs clean
+.PHONY: run test chart-test image-test check lint types format bench bench-pii lock docs clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/llm-sidecar serve --config config.yaml
 
 test: $(VENV)/.test debian
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+
+# The Helm chart, rendered by the real helm (built from its Go module the first time: minutes) and validated.
+chart-test: $(VENV)/.test
+	$(BIN)/python -m pip install -q --disable-pip-version-check kubernetes-validate==1.37.0
+	$(BIN)/python -m pytest -q tests/chart/chart_checks.py
+
+# The Dockerfile's steps without an engine: every locked package is installed once more.
+image-test: $(VENV)/.run
+	$(BIN)/python tests/image/replay.py --python "$(PYTHON)"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

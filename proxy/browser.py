@@ -8,7 +8,8 @@ no Origin and notice nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,12 +21,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange, RawHeaders
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
-_LOOPBACK_ORIGINS: Final = tuple(
-    f"{scheme}://{host}{port}"
-    for scheme in ("http", "https")
-    for host in ("localhost", "127.0.0.1", "[::1]")
-    for port in ("", ":*")
-)
+_LOOPBACK_ORIGIN: Final = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?")
 _DEFAULT_HEADERS: Final = "authorization, content-type, x-api-key, api-key"
 
 
@@ -85,9 +81,9 @@ class Origins:
     def __init__(self, cors: Cors | None, *, loopback: bool) -> None:
         self._cors = cors or Cors()
         listed = self._cors.origins
-        if listed is None:
-            listed = _LOOPBACK_ORIGINS if loopback else ()
-        self._allowed = any_glob(listed) if listed else None
+        self._allowed: Callable[[str], object] | None = any_glob(listed) if listed else None
+        if listed is None and loopback:
+            self._allowed = _LOOPBACK_ORIGIN.fullmatch
         self._any = listed == ("*",)
 
     def check(self, exchange: Exchange) -> Answer | None:

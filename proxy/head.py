@@ -85,6 +85,7 @@ class Head:
         digits = b"%d" % length
         other.headers = CIMultiDictProxy(headers)
         other.length = length
+        other.size = self.size + len(digits) - len(str(self.length))
         other.raw_headers = tuple(
             (pair[0], digits) if len(pair[0]) == 14 and pair[0].lower() == b"content-length" else pair
             for pair in self.raw_headers

@@ -15,8 +15,8 @@ import orjson
 
 from proxy.document import Document
 from proxy.errors import ProxyError
-from proxy.exchange import Answer, Attempt, Target
-from proxy.match import any_glob
+from proxy.dialects import openai_chat
+from proxy.exchange import Answer, Attempt, Exchange, Request, Target
 from proxy.upstream.render import render
 from proxy.upstream.transport import TransportError
 from proxy.upstream.transport.decode import decode
@@ -54,17 +54,27 @@ def _reachable(snapshot: Snapshot) -> list[str]:
 
 
 def _send_where_a_call_would_go(snapshot: Snapshot, exchange: Exchange, model: str) -> None:
+    """The route is the one that a chat call for this model would take, and the name the one it would be sent under."""
+    request = exchange.request
+    call = Request(
+        "POST", "/v1/chat/completions", "/v1/chat/completions", "/v1/chat/completions", "",
+        request.headers, request.raw_headers, request.peer,
+    )  # fmt: skip
+    call.body = Document.of({"model": model})
+    asked = Exchange(exchange.id, call, exchange.started_at, exchange.started_wall)
+    asked.dialect = openai_chat
+    asked.project, asked.tags = exchange.project, exchange.tags
+    upstream, real = exchange.target.upstream, None
+    route = next((route for route in snapshot.routes if route.rule is None or route.rule(asked)), None)
+    if route is not None:
+        upstream, real = route.config.upstream, route.config.model
     alias = snapshot.config.models.get(model)
-    if alias is not None:
-        upstream = alias.upstream or exchange.target.upstream
-        exchange.target = Target(upstream)
-        exchange.request.path = f"/v1/models/{alias.model}"
-        exchange.request.raw_path = exchange.request.path
-        return
-    for route in snapshot.routes:
-        if route.config.match.model and any_glob(route.config.match.model)(model):
-            exchange.target = Target(route.config.upstream)
-            return
+    if alias is not None and real is None:
+        upstream, real = alias.upstream or upstream, alias.model
+    exchange.target = Target(upstream)
+    if real is not None:
+        request.path = f"/v1/models/{real}"
+        request.raw_path = f"/v1/models/{quote(real, safe=':@')}"
 
 
 async def _merged(snapshot: Snapshot, exchange: Exchange, names: list[str]) -> Answer:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
 # Ids need to be unique, not secret: a random beginning for this process, then a count.
+_OWN: Final = ("/v1/models", "/v1/sidecar/")
+"""Where calls may be answered here."""
 _RUN: Final = f"req_{random.getrandbits(64):016x}"
 _COUNT: Final = itertools.count(1)
 _PRIORITIES: Final[Mapping[str, Priority]] = {
@@ -108,7 +110,7 @@ class Snapshot:
             self._make_readers(chain)
 
     def _unchanged(self, before: Snapshot | None, name: str, config: UpstreamConfig) -> Upstream | None:
-        """The upstream of the snapshot before, if it is the same in everything. Files may hold something else by now."""
+        """The upstream of the snapshot before, if it is the same. Files of TLS may hold something else by now."""
         known = None if before is None else before.upstreams.get(name)
         if known is None or before is None or known.config != config:
             return None
@@ -211,7 +213,7 @@ class Snapshot:
             raw = self._within(take_whole(payload))
             chain = self.match(exchange)
             if head.sent_up is not None:
-                settles = bool(self._aliases) or request.path.startswith("/v1/models")
+                settles = bool(self._aliases) or request.path.startswith(_OWN)
                 coded = head.coding is not None
                 head.admitted = (
                     self, chain, exchange.route_name, exchange.chain_name, exchange.target, coded, settles,
@@ -222,7 +224,7 @@ class Snapshot:
             if exchange.dialect is not generic:
                 # A known API called without a body: whoever reads it finds that it is no JSON.
                 request.body, request.raw_body = Document(b""), b""
-        if self._aliases or request.path.startswith("/v1/models"):
+        if self._aliases or request.path.startswith(_OWN):
             self.settle_target(exchange)
         return chain
 

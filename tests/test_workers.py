@@ -132,7 +132,7 @@ async def read_log(gang: Gang) -> None:
 
 async def died(pid: int) -> None:
     async with asyncio.timeout(15):
-        while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 - a foreign process tells nobody
+        while Path(f"/proc/{pid}").exists():  # a foreign process tells nobody
             await asyncio.sleep(0.02)
 
 
@@ -225,7 +225,7 @@ async def test_a_port_that_is_taken_is_told_before_any_worker_starts(gang: Start
 async def test_workers_share_a_unix_socket(gang: Start, tmp_path: Path) -> None:
     async with FakeUpstream(default=reply(chat_answer())) as upstream:
         path = str(tmp_path / "data.sock")
-        whole = await gang(upstream, unix=path)
+        await gang(upstream, unix=path)
         connector = aiohttp.UnixConnector(path)
         async with (
             aiohttp.ClientSession(connector=connector) as session,

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "PRICE", "Charge", "Tariff", "bound_of", "size_estimate", "used"]
+__all__ = ["ASSUMED_OUTPUT", "PRICE", "Charge", "WORST_CASE", "Tariff", "bound_of", "size_estimate", "used"]
 
 ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
 PRICE: Final = "accounting.price"
 """Where a policy that runs after the key was chosen may leave the attempt's price in ``attempt.local``."""
+WORST_CASE: Final = "accounting.worst_case"
+"""Beside it: what the attempt may cost at most, (nano-dollars, input tokens, output tokens), where somebody knows."""
 _CHARGED: Final = "accounting.charge"
 _BOUND: Final = "accounting.bound"
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
@@ -48,18 +50,20 @@ class Tariff:
         self._kept: dict[tuple[str, str, str, str], tuple[Price | Unpriced, float]] = {}
 
     def price(self, exchange: Exchange, attempt: Attempt) -> Price | Unpriced:
-        """The price of this attempt's target with its key, in the service class that the request asks for."""
-        key, upstream = attempt.key, attempt.upstream
-        wanted = (
-            attempt.target.model or exchange.model_asked or "",
-            upstream,
-            "" if key is None else key.id,
-            service_class(exchange),
-        )
+        """The price of this attempt's target with its key, in the service class that the request asks for
+        (``service_tier``, if somebody has read the request; else ``standard``)."""
+        key, upstream, body = attempt.key, attempt.upstream, exchange.request.body
+        model = attempt.target.model or exchange.model_asked or ""
+        service = "standard"
+        if body is not None and body.was_read:
+            tier = body.strict().get("service_tier")
+            if tier is not None and isinstance(tier, str) and tier in SERVICES:
+                service = tier
+        paid_with = "" if key is None else key.id
+        wanted = (model, upstream, paid_with, service)
         kept = self._kept.get(wanted)
         if kept is not None and (kept[1] == FOREVER or time.time() < kept[1]):
             return kept[0]
-        model, _, paid_with, service = wanted
         base_url = self._base_urls.get(upstream, "")
         price = self.prices.price(model, base_url, paid_with, service)
         if len(self._kept) >= _KEPT:  # model names come from clients: the memory is bounded
@@ -84,15 +88,6 @@ class Tariff:
         if attempt.outcome is not None:
             attempt.local[_CHARGED] = charge
         return charge
-
-
-def service_class(exchange: Exchange) -> str:
-    """``service_tier`` of a request that somebody has read; ``standard`` for all others."""
-    body = exchange.request.body
-    if body is None or not body.was_read:
-        return "standard"
-    tier = body.strict().get("service_tier")
-    return tier if isinstance(tier, str) and tier in SERVICES else "standard"
 
 
 def used(exchange: Exchange, attempt: Attempt) -> Usage | None:

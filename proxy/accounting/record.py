@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ __all__ = [
     "ESTIMATED",
     "FREE",
     "OUTCOMES",
+    "PLACES",
     "UNPRICED",
     "Ids",
     "abandoned",
@@ -33,6 +35,7 @@ __all__ = [
     "canonical_tags",
     "end",
     "extra",
+    "line_of",
 ]
 
 DIMENSIONS = ("principal", "project", "tags", "task", "route", "model_asked", "model", "upstream", "key")
@@ -40,7 +43,8 @@ DIMENSIONS = ("principal", "project", "tags", "task", "route", "model_asked", "m
 OUTCOMES = ("answered", "failed", "cancelled", "refused", "abandoned", "stopped")
 """How a call ended; stored as the place in this tuple. New ones are added at the end."""
 
-_PLACES = {outcome: place for place, outcome in enumerate(OUTCOMES)}
+PLACES = {outcome: place for place, outcome in enumerate(OUTCOMES)}
+"""Outcome -> its place."""
 
 CACHED = 1  # served without an upstream of its own: a hit, a stale answer, a follower
 ESTIMATED = 2  # the usage is our estimate
@@ -48,6 +52,10 @@ UNPRICED = 4  # no price was known for the model
 FREE = 8  # paid by a free-tier credit
 
 _NEWLINE = orjson.OPT_APPEND_NEWLINE
+
+line_of = partial(orjson.dumps, option=_NEWLINE)
+"""A record (a tuple in the order above) as its line. ``begin`` and ``end`` name the parts; a call's way is shorter."""
+
 _PLAIN = str.maketrans({"\t": " ", "\n": " ", "\r": " ", "\x00": " "})
 
 
@@ -117,7 +125,7 @@ def end(
     extras: Sequence[Sequence[Any]] = (),
 ) -> bytes:
     """The line for a call that is over; ``cost`` and ``saved`` in nano-dollars, times in milliseconds."""
-    place = _PLACES[outcome]
+    place = PLACES[outcome]
     return orjson.dumps(
         ("e", id, at, request, who, place, status, flags, ms, first_ms, attempts, cost, saved, version, usage, extras),
         option=_NEWLINE,

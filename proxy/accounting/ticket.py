@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, Charge, bound_of, size_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, WORST_CASE, Charge, bound_of, size_estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
     from proxy.accounting.books import Store
     from proxy.accounting.charge import Tariff
     from proxy.clock import Clock
-    from proxy.exchange import Attempt, Exchange
+    from proxy.accounting.rates import Price, Unpriced
+    from proxy.exchange import Attempt, Exchange, Target
 
 __all__ = ["FROM_CACHE", "TICKET", "Ticket"]
 
 TICKET: Final = "accounting.ticket"
 FROM_CACHE: Final = frozenset({"hit", "stale", "coalesced"})
 _COUNTED: Final = "accounting.counted"
-_OUTCOMES = {
-    "answered": "answered",
-    "refused": "refused",
-    "failed": "failed",
-    "truncated": "failed",
-    "cancelled": "cancelled",
+_FAILED: Final = record.PLACES["failed"]
+_OUTCOMES: Final[dict[str | None, int]] = {
+    None: record.PLACES["cancelled"],
+    "answered": record.PLACES["answered"],
+    "refused": record.PLACES["refused"],
+    "failed": _FAILED,
+    "truncated": _FAILED,
+    "cancelled": record.PLACES["cancelled"],
 }
 
 
@@ -62,13 +65,17 @@ class Ticket:
             self.number = self.store.journal.ids.next()
         self.begun = True
         self._below = exchange
-        price = attempt.local.get(PRICE) or self.tariff.price(exchange, attempt)
-        asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
         who = self._who = attribution(exchange, attempt)
         self._who_of = attempt
-        reserved = price.worst_case(asked, bound)
-        number, now = self.number, int(self.clock.now() * 1000)
-        line = record.begin(number, now, exchange.id, who, reserved, price.version, (asked, bound))
+        local = attempt.local
+        price: Price | Unpriced | None = local.get(PRICE)
+        wanted: tuple[int, int, int] | None = local.get(WORST_CASE)
+        if price is None or wanted is None:
+            price = local[PRICE] = self.tariff.price(exchange, attempt)
+            asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
+            wanted = (price.worst_case(asked, bound), asked, bound)
+        number, reserved, now = self.number, wanted[0], int(self.clock.now() * 1000)
+        line = record.line_of(("b", number, now, exchange.id, who, reserved, price.version, wanted[1:]))
         self.store.journal.begin(number, line)
 
     def charges(self, exchange: Exchange) -> list[Charge]:
@@ -179,24 +186,26 @@ class Ticket:
         if cached:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
-        answer, clock, first = exchange.answer, self.clock, exchange.first_byte_at
-        started = exchange.started_at
-        return record.end(
-            number,
-            int(clock.now() * 1000),
-            exchange.id,
-            self._who if attempt is not None and attempt is self._who_of else attribution(exchange, attempt),
-            outcome=_OUTCOMES.get(exchange.outcome or "cancelled", "failed"),
-            status=answer.status if answer is not None else 0,
-            flags=flags,
-            ms=int((clock.monotonic() - started) * 1000),
-            first_ms=int((first - started) * 1000) if first is not None else 0,
-            attempts=sent,
-            cost=cost,
-            saved=saved,
-            version=version,
-            usage=counts,
-            extras=extras,
+        answer, clock, first, started = exchange.answer, self.clock, exchange.first_byte_at, exchange.started_at
+        return record.line_of(
+            (
+                "e",
+                number,
+                int(clock.now() * 1000),
+                exchange.id,
+                self._who if attempt is not None and attempt is self._who_of else attribution(exchange, attempt),
+                _OUTCOMES.get(exchange.outcome, _FAILED),
+                answer.status if answer is not None else 0,
+                flags,
+                int((clock.monotonic() - started) * 1000),
+                int((first - started) * 1000) if first is not None else 0,
+                sent,
+                cost,
+                saved,
+                version,
+                counts,
+                extras,
+            )
         )
 
     def _saved(self, exchange: Exchange) -> int:
@@ -221,6 +230,7 @@ def _flags(charge: Charge) -> int:
 
 def attribution(exchange: Exchange, attempt: Attempt | None) -> str:
     """The call's dimensions, with the upstream, model and key of ``attempt``."""
+    target: Target
     if attempt is None:
         target, upstream, key = exchange.target, exchange.target.upstream, ""
     else:

@@ -7,12 +7,13 @@ loopback. Host and Origin are checked as on the data port, so that no web page c
 from __future__ import annotations
 
 import hmac
+import logging
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from proxy import __version__
-from proxy.admin.reply import answer, refused
+from proxy.admin.reply import BadQuery, answer, refused
 from proxy.browser import Hosts
 from proxy.errors import ProxyError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from proxy.app import App
     from proxy.config.server import Admin as AdminConfig
+
+log = logging.getLogger("llm_sidecar.admin")
 
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -63,7 +66,19 @@ class Admin:
                 said = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
                 if not hmac.compare_digest(said, self._token):
                     return refused(401, "the admin port needs `Authorization: Bearer` with admin.token")
-            return await handler(request)
+            try:
+                return await handler(request)
+            except BadQuery as bad:
+                return refused(400, str(bad), param=bad.param)
+            except web.HTTPException as missed:
+                if missed.status < 400:
+                    raise
+                return refused(missed.status, f"{request.method} {request.path[:200]}: {missed.reason}")
+            except ConnectionError:
+                raise
+            except Exception as error:
+                log.exception("a page of the admin port failed", extra={"path": request.path[:200]})
+                return refused(500, f"the page failed ({type(error).__name__}); the log says where")
 
         return guard
 

@@ -7,7 +7,15 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-__all__ = ["answer", "number", "refused"]
+__all__ = ["BadQuery", "answer", "number", "refused"]
+
+
+class BadQuery(Exception):
+    """A parameter that cannot be read: name and what is allowed."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param} {message}")
+        self.param = param
 
 
 def answer(data: Any, status: int = 200) -> web.Response:
@@ -21,12 +29,10 @@ def refused(status: int, message: str, *, param: str | None = None) -> web.Respo
 
 
 def number(request: web.Request, name: str, default: int, most: int) -> int:
-    """A count from the query, between 0 and ``most``. Raises HTTPBadRequest."""
+    """A count from the query, between 0 and ``most``. Raises BadQuery."""
     text = request.query.get(name)
     if text is None:
         return default
     if not text.isdecimal() or len(text) > 9:
-        raise web.HTTPBadRequest(
-            body=refused(400, f"{name} must be a whole number", param=name).body, content_type="application/json"
-        )
+        raise BadQuery(name, "must be a whole number")
     return min(int(text), most)

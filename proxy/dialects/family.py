@@ -40,6 +40,9 @@ def positive(value: Json) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
+_BOUNDS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
 class Family(Dialect):
     """Defaults for an OpenAI-like JSON API."""
 
@@ -60,11 +63,10 @@ class Family(Dialect):
     def bound(self, body: Json) -> Bound:
         fields = as_dict(body)
         tokens = None
-        for key in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-            tokens = positive(fields.get(key))
-            if tokens is not None:
+        for key in _BOUNDS:
+            if key in fields and (tokens := positive(fields[key])) is not None:
                 break
-        return Bound(tokens, positive(fields.get("n")) or 1)
+        return Bound(tokens, (positive(fields["n"]) or 1) if "n" in fields else 1)
 
     def texts(self, body: Json) -> Iterator[Slot]:
         if type(body) is list:

@@ -106,6 +106,13 @@ class MemoryState:
         grant.open = False
         now = self._monotonic()
         for (limit, amount), real in zip(grant.claims, actual, strict=True):
+            if type(limit) is Counter and not limit.span:  # a budget's calendar window: nothing but two sums
+                spender = self.meters.get(limit.name)
+                if type(spender) is CounterMeter and spender.expires > now:
+                    spender.held -= amount
+                    spender.spent += real
+                    spender.away += real - amount
+                    continue
             if real != amount or not limit.prepaid:
                 meter = self.meters.get(limit.name) or self.meter(limit)
                 meter.settle(limit, amount, real, grant.stamp, now, self.share)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import sys
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
 
 _MOST_WAITING: Final = 20_000
+_PAUSE: Final = 0.02
+"""Seconds between two writes of the log."""
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -31,26 +32,34 @@ class LineWriter:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._lines: deque[bytes] = deque()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._idle = False
+        self._wake = threading.Event()
+        self._closing = threading.Event()
         self.dropped = 0
 
     def write(self, line: bytes) -> None:
-        """Queue one line, its newline included."""
+        """Queue one line, its newline included. From any thread."""
         if self._thread is None:
             self._start()
-        if self._queue.qsize() > _MOST_WAITING:
+        if len(self._lines) > _MOST_WAITING:
             self.dropped += 1
             return
-        self._queue.put(line)
+        self._lines.append(line)
+        if self._idle:
+            self._idle = False
+            self._wake.set()
 
     def close(self) -> None:
         """Write what is queued; waits two seconds at most."""
         if self._thread is not None:
-            self._queue.put(None)
+            self._closing.set()
+            self._wake.set()
             self._thread.join(2.0)
             self._thread = None
+            self._closing.clear()
 
     def _start(self) -> None:
         with self._lock:
@@ -59,23 +68,23 @@ class LineWriter:
                 self._thread.start()
 
     def _run(self) -> None:
-        get = self._queue.get
+        lines, wake = self._lines, self._wake
         while True:
-            line = get()
-            batch: list[bytes] = []
-            while line is not None:
-                batch.append(line)
-                if self._queue.empty() or len(batch) >= 500:
-                    break
-                line = get()
-            data = b"".join(batch)
-            with contextlib.suppress(OSError):
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
-            if line is None:
+            data = b"".join([lines.popleft() for _ in range(len(lines))])
+            if data:
+                with contextlib.suppress(OSError):
+                    while data:
+                        data = data[os.write(self._descriptor, data) :]
+                # Lines of a busy moment travel together: a wake-up a line costs the loop more than the line itself.
+                self._closing.wait(_PAUSE)
+                continue
+            if self._closing.is_set():
                 return
-            # Lines of a busy moment travel together: a wake-up a line costs the loop more than the line itself.
-            time.sleep(0.02)
+            wake.clear()
+            self._idle = True
+            if not lines and not self._closing.is_set():
+                wake.wait()
+            self._idle = False
 
 
 class JsonFormatter(logging.Formatter):

@@ -109,7 +109,7 @@ class Metrics:
             cell.durations[bisect_left(SECONDS, seconds)] += 1
         if served is not None:
             first = served.first_byte_at
-            if first is not None and exchange.flight_of is None:
+            if first is not None and first >= began:  # else it belongs to a flight that was joined late
                 seconds = first - began
                 cell.first += seconds
                 cell.firsts[bisect_left(SECONDS, seconds)] += 1

@@ -33,7 +33,7 @@ async def test_an_ended_call_is_shown_with_its_figures(operator, whole):
     (call,) = shown["recent"]
     assert shown["in_flight"] == []
     assert (call["id"], call["project"], call["tags"]) == ("call-1", "web", {"task": "mail"})
-    assert (call["route"], call["chain"], call["model"]) == ("0", "main", "gpt-4o")
+    assert (call["route"], call["chain"], call["model"]) == ("#1", "main", "gpt-4o")
     assert (call["upstream"], call["key"]) == ("up", "main_key")
     assert (call["status"], call["outcome"], call["attempts"], call["cache"]) == (200, "answered", 1, "miss")
     assert (call["input_tokens"], call["output_tokens"]) == (9, 3)

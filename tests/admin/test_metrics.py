@@ -18,8 +18,8 @@ async def test_calls_tokens_cost_and_times_are_counted(operator, whole):
     await admin.call()
     await admin.call()
     found = await admin.metrics()
-    target = 'route="0",upstream="up",model="gpt-4o"'
-    asked = '{route="0",chain="main",upstream="up",model="gpt-4o",status="200",outcome="answered"}'
+    target = 'route="#1",upstream="up",model="gpt-4o"'
+    asked = '{route="#1",chain="main",upstream="up",model="gpt-4o",status="200",outcome="answered"}'
     assert found[f"llm_sidecar_calls_total{asked}"] == 1
     assert found[f'llm_sidecar_tokens_total{{{target},kind="input"}}'] == 9
     assert found[f"llm_sidecar_cost_usd_total{{{target}}}"] > 0
@@ -35,7 +35,7 @@ async def test_retries_failures_and_errors_are_counted(operator, whole, upstream
     await admin.call()
     found = await admin.metrics()
     assert found['llm_sidecar_attempt_failures_total{upstream="up",class="server_error"}'] == 2
-    assert found['llm_sidecar_retries_total{route="0",upstream="up",model="other"}'] == 1
+    assert found['llm_sidecar_retries_total{route="#1",upstream="up",model="other"}'] == 1
 
 
 async def test_parts_tell_how_they_stand(operator, whole, upstream):

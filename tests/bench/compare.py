@@ -2,8 +2,9 @@
 
     python tests/bench/compare.py [--seconds 2] [--rounds 2] [--case 'json c=32'] [--chain empty|default]
 
-Every round measures every target in turn, so that a drift of the machine hits all alike; the median round counts. CPU is
-the scheduler's account of the whole process tree, so it does not depend on what else runs; throughput and latency do.
+Every round measures every target in turn, so that a drift of the machine hits all alike; the median round counts.
+CPU is the scheduler's account of the whole process tree, so it depends little on what else runs; throughput and latency
+do.
 Cases: json (0.7 KB in, 0.8 KB out), big (100 KB prompt), stream (100 events of 230 bytes), hit (the same call again and
 again). In all but hit each call differs, so that a cache is asked and filled but never answers.
 """
@@ -94,8 +95,10 @@ def measure(target: Target, case: Case, seconds: int, folder: Path) -> Row:
     script.write_text("\n".join(lines))
     used = cpu_us(target.pid)
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s", "-s", str(script), "--latency"]
-        + [f"{target.url}/v1/chat/completions"],
+        [
+            *("wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s", "-s", str(script), "--latency"),
+            f"{target.url}/v1/chat/completions",
+        ],
         capture_output=True,
         text=True,
         check=True,

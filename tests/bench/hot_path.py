@@ -32,7 +32,9 @@ server: {port: 0}
 admin: {enabled: false}
 log: {access: false, level: error}
 upstreams: {bench: {api: openai, base_url: "http://127.0.0.1:9/v1"}}
-routes: [{match: {headers: {x-bench: stream}}, upstream: bench, chain: empty}, {match: {path: "*"}, upstream: bench, chain: empty}]
+routes:
+  - {match: {headers: {x-bench: stream}}, upstream: bench, chain: empty}
+  - {match: {path: "*"}, upstream: bench, chain: empty}
 chains: {empty: []}
 """
 ANSWER_BODY = json.dumps(

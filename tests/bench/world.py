@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import json
 import os
 import re
@@ -265,10 +264,9 @@ def wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
     for _ in range(1500):
         if child.poll() is not None:
             raise SystemExit(f"the proxy ended with exit code {child.returncode} before it was ready")
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            if answer.status == 200:
+                return
         time.sleep(0.01)
     raise SystemExit(f"{url} did not become ready")
 
@@ -283,9 +281,9 @@ def free_port() -> int:
 def tree(pid: int) -> list[int]:
     """A process and all below it."""
     found = [pid]
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in Path(path).read_text().split():
+            for child in path.read_text().split():
                 found += tree(int(child))
     return found
 
@@ -294,9 +292,9 @@ def cpu_us(pid: int) -> float:
     """CPU that a process and all below it have used, in microseconds, by the scheduler's own account."""
     total = 0
     for one in tree(pid):
-        for path in glob.glob(f"/proc/{one}/task/*/schedstat"):
+        for path in Path(f"/proc/{one}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):
-                total += int(Path(path).read_text().split()[0])
+                total += int(path.read_text().split()[0])
     return total / 1000
 
 

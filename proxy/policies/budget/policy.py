@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.accounting import budgets
 from proxy.accounting.budgets import obstacle
-from proxy.accounting.charge import PRICE, bound_of
+from proxy.accounting.charge import PRICE, WORST_CASE, bound_of
 from proxy.accounting.line import Line, Place
 from proxy.accounting.money import nano_from_usd, usd_text
 from proxy.accounting.restore import restore
@@ -129,7 +129,9 @@ class Budget(Policy):
         else:
             asked = exchange.input_estimate()
             bound = bound_of(exchange, options.assume_output, read=True)
-            wanted = (price.worst_case(asked, bound), asked + bound, 1)
+            most = price.worst_case(asked, bound)
+            wanted = (most, asked + bound, 1)
+            attempt.local[WORST_CASE] = (most, asked, bound)
         if not price.priced and options.usd is not None:
             exchange.note(self.label, f"no price is known for {attempt.target}")
             if options.on_unpriced == "reject" and not self.observe:
@@ -143,8 +145,8 @@ class Budget(Policy):
             place = None
         line = self._lines.get(value)
         if line is None or line.may_ask(place):
-            now = self._reserve_now
-            said = now((claims,)) if now is not None else await self.state.reserve((claims,))
+            at_once = self._reserve_now
+            said = at_once((claims,)) if at_once is not None else await self.state.reserve((claims,))
             if type(said) is Grant:
                 if place is not None and line is not None:
                     line.leave(place)
