@@ -118,8 +118,8 @@ def _parse_strict(raw: bytes) -> dict[str, Json]:
 
 
 def _same_text(raw: bytes, again: bytes) -> bool:
-    """Whether the two differ in white space only: the usual body, in two passes instead of ten. A member or a digit that
-    was lost would be missing here, too. A long body is told by its skeleton, which needs no copy of its strings."""
+    """Whether the two differ in white space only: the usual body, in two passes instead of ten. A member or a
+    digit that was lost would be missing here, too. A long body is told by its skeleton: its strings are not copied."""
     return len(raw) < _SHORT and raw.translate(None, _SPACE) == again.translate(None, _SPACE)
 
 

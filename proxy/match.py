@@ -7,7 +7,6 @@ characters, ``/`` included. Most patterns are an exact text or ``prefix*`` and a
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,9 +29,23 @@ def glob(pattern: str) -> Test:
     if pattern.count("*") == 1 and pattern.endswith("*"):
         prefix = pattern[:-1]
         return lambda text: text.startswith(prefix)
-    # Lazy runs keep the backtracking of several stars within polynomial bounds of short texts (names, paths).
-    compiled = re.compile(".*?".join(re.escape(part) for part in re.split(r"\*+", pattern)), re.DOTALL)
-    return lambda text: compiled.fullmatch(text) is not None
+    # No regular expression: several stars would backtrack for ever over a long text that a client chose.
+    first, *middle, last = pattern.split("*")
+    between = [part for part in middle if part]
+    least = len(first) + len(last)
+
+    def test(text: str) -> bool:
+        if len(text) < least or not text.startswith(first) or not text.endswith(last):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for part in between:
+            at = text.find(part, at, end)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    return test
 
 
 def any_glob(patterns: Sequence[str]) -> Test:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import orjson
 
+from proxy.dialects import openai_chat
 from proxy.document import Document
 from proxy.errors import ProxyError
-from proxy.dialects import openai_chat
 from proxy.exchange import Answer, Attempt, Exchange, Request, Target
 from proxy.upstream.render import render
 from proxy.upstream.transport import TransportError
 from proxy.upstream.transport.decode import decode
 
 if TYPE_CHECKING:
-    from proxy.exchange import Exchange
     from proxy.snapshot import Snapshot
 
 _LARGEST = 8 * 1024 * 1024

@@ -90,7 +90,11 @@ def test_only_exactly_one_whole_request_is_taken(request_: bytes) -> None:
         b"POST /v1/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
         b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"\r\nPOST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 8000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nX-A: "
+        + b"x" * 5000
+        + b"\r\nX-B: "
+        + b"x" * 5000
+        + b"\r\nContent-Length: 2\r\n\r\n{}",
     ],
     ids=["get", "http-1.0", "close", "expect", "chunked", "leading-line", "long"],
 )

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "explain": "show what would happen to a request, without sending it",
     "demo": "serve the embedded demo upstream alone",
     "pii": "find or mask personal data in texts",
+    "keys": "generate, encrypt, rotate and list keys",
     "costs": "report what calls cost",
     "schema": "print the JSON Schema of the configuration",
     "version": "print the version",

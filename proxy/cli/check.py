@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from proxy.cli import add_config_arguments, say
 from proxy.config import ConfigError
 from proxy.load import load_config
 
+if TYPE_CHECKING:
+    from proxy.config.model import Config
+
 
 def add_parser(commands: Any) -> None:
     """It takes a configuration."""
     parser = commands.add_parser("check", help="find every mistake in the configuration")
+    parser.add_argument(
+        "--live", action="store_true", help="also try each key and model against its provider; costs no tokens"
+    )
     add_config_arguments(parser)
 
 
@@ -32,11 +39,47 @@ def run(args: Any) -> int:
     if mistakes:
         return 1
     config = loaded.config
+    if args.live and not _live(config):
+        return 1
     say(
         f"good: {len(config.routes)} routes, {len(config.chains)} chains, {len(config.upstreams)} upstreams, "
         f"{sum(len(pool.keys) for pool in config.keys.values())} keys"
     )
     return 0
+
+
+def _live(config: Config) -> bool:
+    """A table of what each provider said; whether all is well."""
+    import asyncio  # noqa: PLC0415 - only here
+
+    from proxy.cli.table import table  # noqa: PLC0415
+    from proxy.upstream.live import try_all  # noqa: PLC0415
+
+    shows = sys.stderr.isatty()
+
+    def progress(done: int, every: int) -> None:
+        print(f"\r{done} of {every} tried", end="\n" if done == every else "", file=sys.stderr, flush=True)
+
+    found = asyncio.run(try_all(config, progress if shows else None))
+    words = {True: "yes", False: "NO", None: "?"}
+    rows = [
+        (
+            one.upstream,
+            one.key,
+            one.model,
+            words[one.reachable],
+            words[one.authorised],
+            "-" if one.model is None else words[one.available],
+            None if one.latency is None else f"{one.latency * 1000:.0f} ms",
+            one.note,
+        )
+        for one in found
+    ]
+    print(table(("upstream", "key", "model", "reachable", "authorised", "available", "latency", "note"), rows))
+    bad = sum(one.bad for one in found)
+    if bad:
+        say(f"{bad} of {len(found)} would fail")
+    return not bad
 
 
 def _build(loaded: Any) -> list[str]:

@@ -37,9 +37,10 @@ def run(args: Any) -> int:
 
     from proxy.app import App, StartError  # noqa: PLC0415
 
+    again = partial(load_config, args.config, overrides=args.overrides)
+    file = Path(args.config).is_file()  # a pipe cannot be read again
+
     async def main() -> int:
-        again = partial(load_config, args.config, overrides=args.overrides)
-        file = Path(args.config).is_file()  # a pipe cannot be read again
         return await App(loaded, warnings, load=again if file else None).run(greet)
 
     try:

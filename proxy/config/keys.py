@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from proxy.config.base import Model, Secret, Text, Texts, UpstreamName
@@ -15,17 +16,73 @@ Strategy = Literal["task", "priority", "round_robin", "weighted", "least_loaded"
 KeyId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.:@-]+$")]
 
 
-class Price(Model):
-    """What a model costs, in USD per million tokens. A kind that is left out costs what its base kind costs."""
+class PriceKinds(Model):
+    """Prices by kind: USD per million tokens, and USD apiece for image, minute, search and request."""
 
-    input: Money = Field(description="Input tokens.")
-    output: Money = Field(default=0.0, description="Output tokens.")
-    cached_input: Money | None = Field(default=None, description="Input tokens read from the provider's cache.")
-    cache_write: Money | None = Field(default=None, description="Input tokens written to the provider's cache.")
-    reasoning: Money | None = Field(default=None, description="Output tokens spent on reasoning.")
-    audio_input: Money | None = Field(default=None, description="Audio tokens in.")
-    audio_output: Money | None = Field(default=None, description="Audio tokens out.")
+    input: Money | None = Field(default=None, description="Input tokens.")
+    output: Money | None = Field(default=None, description="Output tokens.")
+    cached_input: Money | None = Field(
+        default=None, description="Input tokens read from the provider's cache. Default: as input."
+    )
+    cache_write: Money | None = Field(
+        default=None, description="Input tokens written to the provider's cache. Default: as input."
+    )
+    cache_write_1h: Money | None = Field(
+        default=None, description="Input tokens written to be kept for an hour. Default: as cache_write."
+    )
+    reasoning: Money | None = Field(default=None, description="Output tokens spent on reasoning. Default: as output.")
+    audio_input: Money | None = Field(default=None, description="Audio tokens in. Default: as input.")
+    audio_output: Money | None = Field(default=None, description="Audio tokens out. Default: as output.")
+    image_input: Money | None = Field(default=None, description="Image tokens in. Default: as input.")
+    image_output: Money | None = Field(default=None, description="Image tokens out. Default: as output.")
+    image: Money | None = Field(default=None, description="USD for each image made.")
+    minute: Money | None = Field(default=None, description="USD for each minute of speech.")
+    search: Money | None = Field(default=None, description="USD for each web search of the provider's.")
     request: Money | None = Field(default=None, description="USD for each call, on top of its tokens.")
+
+
+class PriceTier(PriceKinds):
+    """What calls with a long input cost. All tokens of such a call are charged so, not only those above."""
+
+    above: int = Field(ge=1, description="Holds for calls with more input tokens than this.")
+
+    @model_validator(mode="after")
+    def _prices(self) -> PriceTier:
+        if self.model_fields_set == {"above"}:
+            raise PydanticCustomError("config", "a tier needs at least one price, such as input or output")
+        return self
+
+
+def _factor_or_prices(value: object) -> str:
+    return "prices" if isinstance(value, Mapping | PriceKinds) else "factor"
+
+
+Service = Annotated[
+    Annotated[Annotated[float, Field(ge=0, le=10)], Tag("factor")] | Annotated[PriceKinds, Tag("prices")],
+    Discriminator(_factor_or_prices),
+]
+
+
+class Price(PriceKinds):
+    """What a model costs, in USD per million tokens. With both input and output, or a price apiece, it stands alone;
+    anything less lies over the bundled price of the model."""
+
+    tiers: tuple[PriceTier, ...] = Field(default=(), description="Other prices for calls with a long input.")
+    batch: Service | None = Field(
+        default=None, description="Batch calls: a factor on the prices above (0.5: half), or prices of their own."
+    )
+    flex: Service | None = Field(default=None, description="Calls with service_tier flex: a factor, or prices.")
+    priority: Service | None = Field(default=None, description="Calls with service_tier priority: a factor, or prices.")
+    fast: Service | None = Field(default=None, description="Calls with service_tier fast: a factor, or prices.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Price:
+        if not any(getattr(self, name) not in (None, ()) for name in self.model_fields_set):
+            raise PydanticCustomError("config", "a price needs at least one kind, such as input or output")
+        starts = [tier.above for tier in self.tiers]
+        if len(set(starts)) < len(starts):
+            raise PydanticCustomError("config", "two tiers start at the same number of input tokens")
+        return self
 
 
 class Key(Model):

@@ -161,6 +161,11 @@ class SelectKey(Policy):
             if left > 0 and none.retry_after <= max(left, 1.0):
                 exchange.note(self.label, f"waits for a key: {none.why}")
                 return Wait(partial(ring.wait, max(0.001, min(left, none.retry_after))), scope)
+        if exchange.excluded_keys:
+            # Keys that this call has used up are not worth its waiting, and yet another call may have them later.
+            back = ring.back_in(exchange.excluded_keys, exchange.target.model or exchange.model_asked)
+            if back < none.retry_after:
+                none = NoKey(back, "every key is out")
         return Veto(scope, self._refusal(exchange, none))
 
     def _refusal(self, exchange: Exchange, none: NoKey) -> ProxyError:
@@ -172,7 +177,7 @@ class SelectKey(Policy):
             retry_after=None if forever else max(0.001, none.retry_after),
             policy=self.label,
         )
-        if forever:
+        if forever and not exchange.excluded_keys:
             error.should_retry = False
         return error
 

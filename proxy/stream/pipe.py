@@ -261,10 +261,16 @@ class Pipe:
         self._out = out
         held, self._held = self._held, []
         paused = self._held_bytes > HELD_BYTES
+        # A source that broke off before anybody was attached: what had come leaves first, then the end is told.
+        broken = self.end if self.end is not None and self.end.cause is not None else None
+        if broken is not None:
+            self.end = None
         if held:
             self._replay(held)
         if self.end is None:
-            if self._finished:
+            if broken is not None:
+                self._close(broken)
+            elif self._finished:
                 self._finish_now()
             elif paused:
                 self._source.resume()

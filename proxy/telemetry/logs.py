@@ -28,7 +28,7 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 class LineWriter:
-    """Appends lines to a file descriptor from a thread. Lines beyond what the receiver takes are dropped and counted."""
+    """Appends lines to a file descriptor from a thread. What the receiver is too slow for is dropped and counted."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -355,6 +355,8 @@ class Attempts:
         verdict = tried.verdict
         if refused is not None:
             await self._end(attempt, tried)
+            if refused.code == "no_key_available" and refused.retry_after is None and refused.should_retry is None:
+                refused.retry_after = self._retry_after or 1.0  # the keys are back at once, or at an unknown time
             raise refused
         if tried.answer is not None and (verdict.error is None or verdict.failure is None):
             return self._commit(attempt, tried)

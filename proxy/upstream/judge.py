@@ -255,7 +255,12 @@ async def _until_commit(exchange: Exchange, attempt: Attempt, incoming: Incoming
         pass
     failure: FailureClass | None = None
     error: ProxyError | None = None
-    if pipe.error_event is not None and pipe.chars == 0 and pipe.finish_reason is None:
+    failed_unseen = pipe.error_event is not None and pipe.chars == 0 and pipe.finish_reason is None
+    if pipe.committed and not failed_unseen:
+        # Content came: the answer is committed, also when its end came with the same read.
+        return Tried(_good(incoming.status), answer, pipe, incoming)
+    if failed_unseen:
+        assert pipe.error_event is not None
         tree = pipe.error_event.json
         assert exchange.dialect is not None
         failure = classify.classify_event(exchange.dialect.upstream_error(tree) if isinstance(tree, dict) else None)

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.accounting.books import Books
 from proxy.accounting.money import NANO, nano_from_usd, round_millionths, usd, usd_text
 from proxy.accounting.prices import PriceBook, PriceError
 from proxy.accounting.rates import Rates, Unpriced
 from proxy.accounting.usage import Usage
+from proxy.config.model import Config
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC
 OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
@@ -285,3 +287,44 @@ def test_money_in_words():
     for wrong in ("x", float("nan"), -1, True):
         with pytest.raises(ValueError, match="USD"):
             nano_from_usd(wrong)
+
+
+WRITTEN = {
+    "gpt-4o": {"batch": 0.4},
+    "mine": {
+        "input": 1,
+        "output": 4,
+        "image": 0.04,
+        "minute": 0.006,
+        "search": 0.01,
+        "image_input": 5,
+        "image_output": 40,
+        "cache_write": 1.25,
+        "cache_write_1h": 2,
+        "tiers": [{"above": 1000, "input": 2, "output": 6}],
+        "batch": 0.5,
+        "flex": {"input": 0.6},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "service", "usage", "nanos"),
+    [
+        # 1000 x 2.50 + 500 x 10, of that 0.4: the rest of the price comes from the bundled list
+        ("gpt-4o", "standard", {"input": 1000, "output": 500}, 7_500_000),
+        ("gpt-4o", "batch", {"input": 1000, "output": 500}, 3_000_000),
+        ("mine", "standard", {"input": 1000, "output": 10}, 1_040_000),
+        ("mine", "standard", {"input": 1001, "output": 10}, 2_062_000),
+        ("mine", "batch", {"input": 1001, "output": 10}, 1_031_000),
+        ("mine", "flex", {"input": 1000, "output": 10}, 640_000),
+        ("mine", "standard", {"images": 2, "searches": 3, "audio_ms": 30_000}, 80_000_000 + 30_000_000 + 3_000_000),
+        ("mine", "standard", {"input": 100, "image_input": 60, "output": 10, "image_output": 10}, 740_000),
+        # 50 fresh, 30 written for five minutes, 20 for an hour
+        ("mine", "standard", {"input": 100, "cache_write": 50, "cache_write_1h": 20}, 50_000 + 37_500 + 40_000),
+    ],
+)
+def test_prices_of_the_configuration(tmp_path, model, service, usage, nanos):
+    config = Config.model_validate({"prices": WRITTEN, "data": str(tmp_path)})
+    prices = Books(config, dry=True).prices
+    assert prices.price(model, OPENAI, service=service).cost(Usage(**usage)) == nanos

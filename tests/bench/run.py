@@ -56,7 +56,7 @@ def main() -> None:
         print("start-up and rest")
         rest(targets)
         print("\nCPU a call, against nginx proxying the same call")
-        compare.show(compare.compare(here, targets, seconds, rounds, list(compare.CASES)))
+        compare.show(compare.compare(here, [here.relay(), *targets], seconds, rounds, list(compare.CASES)))
         print("\nlatency end to end, open loop")
         rate = 300.0
         latency.show(latency.latencies(f"http://127.0.0.1:{here.json_port}", targets, rate, 2 * seconds), rate)

@@ -126,6 +126,51 @@ def serve_streams(port: int, count: int, gap: float) -> None:
     uvloop.run(main())
 
 
+class Relay(asyncio.Protocol):
+    """Half of a connection pair that moves bytes and looks at none: what the loop and the kernel alone cost."""
+
+    def __init__(self, port: int, other: Relay | None = None) -> None:
+        self.port = port
+        self.other = other
+        self.early: list[bytes] = []
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        loop = asyncio.get_running_loop()
+        if self.other is None:
+            self.opening = loop.create_task(
+                loop.create_connection(lambda: Relay(self.port, self), "127.0.0.1", self.port)
+            )
+        else:
+            self.other.other = self
+            for data in self.other.early:
+                transport.write(data)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self.early.append(data)
+        else:
+            self.other.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.close()
+
+
+def serve_relay(port: int, upstream: int) -> None:
+    """The relay's process."""
+    import uvloop
+
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Relay(upstream), "127.0.0.1", port, backlog=4096
+        )
+        await server.serve_forever()
+
+    uvloop.run(main())
+
+
 @dataclass
 class Target:
     """A process under test. started: seconds from the command to its first answer. rest_mb: resident memory then."""
@@ -185,6 +230,15 @@ class World:
         wait_for(f"http://127.0.0.1:{admin}/readyz", child)
         started = time.monotonic() - begun
         return Target(name, child.pid, f"http://127.0.0.1:{port}", started, rss_mb(child.pid))
+
+    def relay(self) -> Target:
+        """A relay of bytes to the JSON upstream."""
+        port = free_port()
+        argument = f"import world; world.serve_relay({port}, {self.json_port})"
+        child = subprocess.Popen([sys.executable, "-c", argument], cwd=Path(__file__).parent)
+        self.children.append(child)
+        wait_for(f"http://127.0.0.1:{port}/", child)
+        return Target("relay", child.pid, f"http://127.0.0.1:{port}")
 
     def end(self, target: Target) -> None:
         """Stop one of the proxies."""

@@ -106,6 +106,12 @@ def test_what_is_rendered_is_valid_for_kubernetes(case: str, kubernetes: str, tm
         kubernetes_validate.validate(manifest, kubernetes, strict=True)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the validator's own dependencies
+def test_the_pod_of_the_examples_is_valid_for_kubernetes() -> None:
+    for manifest in yaml.safe_load_all((ROOT / "examples" / "kubernetes-sidecar" / "pod.yaml").read_text()):
+        kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_linter_has_nothing_against_it(case: str, tmp_path: Path) -> None:
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(CASES[case]))

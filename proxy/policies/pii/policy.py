@@ -116,7 +116,7 @@ class Pii(Policy):
         judged: list[Inspected] = []
         try:
             for slot in slots:
-                judged.append(inspect(slot, detector))  # noqa: PERF401 - the slot is named when it fails
+                judged.append(inspect(slot, detector))
         except WorkExceededError:
             raise ProxyError(
                 "pii_refused",

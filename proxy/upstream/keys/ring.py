@@ -233,6 +233,11 @@ class KeyRing:
             return max(life.load, life.in_flight / key.max_concurrent)
         return life.load
 
+    def back_in(self, ids: Container[str], model: str | None) -> float:
+        """Seconds until the first of these keys, which a call has used up, may serve another call; NEVER if unknown."""
+        waits = (self.health.out(key, model) for key in self.keys if key.id in ids)
+        return min((wait for wait in waits if wait > 0), default=NEVER)
+
     # --- waiting -------------------------------------------------------------------------------
 
     async def wait(self, seconds: float) -> None:
