@@ -305,7 +305,7 @@ class Exchange:
     answer: Answer | None = None
     own_answer: Callable[[Exchange], Awaitable[Answer]] | None = None
     before_send: Callable[[Exchange, Attempt], None] | None = None
-    """Called right before a request is sent, on the exchange that sends it: a flight's is its starter's. Must be quick."""
+    """Called right before a request is sent, on the exchange that sends it (a flight's is its starter's). Be quick."""
     committed = False
     cache_status: str | None = None
     flight_of: Exchange | None = None

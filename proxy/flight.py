@@ -308,6 +308,7 @@ class Flight:
 
     async def _close(self) -> None:
         self._over = True
+        self.fan.let_go()
         exchange = self.exchange
         try:
             await self.flow.end_attempt("cancelled")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ def why_not(match: Match, exchange: Exchange) -> str | None:
     return None
 
 
+def _header(name: str, exchange: Exchange) -> str | None:
+    return exchange.request.header(name)
+
+
 def _rules(match: Match) -> list[tuple[str, Rule]]:
     rules: list[tuple[str, Rule]] = []
 
@@ -123,7 +128,7 @@ def _rules(match: Match) -> list[tuple[str, Rule]]:
     add("method", [value.upper() for value in match.method], lambda x: x.request.method)
     add("path", match.path, lambda x: x.request.path)
     for header, patterns in match.headers.items():
-        add(f"headers.{header}", patterns, lambda x, name=header.lower(): x.request.header(name))  # type: ignore[misc]
+        add(f"headers.{header}", patterns, partial(_header, header.lower()))
     add("ip", match.ip, lambda x: x.request.peer, networks(match.ip) if match.ip else None)
     add("project", match.project, lambda x: x.project)
     add("task", match.task, lambda x: x.tags.get("task"))

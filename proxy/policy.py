@@ -5,7 +5,7 @@ phases it needs; the chain learns at load which those are, so the rest cost noth
 itself is shared by all calls and never changes after ``__init__``; what belongs to one call is
 kept on the exchange (``exchange.local[self]``) or the attempt (``attempt.local[self]``).
 
-    on_request       going down      edit body, headers, target, tags; answer at once (return an Answer, raise ProxyError)
+    on_request       going down      edit body, headers, target, tags; answer at once (an Answer, a ProxyError)
     on_flight        going down      only a policy that splits the chain: serve, join or start the work below
     on_attempt       before a try    set key, deadline; return Veto or Wait
     on_result        after a try     return Retry or Fallback, before its answer is committed

@@ -72,7 +72,7 @@ class Snapshot:
         access: Callable[[Exchange], None] | None = None,
         before: Snapshot | None = None,
     ) -> None:
-        """before: the snapshot that this one will replace; unchanged upstreams are taken over with their connections."""
+        """before: the snapshot that this one replaces; unchanged upstreams are taken over with their connections."""
         self.config = config
         self.services = services
         self.log = logging.getLogger("llm_sidecar.flow")

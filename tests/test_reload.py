@@ -313,3 +313,64 @@ async def test_a_process_without_files_refuses(running, upstream):
     done = await proxy.app.reload()
     assert not done.ok
     assert "file" in done.problems[0]
+
+
+async def test_a_mounted_secret_that_changes_is_used(running, upstream, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("sk-before\n")
+    proxy = await running(keyed(upstream, secret="${file:secret}"))
+    await proxy.call()
+    proxy.app.reloader.watch(0.01)
+    await asyncio.sleep(0.05)
+    secret.write_text("sk-after\n")
+    async with asyncio.timeout(5):
+        while proxy.app.reloader.generation == 1:
+            await asyncio.sleep(0.01)
+    await proxy.call()
+    assert [call.header("authorization") for call in upstream.calls] == ["Bearer sk-before", "Bearer sk-after"]
+
+
+async def test_the_log_level_changes_without_a_restart(running, upstream, tmp_path):
+    file = tmp_path / "access.log"
+    proxy = await running(config(upstream))
+    overrides = ["server.port=0", "admin.port=0", f"data={tmp_path}", f"log.file={file}", "log.format=json"]
+    proxy.app.reloader.load = partial(load_config, proxy.file, overrides=overrides, env={})
+    assert (await proxy.app.reload()).ok
+    await proxy.call()
+    proxy.app.logs.close()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["status"] for line in lines if line["logger"] == "access"] == [200]
+
+
+async def test_the_admin_token_changes_without_a_restart(running, upstream):
+    proxy = await running(config(upstream))
+    assert (await proxy.reload(config(upstream, admin={"token": "let-me-in"}))).ok
+    async with proxy.client.get(f"{proxy.app.admin_url}/api/v1/keys") as answer:
+        assert answer.status == 401
+
+
+async def test_the_demo_upstream_can_come_and_go(running, upstream):
+    proxy = await running(config(upstream))
+    demo = config(upstream) | {"upstreams": {"up": {"api": "demo"}}}
+    assert (await proxy.reload(demo)).ok
+    assert (await proxy.call())[0] == 200
+    assert upstream.calls == []
+    assert (await proxy.reload(config(upstream))).ok
+    assert (await proxy.call())[0] == 200
+    assert len(upstream.calls) == 1
+
+
+async def test_a_door_that_would_stand_open_is_refused(running, upstream):
+    closed = {"authenticate": {"method": "keys", "keys": [_virtual()]}}
+    server = {"server": {"host": "0.0.0.0"}}
+    proxy = await running(config(upstream, closed, **server))
+    done = await proxy.reload(config(upstream, **server))
+    assert not done.ok
+    assert "lets everybody in" in done.problems[0]
+    assert (await proxy.call())[0] == 401
+
+
+async def test_asking_twice_at_once_reloads_one_after_the_other(running, upstream):
+    proxy = await running(config(upstream))
+    first, second = await asyncio.gather(proxy.app.reload(), proxy.app.reload())
+    assert (first.generation, second.generation) == (2, 3)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "PRICE", "Charge", "WORST_CASE", "Tariff", "bound_of", "size_estimate", "used"]
+__all__ = ["ASSUMED_OUTPUT", "PRICE", "WORST_CASE", "Charge", "Tariff", "bound_of", "size_estimate", "used"]
 
 ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from proxy.accounting.books import Store
     from proxy.accounting.charge import Tariff
-    from proxy.clock import Clock
     from proxy.accounting.rates import Price, Unpriced
+    from proxy.clock import Clock
     from proxy.exchange import Attempt, Exchange, Target
 
 __all__ = ["FROM_CACHE", "TICKET", "Ticket"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from proxy import __version__
-from proxy.admin.reply import BadQuery, answer, refused
+from proxy.admin.reply import BadQueryError, answer, refused
 from proxy.browser import Hosts
 from proxy.errors import ProxyError
 
@@ -68,7 +68,7 @@ class Admin:
                     return refused(401, "the admin port needs `Authorization: Bearer` with admin.token")
             try:
                 return await handler(request)
-            except BadQuery as bad:
+            except BadQueryError as bad:
                 return refused(400, str(bad), param=bad.param)
             except web.HTTPException as missed:
                 if missed.status < 400:

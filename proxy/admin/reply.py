@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-__all__ = ["BadQuery", "answer", "number", "refused"]
+__all__ = ["BadQueryError", "answer", "number", "refused"]
 
 
-class BadQuery(Exception):
+class BadQueryError(Exception):
     """A parameter that cannot be read: name and what is allowed."""
 
     def __init__(self, param: str, message: str) -> None:
@@ -29,10 +29,10 @@ def refused(status: int, message: str, *, param: str | None = None) -> web.Respo
 
 
 def number(request: web.Request, name: str, default: int, most: int) -> int:
-    """A count from the query, between 0 and ``most``. Raises BadQuery."""
+    """A count from the query, between 0 and ``most``. Raises BadQueryError."""
     text = request.query.get(name)
     if text is None:
         return default
     if not text.isdecimal() or len(text) > 9:
-        raise BadQuery(name, "must be a whole number")
+        raise BadQueryError(name, "must be a whole number")
     return min(int(text), most)

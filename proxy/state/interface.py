@@ -49,7 +49,7 @@ class State(Protocol):
         """The limit's figures by the local picture."""
 
     def spent(self, limit: Limit) -> float:
-        """A counter's spent units by the local picture: the one figure of ``usage`` that is asked for with each call."""
+        """A counter's spent units by the local picture: the one figure of ``usage`` that each call asks for."""
 
     def cool(self, name: str, seconds: float, why: str = "") -> None:
         """Closes `name` for a time, on every replica; of several deadlines the latest wins."""

@@ -30,6 +30,10 @@ class LaggingReaderError(ProxyError):
         super().__init__("overloaded", "This answer is shared and was read too slowly to be kept any longer.")
 
 
+def _nothing() -> None:
+    return
+
+
 class FanOut:
     """Takes bytes (``write``) that hold whole events; hands them to every ``Subscription``.
 
@@ -111,6 +115,11 @@ class FanOut:
         self.source = None
         for reader in tuple(self._readers):
             reader._more()
+
+    def let_go(self) -> None:
+        """Nobody has to know any more when the last reader leaves. The two would else hold each other, and every call
+        would be garbage for the collector instead of freed at its end."""
+        self._on_empty = _nothing
 
     def subscribe(self) -> Subscription:
         """A new reader, from the start."""

@@ -27,6 +27,10 @@ _PAUSE: Final = 0.02
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
+_OURS: Final = ("llm_sidecar", "proxy")
+"""Roots of the loggers that this program uses."""
+
+
 class LineWriter:
     """Appends lines to a file descriptor from a thread. What the receiver is too slow for is dropped and counted."""
 
@@ -142,10 +146,10 @@ class Logs:
             descriptor = sys.stderr.fileno()
         self.writer = LineWriter(descriptor)
         self.json = config.format == "json" or (config.format == "auto" and not os.isatty(descriptor))
-        handler = _Handler(self.writer)
+        self._handler = handler = _Handler(self.writer)
         handler.setFormatter(JsonFormatter() if self.json else TextFormatter())
         handler.setLevel(config.level.upper())
-        for name in ("llm_sidecar", "proxy"):
+        for name in _OURS:
             root = logging.getLogger(name)
             root.handlers[:] = [handler, *(h for h in root.handlers if not isinstance(h, _Handler))]
             # Warnings reach the alarms of the admin port also where the log itself wants errors only.
@@ -173,7 +177,12 @@ class Logs:
         self.writer.write(line.encode())
 
     def close(self) -> None:
-        """Write what is queued."""
+        """Write what is queued; if no others have taken over, the loggers are as they were before."""
+        for name in _OURS:
+            root = logging.getLogger(name)
+            root.removeHandler(self._handler)
+            if not any(isinstance(handler, _Handler) for handler in root.handlers):
+                root.propagate = True
         self.writer.close()
 
 

@@ -357,6 +357,8 @@ class Attempts:
             await self._end(attempt, tried)
             if refused.code == "no_key_available" and refused.retry_after is None and refused.should_retry is None:
                 refused.retry_after = self._retry_after or 1.0  # the keys are back at once, or at an unknown time
+            if refused.code == "no_key_available" and verdict.status is not None:
+                refused.message += f" To the last one the upstream answered {verdict.status}."
             raise refused
         if tried.answer is not None and (verdict.error is None or verdict.failure is None):
             return self._commit(attempt, tried)

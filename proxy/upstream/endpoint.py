@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.config.upstream import Upstream as UpstreamConfig
+    from proxy.config.upstream import UpstreamTls
 
 _FOREVER = 10 * 365 * 86400.0
 
@@ -40,9 +41,7 @@ class Upstream:
             Endpoint.from_url(
                 base_url,
                 unix=getattr(config, "unix", None),
-                tls=None
-                if tls is None
-                else TlsOptions(ca=_path(tls.ca), cert=_path(tls.cert), key=_path(tls.key), sni=tls.sni, verify=tls.verify),
+                tls=None if tls is None else _tls(tls),
                 proxy=None if proxy is None else proxy.get_secret_value(),
             ),
             Limits(max_connections=config.max_connections, max_waiting=config.max_waiting),
@@ -88,6 +87,12 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.pool!r}>"
+
+
+def _tls(tls: UpstreamTls) -> TlsOptions:
+    return TlsOptions(
+        ca=_path(tls.ca), cert=_path(tls.cert), key=_path(tls.key), sni=tls.sni, verify=tls.verify
+    )
 
 
 def _path(path: Path | None) -> str | None:

@@ -33,6 +33,8 @@ SMALL: Final = 64 * 1024
 """A plain answer up to this size is read whole and leaves in one write."""
 COMMIT_AFTER: Final = 2.0
 """Seconds after the upstream's head at which a stream commits without content (rule 3)."""
+_UNKNOWN_FIELD: Final = (400, 422)
+"""Statuses with which providers refuse a field that they do not know."""
 
 
 _GOOD: Final = {status: Verdict(None, status) for status in (200, 201, 202, 204, 304)}
@@ -123,7 +125,13 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     attempt.response_headers = incoming.headers
     try:
         if incoming.status >= 400:
-            return await _error(exchange, attempt, incoming, reader)
+            tried = await _error(exchange, attempt, incoming, reader)
+            learns = ask_usage and upstream.config.stream_usage == "auto"
+            if learns and incoming.status in _UNKNOWN_FIELD and _refuses_usage(tried):
+                # The client wrote no such thing: the same call without our question, which is not put again.
+                upstream.asks_usage = False
+                return await try_once(exchange, attempt, upstream, reader)
+            return tried
         headers, encoding, kind, length = answer_headers(incoming.headers)
         if incoming.ended and encoding is None and not reader.asks:
             # Nobody reads it and it is here: the usual plain forward.
@@ -140,6 +148,21 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     except BaseException:
         incoming.abort()
         raise
+
+
+def _refuses_usage(tried: Tried) -> bool:
+    """Whether an error answer is about the question for a stream's usage."""
+    answer = tried.answer
+    if answer is None or answer.raw is None:
+        return False
+    raw = answer.raw
+    encoding = next((value for name, value in answer.headers if name == b"content-encoding"), None)
+    if encoding is not None:
+        try:
+            raw = decode(raw, encoding.decode("latin-1"), ERROR_BODY)
+        except TransportError:
+            return False
+    return b"stream_options" in raw or b"include_usage" in raw
 
 
 def _asked_usage(exchange: Exchange) -> bool:

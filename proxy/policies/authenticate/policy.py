@@ -140,7 +140,7 @@ class Authenticate(Policy):
             raise ProxyError(
                 "policy_refused",
                 f"This key may not use the project {claimed[:80]!r} (x-sidecar-project). "
-                f"It may use: {_listed((principal.project, *principal.projects))}.",
+                f"It may use: {_listed(tuple(dict.fromkeys((principal.project, *principal.projects))))}.",
                 param="x-sidecar-project",
             )
         if principal.tags:

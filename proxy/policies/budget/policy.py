@@ -285,7 +285,7 @@ class Budget(Policy):
                     self._tidy(value)
 
     def _warn(self, limit: Limit, used: float, value: str) -> None:
-        """Said once for each mark, however far a call has jumped; ``_next``: what must be used before it is said again."""
+        """Said once for each mark, however far a call jumped; ``_next``: what must be used before it is said again."""
         share = used / limit.limit
         if len(self._next) > 10_000:
             self._next.clear()
