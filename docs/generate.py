@@ -248,7 +248,7 @@ def plain(node: Schema) -> str:
     """A schema of one type."""
     match node.get("type"):
         case "integer" | "number" as kind:
-            return kind + bounds(node)
+            return f"{kind}{bounds(node)}"
         case "boolean":
             return "`true`, `false`"
         case "array":

@@ -13,7 +13,6 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from proxy import lifecycle
-from proxy.browser import is_loopback
 from proxy.clock import SystemClock
 from proxy.listener import Connection, Listener
 from proxy.reload import Reloader
@@ -84,9 +83,6 @@ class App:
     async def start(self) -> None:
         """Everything up and listening. Raises StartError."""
         config = self.config
-        door = self.open_door(config)
-        if door is not None:
-            raise StartError(door)
         self._refuse_bad_certificate("server", config.server.tls)
         self._refuse_bad_certificate("admin", config.admin.tls)
         try:
@@ -236,30 +232,6 @@ class App:
             self._demo_url = f"http://127.0.0.1:{await demo.start('127.0.0.1', 0)}/v1"
             self._demo = demo
         return dict.fromkeys(names, self._demo_url)
-
-    @staticmethod
-    def open_door(config: Config) -> str | None:
-        """What is wrong with a port that others can reach and a chain that lets everybody in; None when all is well."""
-        server = config.server
-        if server.unix is not None or is_loopback(server.host) or server.hosts:
-            return None
-        open_chains = [
-            name
-            for name in dict.fromkeys(route.chain for route in config.routes if route.enabled)
-            if not any(
-                entry.policy == "authenticate"
-                and entry.mode != "off"
-                and getattr(entry.options, "method", "none") != "none"
-                for entry in config.chains.get(name, ())
-            )
-        ]
-        if open_chains:
-            return (
-                f"server.host {server.host} is reachable by others, and chain {open_chains[0]!r} lets everybody in: "
-                "give the chain `authenticate` with method keys, jwt or passthrough, or list the names under "
-                "server.hosts, or bind 127.0.0.1"
-            )
-        return None
 
     @staticmethod
     def _refuse_bad_certificate(section: str, tls: ServerTls | None) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,10 @@ class Chain:
     async def down(self, exchange: Exchange) -> Answer | None:
         """Run the request phase. Returns an Answer when a policy answered at once; ``exchange.entered``
         is then the number of policies above it. Raises ProxyError when one refused."""
+        timings = exchange.timings
+        if timings is not None:
+            for one in self.all_steps:
+                timings.setdefault(one.label, 0.0)
         for index, hook, step in self._request:
             exchange.entered = index
             if step.when is not None and not step.when(exchange):
@@ -115,7 +120,7 @@ class Chain:
             if hook is None:
                 continue
             try:
-                answer = await hook(exchange)
+                answer = await (hook(exchange) if timings is None else _timed(timings, step.label, hook(exchange)))
             except ProxyError as error:
                 error.policy = error.policy or step.label
                 raise
@@ -146,11 +151,13 @@ class Chain:
     async def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
         """Run on_attempt from the outside in. ``attempt.entered`` counts those that returned."""
         skipped = exchange.skipped
+        timings = exchange.timings
         for index, hook, step in self._attempt:
             if skipped >> index & 1:
                 continue
             try:
-                said = await hook(exchange, attempt)
+                asked = hook(exchange, attempt)
+                said = await (asked if timings is None else _timed(timings, step.label, asked))
             except ProxyError as error:
                 error.policy = error.policy or step.label
                 return Veto("call", error)
@@ -213,11 +220,13 @@ class Chain:
         becomes the answer for those above."""
         entered = exchange.entered
         skipped = exchange.skipped
+        timings = exchange.timings
         for index, hook, step in self._response:
             if index >= entered or skipped >> index & 1:
                 continue
             try:
-                changed = await hook(exchange, answer)
+                edit = hook(exchange, answer)
+                changed = await (edit if timings is None else _timed(timings, step.label, edit))
             except ProxyError as error:
                 error.policy = error.policy or step.label
                 answer = refuse(exchange, error)
@@ -300,6 +309,15 @@ class Chain:
                 "request_id": exchange.id,
             },
         )
+
+
+async def _timed(timings: dict[str, float], label: str, work: Awaitable[Any]) -> Any:
+    """Await ``work`` and add its seconds to the policy's entry: only for calls that asked with x-sidecar-debug."""
+    began = time.perf_counter()
+    try:
+        return await work
+    finally:
+        timings[label] = timings.get(label, 0.0) + time.perf_counter() - began
 
 
 class _Guarded(Stage):

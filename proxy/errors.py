@@ -52,7 +52,13 @@ TABLE: Final[dict[str, Kind]] = {
         403, "permission_error", "permission_error", "client", "warning", False, "ask for a model this key may use"
     ),
     "origin_refused": Kind(
-        403, "permission_error", "permission_error", "client", "warning", False, "list the origin under cors.origins"
+        403,
+        "permission_error",
+        "permission_error",
+        "client",
+        "warning",
+        False,
+        "list the origin under cors.origins, or the host name under server.hosts",
     ),
     "unknown_route": Kind(404, "invalid_request_error", "not_found_error", "client", "info", False, "add a route"),
     "model_not_found": Kind(

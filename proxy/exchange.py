@@ -322,6 +322,8 @@ class Exchange:
     held_bytes = 0
     explain: Callable[[str, str], None] | None = None
     timings: dict[str, float] | None = None
+    findings: dict[tuple[str, str], int] | None = None
+    """What was found in the request, by type and by what was done about it; for the figures."""
     _model: str | None = None
     _streaming: bool | None = None
 
@@ -366,7 +368,11 @@ class Exchange:
 
     @property
     def model_known(self) -> str | None:
-        """The model asked for, if the body was read at all; for logs."""
+        """The model asked for, if the body was read at all; for logs and figures."""
+        if self._streaming is None and self.dialect is not None:
+            body = self.request.body
+            if body is not None and body.was_read and isinstance(body.lenient(), dict):
+                self._look()
         return self._model
 
     def look_again(self) -> None:
@@ -411,6 +417,12 @@ class Exchange:
     def note(self, policy: str, text: str) -> None:
         """Say what a policy did or, in observe mode, would have done: shown by explain, debug and the log."""
         self.notes.append((policy, text))
+
+    def count_finding(self, kind: str, action: str, count: int = 1) -> None:
+        """Count what was found in the request: its type (never its value), and what was done about it."""
+        if self.findings is None:
+            self.findings = {}
+        self.findings[kind, action] = self.findings.get((kind, action), 0) + count
 
     def dimension(self, per: str) -> str:
         """The value of a dimension (``principal``, ``project``, ``model``, ``task``, ``ip``, ``tag:NAME``,

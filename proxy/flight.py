@@ -379,6 +379,7 @@ def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> Exchange:
     other.priority = starter.priority
     other.target = starter.target
     other.deadline = starter.deadline
+    other.timings = starter.timings
     other.estimated_input = starter.estimated_input
     other.timings = starter.timings
     other.before_send = starter.before_send

@@ -43,7 +43,7 @@ class Flow:
         """Through the request policies to an upstream. The Answer may still be streaming. Raises ProxyError."""
         self.chain = chain
         exchange = self.exchange
-        if chain.asks:
+        if chain.asks or exchange.timings is not None:
             answer = await chain.down(exchange)
             if answer is not None:
                 return answer

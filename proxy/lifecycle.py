@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxy.chain import Chain, refuse
@@ -112,7 +113,8 @@ async def _read(flow: Flow, connection: Connection, payload: Payload) -> None:
             connection.close_after_answer()
             raise ProxyError("request_too_large", f"The body has {length} bytes; at most {limit} are accepted.")
         snapshot.reserve_memory(exchange, length or 0)
-        snapshot.take_body(exchange, await connection.read_body(payload, limit))
+        grow = partial(snapshot.reserve_memory, exchange) if length is None else None
+        snapshot.take_body(exchange, await connection.read_body(payload, limit, grow))
     elif request.content_length != 0 and payload is not snapshot.no_body:
         limit_upload = snapshot.config.server.max_upload
         if limit_upload is not None and (request.content_length or 0) > limit_upload:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
+import os
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -30,7 +32,6 @@ from proxy.errors import ProxyError
 from proxy.head import Head, Payload, Repeat, Whole, learn
 
 if TYPE_CHECKING:
-
     from proxy.config.server import Server as ServerConfig
 
 log = logging.getLogger("llm_sidecar.listener")
@@ -237,8 +238,9 @@ class Connection(RequestHandler):
 
     # --- reading a body ----------------------------------------------------------------------------
 
-    async def read_body(self, payload: Payload, limit: int) -> bytes:
-        """The whole body as received. Raises ``request_too_large``, ``request_timeout``, ``invalid_request``."""
+    async def read_body(self, payload: Payload, limit: int, grow: Callable[[int], None] | None = None) -> bytes:
+        """The whole body as received. grow: is told the size so far, and may refuse it. Raises ``request_too_large``,
+        ``request_timeout``, ``invalid_request``."""
         if payload.is_eof():
             data: bytes = payload.read_nowait(-1)
             if len(data) > limit:
@@ -251,6 +253,8 @@ class Connection(RequestHandler):
             size += len(piece)
             if size > limit:
                 raise _too_large(limit)
+            if grow is not None:
+                grow(size)
             parts.append(piece)
         return b"".join(parts)
 
@@ -463,6 +467,7 @@ class Listener:
         self.idle: asyncio.Event | None = None
         self.server = web.Server(self._unused, handler_cancellation=True)
         self._sockets: list[asyncio.AbstractServer] = []
+        self._unix: str | None = None
         self._options: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,
@@ -499,7 +504,9 @@ class Listener:
             if sock is not None:
                 server = await loop.create_unix_server(self.protocol, sock=sock, ssl=context)
             else:
+                await _refuse_taken(str(config.unix))
                 server = await loop.create_unix_server(self.protocol, config.unix, ssl=context, backlog=config.backlog)
+                self._unix = str(config.unix)
             where.append(f"unix:{config.unix}")
         else:
             server = await loop.create_server(
@@ -532,6 +539,10 @@ class Listener:
         self.draining = True
         for server in self._sockets:
             server.close()
+        if self._unix is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._unix)  # noqa: PTH108 - nobody is answered there any more
+            self._unix = None
         for connection in list(self.connections):
             connection.close_if_idle()
 
@@ -556,3 +567,13 @@ class Listener:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+
+
+async def _refuse_taken(path: str) -> None:
+    """Raises OSError when somebody answers on this unix socket; asyncio would silently take it from him."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return  # nothing there, or what a process left that is gone
+    writer.close()
+    raise OSError(errno.EADDRINUSE, "another process listens there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from proxy.browser import is_loopback
 from proxy.policy import find
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ Found = tuple[tuple[str | int, ...], str]
 
 def mistakes(config: Config) -> Iterator[Found]:
     """What is refused."""
+    yield from _open_door(config)
     for entries in config.chains.values():
         yield from _chain_mistakes(entries)
     for number, route in enumerate(config.routes):
@@ -43,6 +45,28 @@ def warnings(config: Config) -> Iterator[Found]:
                     entry.path,
                     f"pii {why} stands above a shared cache: calls that it does not mask bypass the cache's store",
                 )
+
+
+def _open_door(config: Config) -> Iterator[Found]:
+    """Bound where others can reach it, with neither authentication nor known host names."""
+    server = config.server
+    if server.unix is not None or is_loopback(server.host) or server.hosts:
+        return
+    for name in dict.fromkeys(route.chain for route in config.routes if route.enabled):
+        guarded = any(
+            entry.policy == "authenticate"
+            and entry.mode != "off"
+            and getattr(entry.options, "method", "none") != "none"
+            for entry in config.chains.get(name, ())
+        )
+        if not guarded:
+            yield (
+                ("server", "host"),
+                f"{server.host} is reachable by others, and chain {name!r} lets everybody in: give the chain "
+                "`authenticate` with method keys, jwt or passthrough, or list the names under server.hosts, or bind "
+                "127.0.0.1",
+            )
+            return
 
 
 def _chain_mistakes(entries: Sequence[ChainEntry]) -> Iterator[Found]:

@@ -1,7 +1,7 @@
 """How much of a limit or budget is left: for the caller itself (``GET /v1/sidecar/limits``) and for the operator.
 
-A caller asks as he calls: the chain's request phase runs first, so he is authenticated, counted and limited like with
-any call, and hears of nobody but himself.
+A caller asks as he calls: the chain's request phase runs first, so he is authenticated like with any call, and hears of
+nobody but himself. Asking takes nothing of a limit: who has used his up must hear when to come back.
 """
 
 from __future__ import annotations

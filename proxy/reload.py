@@ -119,9 +119,8 @@ class Reloader:
         except ConfigError as error:
             return self._refused(why, [str(problem) for problem in error.problems])
         problems = [str(problem) for problem in needs_restart(app.loaded, loaded)]
-        door = app.open_door(loaded.config)
-        if problems or door is not None:
-            return self._refused(why, problems if door is None else [*problems, door])
+        if problems:
+            return self._refused(why, problems)
         fresh: Snapshot | None = None
         try:
             addresses = await app.start_demo(loaded.config)

@@ -246,18 +246,19 @@ class Snapshot:
         return kind is None or not kind.startswith("multipart/")
 
     def reserve_memory(self, exchange: Exchange, size: int) -> None:
-        """Count a body that is about to be held. Raises ``overloaded`` (503) when all bodies together are too large."""
-        if self.buffered + size > self.config.server.max_buffered:
+        """A call holds ``size`` bytes of its body from now on, also while they are still coming. Raises ``overloaded``
+        (503) when all bodies together are too large."""
+        more = size - exchange.held_bytes
+        if self.buffered + more > self.config.server.max_buffered:
             raise ProxyError("overloaded", "Too many request bodies are held in memory at once.", retry_after=1.0)
+        self.buffered += more
+        exchange.held_bytes = size
 
     def take_body(self, exchange: Exchange, raw: bytes) -> None:
         """Make the document of a body that was read."""
         request = exchange.request
         request.raw_body = raw
-        exchange.held_bytes = len(raw)
-        self.buffered += len(raw)
-        if self.buffered > self.config.server.max_buffered:
-            raise ProxyError("overloaded", "Too many request bodies are held in memory at once.", retry_after=1.0)
+        self.reserve_memory(exchange, len(raw))
         coding = request.headers.get("content-encoding")
         if coding is not None and coding.lower() not in ("", "identity"):
             try:
@@ -271,6 +272,7 @@ class Snapshot:
                 raise ProxyError(
                     "invalid_value", f"The body is not valid {coding[:40]}: {error}.", param="content-encoding"
                 ) from None
+            self.reserve_memory(exchange, exchange.held_bytes + len(raw))
         request.body = Document(raw)
 
     # --- 3: match ------------------------------------------------------------------------------------

@@ -374,3 +374,29 @@ async def test_asking_twice_at_once_reloads_one_after_the_other(running, upstrea
     proxy = await running(config(upstream))
     first, second = await asyncio.gather(proxy.app.reload(), proxy.app.reload())
     assert (first.generation, second.generation) == (2, 3)
+
+
+async def test_what_health_checks_found_is_kept(running, upstream):
+    health = {"health": {"every": "10s"}}
+    proxy = await running(config(upstream, up=health))
+    async with asyncio.timeout(5):
+        while proxy.app.snapshot.services.get("health").snapshot()[0]["reachable"] is None:
+            await asyncio.sleep(0.01)
+    await proxy.reload(config(upstream, "validate", up=health))
+    (found,) = proxy.app.snapshot.services.get("health").snapshot()
+    assert (found["reachable"], found["success_rate"]) == (True, 1.0)
+
+
+async def test_a_revalidation_of_before_ends_before_its_snapshot_is_stopped(running, upstream):
+    chain = {"cache": {"ttl": "1ms", "stale_while_revalidate": "1h"}}
+    proxy = await running(config(upstream, chain))
+    await proxy.call()
+    await asyncio.sleep(0.01)
+    upstream.script(reply(chat_answer("renewed"), delay=0.2))
+    assert (await proxy.call())[0] == 200  # stale, and a flight behind it
+    await upstream.call(1)
+    old = proxy.app.snapshot
+    await proxy.reload(config(upstream, chain, up={"max_waiting": 7}))
+    assert proxy.app.reloader.retiring == [old]
+    await proxy.quiet()
+    assert b"renewed" in (await proxy.call())[1]

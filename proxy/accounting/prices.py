@@ -132,7 +132,9 @@ class PriceBook:
         if override is not None and override.whole:
             return override.price(model, service, None), FOREVER
         catalog = self.catalog()
-        listed = catalog.find(model, base_url, service, self._clock())
+        # What the YAML says of a service class is about the standard price, not on top of the list's own discount.
+        own_service = override is not None and service in override.services
+        listed = catalog.find(model, base_url, "standard" if own_service else service, self._clock())
         if isinstance(listed, str):
             if override is not None:
                 return override.price(model, service, None), FOREVER
@@ -187,7 +189,7 @@ class _Override:
         self.whole = {"input", "output"} <= self.named.keys() or bool(self.named.keys() & _PER_PIECE)
 
     def price(self, model: str, service: str, under: Price | None) -> Price:
-        """This entry over the bundled price ``under`` (which is already that of ``service``)."""
+        """This entry over the bundled price ``under`` (of ``service``; the standard one if this names the service)."""
         base = Rates({**(under.base.named if under else {}), **self.named})
         own = [(start, Rates({**base.named, **named})) for start, named in self.tiers]
         if under and not own:

@@ -38,6 +38,9 @@ DIMENSIONS = {
 }
 """Name in ``--by`` -> column. ``tag:NAME`` is one more."""
 
+LACKING = "-"
+"""What stands for a dimension that a call lacks, as in limits and budgets."""
+
 _TIMES = ("hour", "day")
 
 
@@ -92,7 +95,7 @@ async def _add_percentiles(
 ) -> None:
     counts = await ask_histogram(ledger, first, last, [DIMENSIONS[name] for name in by], where)
     for row in rows:
-        buckets = counts.get(tuple(row[name] for name in by), [])
+        buckets = counts.get(tuple("" if row[name] == LACKING else row[name] for name in by), [])
         for share in percentiles:
             row[f"cost_p{share * 100:g}_usd"] = usd(percentile(buckets, share))
 
@@ -114,8 +117,8 @@ def _value(name: str, row: Mapping[str, Any], time_zone: tzinfo) -> str:
         return moment.strftime("%Y-%m-%d" if name == "day" else "%Y-%m-%dT%H:00%z")
     if name.startswith("tag:"):
         wanted = f"{name.removeprefix('tag:')}="
-        return next((part[len(wanted) :] for part in row["tags"].split(",") if part.startswith(wanted)), "")
-    return str(row[DIMENSIONS[name]])
+        return next((part[len(wanted) :] for part in row["tags"].split(",") if part.startswith(wanted)), LACKING)
+    return str(row[DIMENSIONS[name]]) or LACKING
 
 
 def _row(by: Sequence[str], place: Sequence[str], totals: Totals) -> Row:

@@ -32,7 +32,6 @@ def run(args: Any) -> int:
         say(f"{len(error.problems)} mistake{'s' if len(error.problems) != 1 else ''}")
         return 1
     mistakes = _build(loaded)
-    mistakes += _open_door(loaded.config)
     for warning in warnings:
         print(f"{warning} (warning)")
     for mistake in mistakes:
@@ -81,14 +80,6 @@ def _live(config: Config) -> bool:
     if bad:
         say(f"{bad} of {len(found)} would fail")
     return not bad
-
-
-def _open_door(config: Config) -> list[str]:
-    """What `serve` would refuse to start with: a port for everybody that nobody guards."""
-    from proxy.app import App  # noqa: PLC0415 - only here
-
-    wrong = App.open_door(config)
-    return [] if wrong is None else [wrong]
 
 
 def _build(loaded: Any) -> list[str]:

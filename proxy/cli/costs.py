@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+_PATIENCE = 2.5
+"""Seconds that a report waits for calls that are answered and not in the ledger yet: usually under one."""
 _PLAIN = ("calls", "cached_calls", "refused", "input_tokens", "output_tokens", "cost_usd", "saved_usd")
 
 
@@ -95,6 +97,7 @@ async def _ask(
     url: str, data: Path, args: argparse.Namespace, since: float, until: float, by: list[str], local: tzinfo
 ) -> list[Row]:
     from proxy.accounting import reports  # noqa: PLC0415
+    from proxy.accounting.behind import caught_up  # noqa: PLC0415
     from proxy.accounting.ledger.base import open_ledger  # noqa: PLC0415
 
     ledger = open_ledger(url, data)
@@ -103,6 +106,8 @@ async def _ask(
         print(f"costs: no ledger at {file} yet: nothing was accounted", file=sys.stderr)
         return []
     try:
+        if await caught_up(ledger, data / "journal", _PATIENCE):
+            print("costs: the newest calls are missing: they wait in the journal for a running proxy", file=sys.stderr)
         if args.forecast:
             projection = await reports.project_month(ledger, time.time(), local)
             return [{**projection._asdict(), **await _trend(ledger, local)}]
@@ -219,6 +224,8 @@ def _number(value: Any) -> Any:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
+        if 0 < abs(value) < 0.01:  # a call costs millionths: never shown as if it were nothing
+            return _number(value)
         return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}"
     if value is None:
         return "-"

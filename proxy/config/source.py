@@ -74,7 +74,10 @@ class Sources:
             text = _read(path, main=main)
         except (OSError, ValueError, RuntimeError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            self._break(Problem.at(asked, asked_path, f"{path} cannot be read: {reason}"))
+            # The place names the file already where nobody included it.
+            what = "this file" if main else str(path)
+            hint = "; give another with --config" if main else ""
+            self._break(Problem.at(asked, asked_path, f"{what} cannot be read: {reason}{hint}"))
             return empty
         if identity in self._stack:
             names = [step.name for step in [*self._stack[self._stack.index(identity) :], identity]]

@@ -60,6 +60,8 @@ def openai_usage(counts: Any) -> Usage | None:
         reasoning=_count(outputs.get("reasoning_tokens")),
         audio_input=_count(inputs.get("audio_tokens")),
         audio_output=_count(outputs.get("audio_tokens")),
+        image_input=_count(inputs.get("image_tokens")),
+        image_output=_count(outputs.get("image_tokens")),
     )
 
 
@@ -71,15 +73,18 @@ def anthropic_usage(counts: Any) -> Usage | None:
         return None
     read = _count(counts.get("cache_read_input_tokens"))
     written = _count(counts.get("cache_creation_input_tokens"))
+    by_age = _details(counts, "cache_creation")
     if not written:
-        written = sum(_count(value) for value in _details(counts, "cache_creation").values())
+        written = sum(_count(value) for value in by_age.values())
     details = _details(counts, "output_tokens_details")
     return Usage(
         input=_count(counts.get("input_tokens")) + read + written,
         cached_input=read,
         cache_write=written,
+        cache_write_1h=min(written, _count(by_age.get("ephemeral_1h_input_tokens"))),
         output=_count(counts.get("output_tokens")),
         reasoning=_count(details.get("thinking_tokens")) or _count(details.get("reasoning_tokens")),
+        searches=_count(_details(counts, "server_tool_use").get("web_search_requests")),
     )
 
 
@@ -105,6 +110,10 @@ def greater(before: Usage | None, now: Usage) -> Usage:
         reasoning=max(before.reasoning, now.reasoning),
         audio_input=max(before.audio_input, now.audio_input),
         audio_output=max(before.audio_output, now.audio_output),
+        cache_write_1h=max(before.cache_write_1h, now.cache_write_1h),
+        image_input=max(before.image_input, now.image_input),
+        image_output=max(before.image_output, now.image_output),
+        searches=max(before.searches, now.searches),
         images=max(before.images, now.images),
         estimated=now.estimated,
     )

@@ -19,7 +19,9 @@ from proxy.stream.sse import Event
 
 __all__ = ["Family", "as_dict", "positive", "text_of"]
 
-_STATE: Final = ("previous_response_id", "conversation", "conversation_id", "thread_id", "assistant_id", "background")
+_STATE: Final = frozenset(
+    {"previous_response_id", "conversation", "conversation_id", "thread_id", "assistant_id", "background"}
+)
 _WHO: Final = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 _NOTHING: Final[dict[str, Any]] = {}
 DONE: Final = b"[DONE]"
@@ -106,7 +108,9 @@ class Family(Dialect):
         A provider's own default for ``store`` is not read as the client's wish.
         """
         fields = as_dict(body)
-        return fields.get("store") is True or any(fields.get(key) for key in _STATE)
+        if fields.get("store") is True:
+            return True
+        return not _STATE.isdisjoint(fields) and any(fields.get(key) for key in _STATE)
 
     def add_system(self, body: Json, text: str) -> None:
         return

@@ -1,8 +1,8 @@
 """``account``: who spent what. The outermost policy: it sees every answer, refusal and hit, and writes one row a call.
 
 The begin of a call goes to the journal right before its first request is sent (``exchange.before_send``, also from
-within a flight), the end before its last piece leaves (``on_settle``, which every call reaches). So an answer whose last
-byte a client received is in the journal, and the ledger gets it from there.
+within a flight), the end before its last piece leaves (``on_settle``, which every call reaches). So an answer whose
+last byte a client received is in the journal, and the ledger gets it from there.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ _NOT_HERE: Final = {"model": "use `model:` of the rule", "stream": "the client d
 
 
 def _bounds(value: Any) -> Any:
-    """``[min, max]`` or ``{min, max}``, either end may be null or left out."""
+    """``[min, max]`` or ``{min, max}``, either end may be null or left out; a number alone is the max."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = [None, value]
     if isinstance(value, dict) and value and set(value) <= {"min", "max"}:
         value = [value.get("min"), value.get("max")]
     if isinstance(value, list | tuple) and len(value) == 2:
@@ -39,7 +41,9 @@ def _bounds(value: Any) -> Any:
         ) and any(end is not None for end in value)
         if right and (None in value or value[0] <= value[1]):
             return tuple(value)
-    raise PydanticCustomError("clamp", "must be [min, max], or a map with min, max or both, and min at most max")
+    raise PydanticCustomError(
+        "clamp", "must be [min, max], the max alone, or a map with min, max or both, and min at most max"
+    )
 
 
 def _fields(value: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +65,7 @@ Bounds = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
+                {"type": "number"},
                 {"type": "array", "minItems": 2, "maxItems": 2, "items": _NUMBER_OR_NULL},
                 {
                     "type": "object",
@@ -87,8 +92,8 @@ class Rule(PolicyOptions):
     )
     clamp: Annotated[dict[str, Bounds], AfterValidator(_fields)] = Field(
         {},
-        description="Bounds of numbers: {temperature: [0, 1], max_tokens: {max: 2000}}. A field that the call leaves "
-        "out stays out. Bounds for max_tokens, max_completion_tokens or max_output_tokens hold for whichever of the "
+        description="Bounds of numbers: {temperature: [0, 1], max_tokens: 2000}; {max: 2000} says the same. A field that "
+        "the call leaves out stays out. Bounds for max_tokens, max_completion_tokens or max_output_tokens hold for whichever of the "
         "three the call uses.",
     )
     system: Text | None = Field(None, description="System prompt to put before what the call says.")

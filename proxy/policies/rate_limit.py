@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DIMENSIONS: Final = ("principal", "project", "model", "task", "ip", "upstream", "all")
 MOST_ACCOUNTS: Final = 10_000
 SERVED_HERE: Final = frozenset({"hit", "stale", "coalesced"})
+OWN_LIMITS: Final = "/v1/sidecar/limits"
+"""Where a caller asks what is left for him: never refused and never counted, since it says when to come back."""
 
 
 def _dimensions(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,6 +116,8 @@ class RateLimit(Policy):
     # --- down --------------------------------------------------------------------------------------
 
     async def on_request(self, exchange: Exchange) -> None:
+        if exchange.request.path == OWN_LIMITS:
+            return
         account = self._account(exchange)
         tokens = self._estimate(exchange) if self._counts_tokens else 0
         claims = account.claims(tokens)
@@ -197,6 +201,13 @@ class RateLimit(Policy):
         if held is None:
             return
         grant, account = held
+        error = exchange.error
+        if error is not None and error.code == "rate_limit_exceeded" and not exchange.attempts:
+            # Another limit refused the call: several are taken together or not at all.
+            self._state.free(grant)
+            if self.lines:
+                self.lines.stir(grant)
+            return
         tokens = 0
         if self._counts_tokens and exchange.attempts and exchange.cache_status not in SERVED_HERE:
             usage = exchange.usage

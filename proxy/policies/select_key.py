@@ -93,6 +93,8 @@ class SelectKey(Policy):
     # --- down --------------------------------------------------------------------------------------
 
     async def on_request(self, exchange: Exchange) -> None:
+        if not self._of:
+            return  # no pool, so no key that anything could belong to
         request = exchange.request
         path = request.path
         if path in PLAIN and (request.raw_body is None or b"file_id" not in request.raw_body):

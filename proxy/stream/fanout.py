@@ -213,7 +213,7 @@ class Subscription:
     def abort(self) -> None:
         """This reader has left; the others do not notice."""
         self._over = True
-        self._sink = None
+        self._sink = self._events = None
         self._fan._left(self)
 
     def _takes(self, end: int) -> bool:
@@ -248,6 +248,7 @@ class Subscription:
             self._pushing = False
         if fan._ended and not self._over and not self.paused and self.position >= fan._dropped + len(fan._pieces):
             self._over = True
+            self._sink = self._events = None
             fan._left(self)
             if fan._error is None:
                 sink.finish()
@@ -256,6 +257,7 @@ class Subscription:
 
     def _lagging(self) -> None:
         sink, self._sink = self._sink, None
+        self._events = None
         self._over = True
         self._fan._left(self)
         if sink is not None:

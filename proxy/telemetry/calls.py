@@ -45,7 +45,7 @@ class RecentCalls:
             exchange.chain_name,
             exchange.principal.id,
             exchange.project,
-            exchange._model,
+            exchange.model_known,
             exchange.target.upstream if served is None else served.upstream,
             exchange.key_id if served is not None else None,
             None if served is None else served.first_byte_at,

@@ -83,6 +83,7 @@ class Metrics:
         self._cache: dict[str, int] = {}
         self._errors: dict[tuple[str, str], int] = {}
         self._failures: dict[tuple[str, str], int] = {}
+        self._findings: dict[tuple[str, str], int] = {}
         self.reloads = {"taken": 0, "refused": 0}
 
     def record(self, exchange: Exchange) -> None:
@@ -90,7 +91,7 @@ class Metrics:
         served = exchange.served_by
         answer = exchange.answer
         status = 0 if answer is None else answer.status
-        model = exchange._model
+        model = exchange.model_known
         if model is None:
             model = NONE
         elif model not in self._models:
@@ -138,6 +139,9 @@ class Metrics:
         if error is not None:
             named = (error.code, error.policy or NONE)
             self._errors[named] = self._errors.get(named, 0) + 1
+        if exchange.findings is not None:
+            for found, count in exchange.findings.items():
+                self._findings[found] = self._findings.get(found, 0) + count
 
     def _admit(self, model: str, status: int) -> str:
         """A model becomes known by an answer, so that made-up names cannot use the places up."""
@@ -216,6 +220,12 @@ class Metrics:
                 "counter",
                 "Errors that this proxy made, by code and by the policy that refused.",
                 [Sample({"code": code, "policy": policy}, n) for (code, policy), n in self._errors.items()],
+            ),
+            Family(
+                "llm_sidecar_pii_total",
+                "counter",
+                "What pii found in requests, by type and action; opaque is content that cannot be read.",
+                [Sample({"type": kind, "action": action}, n) for (kind, action), n in self._findings.items()],
             ),
             Family(
                 "llm_sidecar_cache_total",

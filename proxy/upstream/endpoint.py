@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from proxy.upstream.transport import Endpoint, Limits, Pool, Timeouts
 from proxy.upstream.transport.tls import TlsOptions
@@ -26,7 +26,7 @@ class Upstream:
 
     __slots__ = (
         "api", "asks_usage", "auth_header", "auth_prefix", "base_path", "config", "failures", "has_keys",
-        "headers", "headers_named", "name", "pool", "requests", "timeouts", "total",
+        "headers", "headers_named", "name", "pool", "query", "requests", "timeouts", "total",
     )  # fmt: skip
 
     def __init__(self, name: str, config: UpstreamConfig, base_url: str) -> None:
@@ -57,6 +57,7 @@ class Upstream:
             for key, value in config.headers.items()
         ]
         self.headers_named = frozenset(key.lower() for key, _ in self.headers)
+        self.query = urlencode(config.query)
         self.asks_usage = config.stream_usage != "never"
         self.total = config.timeouts.total
         self.requests = 0
@@ -83,6 +84,8 @@ class Upstream:
             path = self.base_path or "/"
         else:
             path = raw_path
+        if self.query:
+            query = f"{query}&{self.query}" if query else self.query
         return (f"{path}?{query}" if query else path).encode("ascii", "surrogateescape")
 
     def __repr__(self) -> str:

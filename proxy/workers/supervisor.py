@@ -106,9 +106,6 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.signalled)
         loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
-        door = App.open_door(self.config)
-        if door is not None:
-            raise StartError(door)
         try:
             logs = Logs(self.config.log)
         except OSError as error:

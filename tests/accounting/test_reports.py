@@ -63,7 +63,7 @@ async def test_sums_by_model_have_the_fixed_names(filled):
 
 async def test_by_a_tag(filled):
     rows = await reports.summarize(filled, NOON - 100, NOON + 100, ("tag:team",))
-    assert {row["tag:team"]: row["cost_usd"] for row in rows} == {"t0": 4.0, "t1": 6.0, "": 0.0}
+    assert {row["tag:team"]: row["cost_usd"] for row in rows} == {"t0": 4.0, "t1": 6.0, "-": 0.0}
 
 
 async def test_by_day_in_a_time_zone(filled):

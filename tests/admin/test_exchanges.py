@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import aiohttp
 import pytest
 
 from proxy.admin import exchanges
-from proxy.testing import chat_answer, reply
+from proxy.errors import ProxyError
+from proxy.telemetry.calls import RecentCalls
+from proxy.testing import chat_answer, exchange_builder, reply
 
 SECRET = "sk-secret-of-the-provider"
 
@@ -134,3 +138,17 @@ async def test_the_port_closes_at_once_with_streams_open(operator, setting, upst
             await admin.app.admin.stop()
         with pytest.raises(EOFError):
             await event(answer.content, "never")
+
+
+def test_what_is_kept_of_a_call_keeps_no_body_alive():
+    exchange = exchange_builder()
+    exchange.outcome = "failed"
+    exchange.error = ProxyError("upstream_timeout", "Too slow.")
+    gone = weakref.ref(exchange)
+    body = weakref.ref(exchange.request)
+    calls = RecentCalls()
+    calls.record(exchange)
+    del exchange
+    gc.collect()
+    assert (gone(), body()) == (None, None)
+    assert calls.latest()[0]["error"]["code"] == "upstream_timeout"

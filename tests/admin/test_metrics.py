@@ -29,6 +29,19 @@ async def test_calls_tokens_cost_and_times_are_counted(operator, whole):
     assert found['llm_sidecar_cache_total{status="miss"}'] == 1
 
 
+async def test_what_pii_found_and_could_not_read_is_counted(operator, setting, upstream):
+    admin = await operator(setting(upstream, {"pii": {"entities": ["EMAIL"]}}))
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    text = {"type": "text", "text": "ann@corp-mail.io and bob@corp-mail.io"}
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": [image, text]}]}
+    async with admin.client.post(admin.proxy.base_url + "/chat/completions", json=body) as answer:
+        assert answer.status == 200
+    found = await admin.metrics()
+    assert found['llm_sidecar_pii_total{type="EMAIL",action="mask"}'] == 2
+    assert found['llm_sidecar_pii_total{type="opaque",action="allow"}'] == 1
+    assert any('model="gpt-4o"' in name for name in found if name.startswith("llm_sidecar_calls_total"))
+
+
 async def test_retries_failures_and_errors_are_counted(operator, whole, upstream):
     admin = await operator(whole())
     upstream.default = reply({}, status=500)

@@ -22,10 +22,18 @@ async def test_a_caller_sees_his_limits_and_budgets(operator, whole, upstream):
     status, body = await ask(admin, **{"x-sidecar-project": "web"})
     assert (status, body["principal"], body["project"]) == (200, "anonymous", "web")
     rate = next(row for row in body["limits"] if row["unit"] == "requests a minute")
-    assert (rate["limit"], rate["remaining"]) == (100, 98)
+    assert (rate["limit"], rate["remaining"]) == (100, 99)
     tokens = next(row for row in body["budgets"] if row["unit"] == "tokens")
     assert (tokens["value"], tokens["spent"]) == ("web", 12)
     assert len(upstream.calls) == 1
+
+
+async def test_who_has_used_up_his_limit_may_still_ask(operator, setting, upstream):
+    admin = await operator(setting(upstream, {"rate_limit": {"rpm": 1}}))
+    await admin.call({})
+    for _ in range(3):
+        status, body = await ask(admin)
+        assert (status, body["limits"][0]["remaining"]) == (200, 0)
 
 
 async def test_a_caller_must_be_let_in(operator, setting, upstream):

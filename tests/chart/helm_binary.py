@@ -19,7 +19,7 @@ def binary() -> Path:
         return helm
     go = shutil.which("go")
     if go is None:
-        raise RuntimeError("the chart's tests build helm from its Go module: install Go 1.25 or newer, or put a helm "
+        raise RuntimeError("the chart's tests build helm from its Go module: install Go 1.26 or newer, or put a helm "
                            f"{VERSION} at {helm}")  # fmt: skip
     cache.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"GOBIN": str(cache), "CGO_ENABLED": "0"}

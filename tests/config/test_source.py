@@ -115,7 +115,7 @@ def test_bytes_that_are_not_utf_8_are_told(from_files: Files, tmp_path: Path) ->
 
 def test_a_missing_main_file_is_told(from_files: Files, tmp_path: Path) -> None:
     assert told(from_files, tmp_path, {}) == [
-        "config.yaml: config.yaml cannot be read: No such file or directory",
+        "config.yaml: this file cannot be read: No such file or directory; give another with --config",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -16,7 +17,10 @@ from typing import Any
 
 import pytest
 
+from proxy.exchange import Exchange
 from proxy.testing import Call, FakeUpstream, chat_answer, events, hang, reply
+from proxy.upstream.transport.connection import Connection as UpstreamConnection
+from proxy.upstream.transport.incoming import Incoming
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 1024 * 1024
@@ -208,6 +212,8 @@ async def test_nothing_is_left_after_ten_thousand_cancelled_calls(sidecar: Any) 
         body = b'{"model":"m","stream":true}'
         whole = request("/v1/chat/completions", "Content-Type: application/json", length=len(body)) + body
         tasks = len(asyncio.all_tasks())
+        gc.collect()
+        before = [one for one in gc.get_objects() if isinstance(one, Incoming | UpstreamConnection | Exchange)]
 
         async def leave(number: int) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -243,3 +249,8 @@ async def test_nothing_is_left_after_ten_thousand_cancelled_calls(sidecar: Any) 
         async with asyncio.timeout(10):
             while len(asyncio.all_tasks()) > tasks:
                 await asyncio.sleep(0.01)
+        proxy.exchanges.clear()  # the fixture's own record of what ended
+        upstream.calls.clear()
+        gc.collect()
+        left = [one for one in gc.get_objects() if isinstance(one, Incoming | UpstreamConnection | Exchange)]
+        assert left == before

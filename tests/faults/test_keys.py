@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from proxy.testing import Call, FakeUpstream, chat_answer, hang, reply, reset
 
 KEYS = [
@@ -75,3 +77,24 @@ async def test_a_hedge_with_one_key_goes_to_it_again(start: Any, first: FakeUpst
     answer = await proxy.post()
     await proxy.at_rest()
     assert (answer.status, used(first)) == (200, ["one", "one"])
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "least", "most"),
+    [
+        (401, {}, 2, 600),
+        (402, {}, 2, 90_000),
+        (429, {"retry-after": "7"}, 6, 8),
+        (429, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 1, 60),
+    ],
+)
+async def test_when_every_key_is_refused_the_call_hears_when_the_first_returns(
+    start: Any, first: FakeUpstream, status: int, headers: dict[str, str], least: int, most: int
+) -> None:
+    first.default = reply({"error": {"message": "no"}}, status=status, headers=headers)
+    proxy = await start(["select_key"], keys=KEYS, first=first.url)
+    answer = await proxy.post()
+    await proxy.at_rest()
+    assert (answer.status, answer.code, used(first)) == (503, "no_key_available", ["one", "two"])
+    assert least <= int(answer.headers["retry-after"]) <= most
+    assert "x-should-retry" not in answer.headers

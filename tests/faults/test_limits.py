@@ -136,3 +136,12 @@ async def test_ids_go_to_the_key_that_made_them(start: Any, first: FakeUpstream)
             {"model": "m", "input": "go on", "previous_response_id": "resp_12345678"}, path="/responses"
         )
         assert answer.headers["x-sidecar-key"] == owner
+
+
+async def test_a_call_that_a_second_limit_refuses_takes_nothing_of_the_first(start: Any, first: FakeUpstream) -> None:
+    first.default = reply(chat_answer())
+    limits = [{"rate_limit": {"per": "all", "rpm": 3}}, {"rate_limit": {"per": "task", "rpm": 1}}]
+    proxy = await start(limits, first=first.url)
+    statuses = [(await proxy.post(headers={"x-sidecar-task": task})).status for task in "aaaabcd"]
+    await proxy.at_rest()
+    assert statuses == [200, 429, 429, 429, 200, 200, 429]

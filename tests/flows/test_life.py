@@ -284,6 +284,18 @@ async def test_a_unix_socket(serve, setting, upstream, wire, tmp_path):
         await child.process.wait()
 
 
+async def test_a_unix_socket_that_is_in_use_is_not_taken_and_ours_is_removed(serve, setting, upstream, wire, tmp_path):
+    path = tmp_path / "proxy.sock"
+    child = await serve(setting(upstream, server={"unix": str(path)}))
+    said = await asyncio.to_thread(
+        refused, tmp_path, setting(upstream.url, server={"unix": str(path)}, admin={"port": 0})
+    )
+    assert "another process listens there" in said
+    child.process.terminate()
+    await child.process.wait()
+    assert not path.exists()
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> dict[str, str]:
     import datetime
@@ -309,9 +321,7 @@ def certificate(tmp_path: Path) -> dict[str, str]:
     files = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
     Path(files["cert"]).write_bytes(made.public_bytes(serialization.Encoding.PEM))
     Path(files["key"]).write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return files
 
@@ -339,7 +349,9 @@ async def test_one_line_a_call_with_its_fields_and_never_a_body_or_key(serve, se
     chain = [{"authenticate": {"method": "none"}}, "validate", "account", "select_key"]
     child = await serve(setting(upstream, *chain, up={"keys": "pool"}, **pool))
     client = await wire(child.port)
-    await client.post("/v1/chat/completions?api-key=sk-in-query", CHAT, "Authorization: Bearer sk-mine", "X-Request-Id: id-1")
+    await client.post(
+        "/v1/chat/completions?api-key=sk-in-query", CHAT, "Authorization: Bearer sk-mine", "X-Request-Id: id-1"
+    )
     assert (await client.answer()).status == 200
     await client.post("/v1/chat/completions", b'{"model": "my secret model"', "X-Request-Id: id-2")
     assert (await client.answer()).status == 400

@@ -11,7 +11,10 @@ from proxy.testing import FakeUpstream, hang, reply
 
 
 def listing(*names: str) -> dict[str, Any]:
-    return {"object": "list", "data": [{"id": name, "object": "model", "created": 5, "owned_by": "x", "extra": 1} for name in names]}
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 5, "owned_by": "x", "extra": 1} for name in names],
+    }
 
 
 @pytest.fixture

@@ -23,7 +23,10 @@ async def test_our_own_names_are_ours(sidecar, setting, upstream, wire, host):
     assert (await ask(wire, proxy.port, host=host)).status == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io", "[::2]", "@localhost", ""])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io", "[::2]", "@localhost", ""],
+)
 async def test_a_rebound_name_is_refused_before_anything(sidecar, setting, upstream, wire, host):
     proxy = await sidecar(setting(upstream))
     answer = await ask(wire, proxy.port, host=host)
@@ -70,7 +73,15 @@ async def test_pages_of_this_machine_may_call(sidecar, setting, upstream, wire, 
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://localhost.evil.example", "http://localhost:3000.evil.example", "file://", "http://127.0.0.1.nip.io"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost.evil.example",
+        "http://localhost:3000.evil.example",
+        "file://",
+        "http://127.0.0.1.nip.io",
+    ],
 )
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/json"])
 async def test_a_foreign_page_is_refused_also_as_a_simple_post(sidecar, setting, upstream, wire, origin, kind):
@@ -153,7 +164,11 @@ async def test_the_admin_port_takes_no_simple_post_of_a_page(sidecar, setting, u
 async def test_an_admin_token_is_asked_for(sidecar, setting, upstream):
     proxy = await sidecar(setting(upstream, admin={"token": "t0ken"}))
     async with aiohttp.ClientSession() as session:
-        for headers, status in (({}, 401), ({"Authorization": "Bearer wrong"}, 401), ({"Authorization": "Bearer t0ken"}, 200)):
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": "Bearer t0ken"}, 200),
+        ):
             async with session.get(proxy.admin_url + "/api/v1/upstreams", headers=headers) as answer:
                 assert answer.status == status
         async with session.get(proxy.admin_url + "/readyz") as answer:

@@ -320,11 +320,17 @@ async def test_a_vetoed_target_falls_back(sidecar, setting, upstream, wire, poli
         return Fallback(Target("other"))
 
     more = {"other": {"api": "openai", "base_url": upstream.url}}
-    proxy = await sidecar(setting("http://127.0.0.1:9/v1", policy(on_result=fall_back), watch("a", veto), upstreams=more))
+    proxy = await sidecar(
+        setting("http://127.0.0.1:9/v1", policy(on_result=fall_back), watch("a", veto), upstreams=more)
+    )
     client = await wire(proxy.port)
     await client.post("/v1/chat/completions", BODY)
     answer = await client.answer()
-    assert (answer.status, answer.header("x-sidecar-upstream"), answer.header("x-sidecar-attempts")) == (200, "other", "1")
+    assert (answer.status, answer.header("x-sidecar-upstream"), answer.header("x-sidecar-attempts")) == (
+        200,
+        "other",
+        "1",
+    )
 
 
 @pytest.mark.parametrize("scope", ["key", "target", "call"])

@@ -146,6 +146,20 @@ async def test_after_commit_nothing_is_tried_again_and_the_end_is_loud(sidecar, 
     assert b"other" not in answer.body
 
 
+@pytest.mark.parametrize("end", [b"", ERROR])
+async def test_content_commits_also_when_the_end_comes_in_the_same_read(sidecar, setting, wire, again, end):
+    part = chat_events(["half"], finish=None, done=False)
+    step = reply(body=b"".join(part) + end, headers={"content-type": "text/event-stream"})
+    async with FakeUpstream(step, events(*chat_events(["other"]))) as upstream:
+        proxy = await sidecar(setting(upstream, again))
+        client = await wire(proxy.port)
+        await client.post("/v1/chat/completions", STREAM)
+        answer = await client.answer()
+        assert len(upstream.calls) == 1
+    assert answer.body.startswith(b"".join(part))
+    assert b'"error"' in answer.body[len(b"".join(part)) :]
+
+
 async def test_a_stream_that_never_has_content_ends_as_the_upstreams_error(sidecar, setting, wire, again):
     async with FakeUpstream(default=events(ROLE, ERROR)) as upstream:
         proxy = await sidecar(setting(upstream, again))

@@ -100,3 +100,36 @@ async def test_usage_that_only_the_proxy_wants_is_asked_for_and_kept_from_the_cl
         assert (b'"usage":{' in answer.body.replace(b" ", b"")) is bool(own)
         assert answer.body.endswith(b"[DONE]\n\n")
     assert seen == [(11, 5, False)] * 2
+
+
+async def test_an_upstream_that_refuses_to_be_asked_for_usage_is_not_asked_again(sidecar, setting, wire, policy):
+    async def settle(self: Any, exchange: Any) -> None:
+        seen.append((exchange.outcome, exchange.usage.estimated))
+
+    seen: list[Any] = []
+    refusal = reply({"error": {"message": "Unrecognized request argument: stream_options", "code": None}}, status=400)
+    streamed = events(*chat_events(["x"]))
+    async with FakeUpstream(refusal, streamed, streamed) as upstream:
+        proxy = await sidecar(setting(upstream, policy(on_settle=settle, needs_usage=True)))
+        client = await wire(proxy.port)
+        for _ in range(2):
+            await client.post("/v1/chat/completions", BODY | {"stream": True})
+            answer = await client.answer()
+            assert answer.body.endswith(b"[DONE]\n\n")
+        calls = [call.json for call in upstream.calls]
+    assert ["stream_options" in call for call in calls] == [True, False, False]
+    assert seen == [("answered", True)] * 2
+
+
+async def test_a_400_that_is_not_about_usage_is_sent_once(sidecar, setting, wire, policy):
+    refusal = reply({"error": {"message": "no such model", "code": None}}, status=400)
+    async with FakeUpstream(refusal) as upstream:
+        proxy = await sidecar(setting(upstream, policy(on_settle=_nothing, needs_usage=True)))
+        client = await wire(proxy.port)
+        await client.post("/v1/chat/completions", BODY | {"stream": True})
+        assert (await client.answer()).status == 400
+        assert len(upstream.calls) == 1
+
+
+async def _nothing(self: Any, exchange: Any) -> None:
+    """A settle that does nothing: the policy only wants the usage."""

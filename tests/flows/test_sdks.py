@@ -63,7 +63,9 @@ async def test_streams_with_usage_and_tool_calls(sidecar, setting, chain):
                 "choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}]}  # fmt: skip
 
     end = chat_events([], usage=(3, 4), finish="tool_calls")[1:]
-    async with FakeUpstream(events(tool(name="f", arguments=""), tool(arguments='{"a"'), tool(arguments=":1}"), *end)) as up:
+    async with FakeUpstream(
+        events(tool(name="f", arguments=""), tool(arguments='{"a"'), tool(arguments=":1}"), *end)
+    ) as up:
         proxy = await sidecar(setting(up, *chain))
         async with client(proxy) as sdk:
             tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
@@ -106,7 +108,8 @@ async def test_a_providers_error_is_its_exception(sidecar, setting, chain, statu
 
 
 @pytest.mark.parametrize(
-    ("body", "kind"), [(b"<html>bad gateway</html>", "text/html"), (b"", "text/plain"), (b'["list"]', "application/json")]
+    ("body", "kind"),
+    [(b"<html>bad gateway</html>", "text/html"), (b"", "text/plain"), (b'["list"]', "application/json")],
 )
 async def test_error_bodies_of_any_kind_pass_unharmed(sidecar, setting, chain, body, kind):
     async with FakeUpstream(reply(body=body, status=502, content_type=kind)) as upstream:
@@ -202,7 +205,9 @@ async def test_uploads_keep_bytes_and_names(sidecar, setting, chain):
 
 async def test_downloads_come_whole(sidecar, setting, chain):
     sound = bytes(range(256)) * 4000
-    async with FakeUpstream(default=reply(body=sound, content_type="audio/mpeg", framing="chunked", pieces=9)) as upstream:
+    async with FakeUpstream(
+        default=reply(body=sound, content_type="audio/mpeg", framing="chunked", pieces=9)
+    ) as upstream:
         proxy = await sidecar(setting(upstream, *chain))
         async with client(proxy) as sdk:
             speech = await sdk.audio.speech.create(model="tts", voice="alloy", input="Hello")
@@ -282,4 +287,6 @@ async def test_a_connection_the_upstream_closed_is_no_error(sidecar, setting, ch
             await sdk.chat.completions.create(model="gpt-4o", messages=HELLO)
             upstream.drop_idle()
             await asyncio.sleep(0.05)
-            assert (await sdk.chat.completions.create(model="gpt-4o", messages=HELLO)).choices[0].message.content == "two"
+            assert (await sdk.chat.completions.create(model="gpt-4o", messages=HELLO)).choices[
+                0
+            ].message.content == "two"

@@ -45,7 +45,11 @@ async def test_targets_go_up_as_they_came(sidecar, setting, upstream, wire, sent
         ("/v1/", "/v1/chat/completions", "/v1/chat/completions"),
         ("/proxy/openai/v4", "/v1/chat/completions?x=1", "/proxy/openai/v4/chat/completions?x=1"),
         ("", "/v1/chat/completions", "/chat/completions"),
-        ("/v1", "/openai/deployments/d/chat/completions?api-version=1", "/openai/deployments/d/chat/completions?api-version=1"),
+        (
+            "/v1",
+            "/openai/deployments/d/chat/completions?api-version=1",
+            "/openai/deployments/d/chat/completions?api-version=1",
+        ),
         ("/v1", "/v2/rerank", "/v2/rerank"),
     ],
 )
@@ -443,7 +447,9 @@ async def test_a_large_download_comes_down_in_constant_memory(sidecar, setting, 
 
     async def step(call: Any) -> None:
         how = {"length": f"content-length: {count * len(piece)}", "chunked": "transfer-encoding: chunked"}
-        call.write(f"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\n{how.get(framing, 'connection: close')}\r\n\r\n".encode())
+        call.write(
+            f"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\n{how.get(framing, 'connection: close')}\r\n\r\n".encode()
+        )
         for _ in range(count):
             call.write(piece if framing != "chunked" else b"%x\r\n%b\r\n" % (len(piece), piece))
             await call.drain()

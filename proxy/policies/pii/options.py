@@ -25,6 +25,14 @@ class CustomOption(BaseModel):
     examples: tuple[str, ...] = Field(default=(), description="Texts in which it must be found; verified by check.")
     counter_examples: tuple[str, ...] = Field(default=(), description="Texts in which it must not be found.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """`name` is understood as `type`: everything else in a chain has a name."""
+        if isinstance(value, dict) and "name" in value and "type" not in value:
+            value = {"type": value["name"], **{key: given for key, given in value.items() if key != "name"}}
+        return value
+
     def entity(self) -> CustomEntity:
         """The entity this describes."""
         return CustomEntity(self.type, self.pattern, self.context, self.validator, self.examples, self.counter_examples)

@@ -146,12 +146,16 @@ class Pii(Policy):
         if not what:
             return
         exchange.note(self.label, f"opaque={len(what)}")
+        exchange.count_finding("opaque", self._done(self.options.on_opaque), len(what))
         if self.options.on_opaque == "block" and not self.observe:
             raise ProxyError(
                 "pii_refused",
                 f"The request holds content that cannot be searched for personal data: {', '.join(what[:8])}.",
                 policy=self.label,
             )
+
+    def _done(self, action: str) -> str:
+        return f"would {action}" if self.observe else action
 
     def _refuse(self, hits: list[tuple[Inspected, Part]]) -> None:
         places = [
@@ -166,6 +170,8 @@ class Pii(Policy):
 
     def _report(self, exchange: Exchange, hits: list[tuple[Inspected, Part]]) -> None:
         counts = Counter((self.actions.of(f.type), f.type) for _, part in hits for f in part.found)
+        for (action, kind), count in counts.items():
+            exchange.count_finding(kind, self._done(action), count)
         said = " ".join(f"{action}:{kind}={n}" for (action, kind), n in sorted(counts.items()))
         exchange.note(self.label, f"would {said}" if self.observe else said)
 

@@ -91,10 +91,12 @@ class Restorer:
                 end = len(text)
                 break
             start = suspect.start()
-            if not final and self._partial(text, start) is not None:
+            match = self._full(text, start)
+            # One that is closed cannot go on: `>` is nothing but the end of a placeholder.
+            closed = match is not None and text[match.end() - 1] == ">"
+            if not closed and not final and self._partial(text, start) is not None:
                 end = start
                 break
-            match = self._full(text, start)
             value = self._lookup(*self._grammar.key(match)) if match is not None else None
             if value is None or match is None:
                 begin = start + 1

@@ -56,7 +56,9 @@ class Scan:
 
     def before(self, start: int, size: int = 48) -> bytes:
         """Up to `size` bytes before `start`, in lower case, `_` as space."""
-        self.spend(size)
+        self.work += size
+        if self.work > self.limit:
+            self.spend(0)
         window = self.data[start - size if start > size else 0 : start].lower()
         return window.translate(_SPACED) if b"_" in window else window
 

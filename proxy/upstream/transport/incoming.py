@@ -121,10 +121,12 @@ class Incoming:
         if connection is not None:
             if not self._paused:
                 connection.hold(False)
-        elif self._error is None:
-            sink.finish()
         else:
-            sink.fail(self._error)
+            self._sink = None  # the two would hold each other
+            if self._error is None:
+                sink.finish()
+            else:
+                sink.fail(self._error)
 
     def pause(self) -> None:
         """Stop reading the socket. What one read has already brought is still pushed."""

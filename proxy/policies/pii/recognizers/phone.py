@@ -102,17 +102,13 @@ def said(scan: Scan, run: int) -> bool:
     """True if the words before the digit run at byte `run` speak of a phone; asked once a run, kept for its cuts."""
     if scan.named_at != run:
         scan.named_at = run
-        scan.named = _said(scan, run)
+        before = scan.before(run, _WINDOW)
+        at = _WORDS.last(before)
+        if at < 0 and not before.isascii():
+            far = _FAR_WORDS.search(before)
+            at = far.end() if far else -1
+        scan.named = at >= 0 and _OTHERS.last(before) <= at
     return scan.named
-
-
-def _said(scan: Scan, start: int) -> bool:
-    before = scan.before(start, _WINDOW)
-    at = _WORDS.last(before)
-    if at < 0 and not before.isascii():
-        far = _FAR_WORDS.search(before)
-        at = far.end() if far else -1
-    return at >= 0 and _OTHERS.last(before) <= at
 
 
 def _shaped(one: Number) -> bool:

@@ -1,0 +1,426 @@
+"""Usage and cost of whole calls, in every dialect: asked for, estimated, paid once, and written to the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+import yaml
+
+from proxy.accounting import record
+from proxy.accounting.journal import Journal
+from proxy.accounting.segments import read_lines
+from proxy.accounting.usage import PACKED
+from proxy.testing import FakeUpstream, chat_answer, chat_events, close, collect_sse, events, hang, reply
+
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 50}
+STREAM = {**CHAT, "stream": True}
+EXACT = ["account"]
+REFUSAL = {"error": {"message": "Unrecognized request argument supplied: stream_options", "code": None}}
+
+
+class Rows:
+    """What one proxy has written."""
+
+    def __init__(self, proxy):
+        self.store = proxy.app.snapshot.services.get("accounting").store
+
+    def lines(self):
+        directory = self.store.journal.directory
+        return [
+            line for number in directory.segments() for line in read_lines(directory.file(number).read_bytes(), "test")
+        ]
+
+    def ends(self):
+        return [line for line in self.lines() if line[0] == "e"]
+
+
+@pytest.fixture
+async def client():
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+def start(sidecar, setting):
+    """A proxy before ``upstream`` with this chain."""
+
+    async def run(upstream, *chain, **more):
+        base = upstream.url if more.get("up", {}).get("api") == "anthropic" else upstream.url + "/v1"
+        proxy = await sidecar(setting(base, *(chain or EXACT), **more))
+        return proxy, Rows(proxy)
+
+    return run
+
+
+async def ask(client, proxy, body=CHAT, path="/v1/chat/completions"):
+    async with client.post(proxy.url + path, json=body) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+async def until(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def sse(*bodies, named=False):
+    return [
+        (f"event: {body['type']}\n".encode() if named else b"") + b"data: " + orjson.dumps(body) + b"\n\n"
+        for body in bodies
+    ]
+
+
+# --- every dialect -------------------------------------------------------------------------------------
+
+CASES = {
+    "chat": (
+        "/v1/chat/completions",
+        CHAT,
+        reply(
+            chat_answer("Hi")
+            | {
+                "usage": {
+                    "prompt_tokens": 100,
+                    "completion_tokens": 30,
+                    "prompt_tokens_details": {"cached_tokens": 40, "audio_tokens": 5},
+                    "completion_tokens_details": {"reasoning_tokens": 20},
+                }
+            }
+        ),
+        {"input": 100, "output": 30, "cached_input": 40, "reasoning": 20, "audio_input": 5},
+    ),
+    "chat stream": (
+        "/v1/chat/completions",
+        STREAM,
+        events(*chat_events(["one", " two"], usage=(12, 7))),
+        {"input": 12, "output": 7},
+    ),
+    "completions": (
+        "/v1/completions",
+        {"model": "gpt-3.5-turbo-instruct", "prompt": "Say"},
+        reply(
+            {"id": "c", "choices": [{"text": "a", "index": 0}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+        ),
+        {"input": 3, "output": 2},
+    ),
+    "embeddings": (
+        "/v1/embeddings",
+        {"model": "text-embedding-3-small", "input": "text"},
+        reply({"data": [{"index": 0, "embedding": [0.1]}], "usage": {"prompt_tokens": 8, "total_tokens": 8}}),
+        {"input": 8},
+    ),
+    "responses": (
+        "/v1/responses",
+        {"model": "gpt-4o-mini", "input": "Hello"},
+        reply(
+            {
+                "id": "r",
+                "object": "response",
+                "status": "completed",
+                "output": [],
+                "usage": {
+                    "input_tokens": 50,
+                    "output_tokens": 20,
+                    "input_tokens_details": {"cached_tokens": 10},
+                    "output_tokens_details": {"reasoning_tokens": 4},
+                },
+            }
+        ),
+        {"input": 50, "output": 20, "cached_input": 10, "reasoning": 4},
+    ),
+    "responses stream": (
+        "/v1/responses",
+        {"model": "gpt-4o-mini", "input": "Hello", "stream": True},
+        events(
+            *sse(
+                {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "Hi"},
+                {
+                    "type": "response.completed",
+                    "response": {"status": "completed", "usage": {"input_tokens": 6, "output_tokens": 2}},
+                },
+                named=True,
+            )
+        ),
+        {"input": 6, "output": 2},
+    ),
+    "generic": (
+        "/v1/rerank",
+        {"model": "rerank-1", "query": "q", "documents": ["a"]},
+        reply({"results": [], "usage": {"total_tokens": 21}}),
+        {"input": 21},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_the_providers_counts_are_written(start, client, case):
+    path, body, step, counts = CASES[case]
+    async with FakeUpstream(step) as upstream:
+        proxy, rows = await start(upstream)
+        status, _, _ = await ask(client, proxy, body, path)
+        assert status == 200
+        [end] = rows.ends()
+        assert record.OUTCOMES[end[5]] == "answered"
+        assert {name: count for name, count in zip(PACKED, end[14], strict=False) if count} == counts
+        assert not end[7] & record.ESTIMATED
+
+
+ANTHROPIC = {"model": "claude-sonnet-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+async def test_anthropics_counts_are_written_with_what_went_through_its_cache(start, client):
+    usage = {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 30,
+        "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10},
+    }
+    answer = {"type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn", "usage": usage}
+    async with FakeUpstream(reply(answer)) as upstream:
+        proxy, rows = await start(upstream, up={"api": "anthropic"})
+        assert (await ask(client, proxy, ANTHROPIC, "/v1/messages"))[0] == 200
+        [end] = rows.ends()
+        assert end[14] == [140, 5, 100, 30, 0, 0, 10]
+
+
+async def test_anthropics_stream_counts_stand_in_two_events(start, client):
+    stream = sse(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}, "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
+        {"type": "message_stop"},
+        named=True,
+    )
+    async with FakeUpstream(events(*stream)) as upstream:
+        proxy, rows = await start(upstream, up={"api": "anthropic"})
+        assert (await ask(client, proxy, ANTHROPIC | {"stream": True}, "/v1/messages"))[0] == 200
+        [end] = rows.ends()
+        assert end[14] == [10, 9]
+
+
+# --- a stream is asked for its usage -------------------------------------------------------------------
+
+
+def usages(raw):
+    return [event["usage"] for event in collect_sse(raw) if isinstance(event, dict) and event.get("usage")]
+
+
+async def test_a_stream_is_asked_for_its_usage_and_the_extra_event_is_hidden(start, client):
+    async with FakeUpstream(events(*chat_events(["a"], usage=(12, 7)))) as upstream:
+        proxy, rows = await start(upstream)
+        _, _, raw = await ask(client, proxy, STREAM)
+        assert upstream.calls[0].json["stream_options"] == {"include_usage": True}
+        assert usages(raw) == []
+        assert rows.ends()[0][14] == [12, 7]
+
+
+async def test_a_client_that_asked_itself_sees_the_usage(start, client):
+    async with FakeUpstream(events(*chat_events(["a"], usage=(12, 7)))) as upstream:
+        proxy, _ = await start(upstream)
+        _, _, raw = await ask(client, proxy, STREAM | {"stream_options": {"include_usage": True}})
+        assert len(usages(raw)) == 1
+
+
+async def test_without_a_policy_that_needs_usage_nothing_is_asked(start, client):
+    async with FakeUpstream(events(*chat_events(["a"]))) as upstream:
+        proxy, _ = await start(upstream, "validate")
+        await ask(client, proxy, STREAM)
+        assert "stream_options" not in upstream.calls[0].json
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_an_upstream_that_refuses_the_question_is_learned(start, client, status):
+    stream = events(*chat_events(["one", "two"]))
+    async with FakeUpstream(reply(REFUSAL, status=status), stream, stream) as upstream:
+        proxy, rows = await start(upstream)
+        assert (await ask(client, proxy, STREAM))[0] == 200
+        assert (await ask(client, proxy, STREAM))[0] == 200
+        assert ["stream_options" in call.json for call in upstream.calls] == [True, False, False]
+        assert [(end[10], end[7] & record.ESTIMATED) for end in rows.ends()] == [(1, record.ESTIMATED)] * 2
+
+
+async def test_a_clients_own_mistake_is_its_answer_and_nothing_is_learned(start, client):
+    mistake = reply({"error": {"message": "temperature is too high", "code": "invalid_value"}}, status=400)
+    async with FakeUpstream(mistake, events(*chat_events(["one"], usage=(1, 1)))) as upstream:
+        proxy, _ = await start(upstream)
+        status, _, raw = await ask(client, proxy, STREAM)
+        assert (status, orjson.loads(raw)["error"]["code"]) == (400, "invalid_value")
+        assert (await ask(client, proxy, STREAM))[0] == 200
+        assert ["stream_options" in call.json for call in upstream.calls] == [True, True]
+
+
+async def test_never_means_never(start, client):
+    async with FakeUpstream(events(*chat_events(["a"]))) as upstream:
+        proxy, rows = await start(upstream, up={"stream_usage": "never"})
+        await ask(client, proxy, STREAM)
+        assert "stream_options" not in upstream.calls[0].json
+        assert rows.ends()[0][7] & record.ESTIMATED
+
+
+async def test_always_takes_a_refusal_as_the_answer(start, client):
+    async with FakeUpstream(reply(REFUSAL, status=400)) as upstream:
+        proxy, _ = await start(upstream, up={"stream_usage": "always"})
+        assert (await ask(client, proxy, STREAM))[0] == 400
+        assert len(upstream.calls) == 1
+
+
+# --- nobody says what was used -------------------------------------------------------------------------
+
+
+async def test_a_silent_provider_is_estimated_and_marked(start, client):
+    async with FakeUpstream(reply(chat_answer("x" * 400, usage=None))) as upstream:
+        proxy, rows = await start(upstream)
+        _, headers, _ = await ask(client, proxy)
+        [end] = rows.ends()
+        assert end[7] & record.ESTIMATED
+        assert end[14][0] > 0
+        assert end[14][1] >= 100
+        assert float(headers["x-sidecar-cost-usd"]) == pytest.approx(end[11] / 1e9)
+
+
+async def test_a_client_that_leaves_a_stream_pays_what_was_streamed_so_far(start, client):
+    pieces = chat_events(["x" * 200, "y" * 200])[:3]
+    async with FakeUpstream(events(*pieces, then="hang")) as upstream:
+        proxy, rows = await start(upstream)
+        async with client.post(proxy.base_url + "/chat/completions", json=STREAM) as answer:
+            seen = b""
+            while b"yyy" not in seen:
+                seen += await answer.content.readany()
+        await until(rows.ends)
+        [end] = rows.ends()
+        assert record.OUTCOMES[end[5]] == "cancelled"
+        assert end[7] & record.ESTIMATED
+        assert 100 <= end[14][1] < 200
+
+
+# --- each attempt is paid by its own key and model -----------------------------------------------------
+
+
+async def test_a_retry_is_accounted_beside_the_answer(start, client):
+    half = close("in_body")
+    async with FakeUpstream(half, reply(chat_answer("Hi", usage=(9, 3)))) as upstream:
+        proxy, rows = await start(upstream, "account", {"retry": {"attempts": 2, "backoff": {"initial": "1ms"}}})
+        assert (await ask(client, proxy))[0] == 200
+        [end] = rows.ends()
+        assert end[10] == 2
+        assert end[14] == [9, 3]
+        [[_, flags, cost, _, usage]] = end[15]
+        assert flags & record.ESTIMATED
+        assert usage[0] > 0
+        assert cost > 0
+
+
+async def test_a_fallback_is_accounted_to_its_own_model_and_the_header_says_the_sum(start, client):
+    async with FakeUpstream(close("in_body"), reply(chat_answer("Hi", usage=(100, 10)))) as upstream:
+        proxy, rows = await start(
+            upstream, "account", {"fallback": {"targets": [{"upstream": "up", "model": "gpt-4o"}]}}
+        )
+        status, headers, _ = await ask(client, proxy)
+        assert status == 200
+        [end] = rows.ends()
+        assert end[4].split("\t")[5:7] == ["gpt-4o-mini", "gpt-4o"]
+        assert end[11] == 100 * 2_500 + 10 * 10_000
+        [extra] = end[15]
+        assert extra[0].split("\t")[6] == "gpt-4o-mini"
+        assert float(headers["x-sidecar-cost-usd"]) == pytest.approx((end[11] + extra[2]) / 1e9)
+
+
+async def test_the_lost_side_of_a_hedge_is_paid_too(start, client):
+    async with FakeUpstream(hang(), reply(chat_answer("Hi", usage=(9, 3)))) as upstream:
+        proxy, rows = await start(upstream, "account", {"hedge": {"after": "20ms", "max_ratio": 1}})
+        assert (await ask(client, proxy))[0] == 200
+        [end] = rows.ends()
+        assert end[10] == 2
+        assert end[14] == [9, 3]
+        [extra] = end[15]
+        assert extra[1] & record.ESTIMATED
+
+
+async def test_a_hit_is_saved_not_spent(start, client):
+    async with FakeUpstream(reply(chat_answer("Hi", usage=(100, 10)))) as upstream:
+        proxy, rows = await start(upstream, "account", {"cache": {"ttl": "1h", "scope": "global"}})
+        await ask(client, proxy)
+        _, headers, _ = await ask(client, proxy)
+        assert headers["x-sidecar-cache"] == "hit"
+        assert headers["x-sidecar-cost-usd"] == "0"
+        first, second = rows.ends()
+        cost = 100 * 150 + 10 * 600
+        assert (first[11], first[12]) == (cost, 0)
+        assert (second[11], second[12]) == (0, cost)
+        assert second[7] & record.CACHED
+
+
+async def test_of_two_that_wait_for_one_answer_the_first_pays_and_the_other_saves(start, client):
+    async with FakeUpstream(reply(chat_answer("Hi", usage=(100, 10)), delay=0.1)) as upstream:
+        proxy, rows = await start(upstream, "account", {"cache": {"ttl": "1h", "scope": "global"}})
+        await asyncio.gather(ask(client, proxy), ask(client, proxy))
+        assert len(upstream.calls) == 1
+        cost = 100 * 150 + 10 * 600
+        assert sorted((end[11], end[12]) for end in rows.ends()) == [(0, cost), (cost, 0)]
+
+
+# --- the begin stands before the request is sent -------------------------------------------------------
+
+
+async def test_the_begin_stands_when_the_upstream_sees_the_call_also_below_a_cache(start, client):
+    async with FakeUpstream(hang()) as upstream:
+        proxy, rows = await start(upstream, "account", {"cache": {"ttl": "1h"}})
+        waiting = asyncio.create_task(ask(client, proxy))
+        await upstream.call()
+        assert [line[0] for line in rows.lines()] == ["b"]
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await until(lambda: len(rows.ends()) >= 1)
+
+
+async def test_kill_9_below_a_cache_leaves_an_abandoned_row_with_its_estimate(tmp_path, setting):
+    async with FakeUpstream(hang()) as upstream:
+        config = tmp_path / "config.yaml"
+        told = setting(
+            upstream.url + "/v1",
+            "account",
+            {"cache": {"ttl": "1h"}},
+            server={"port": 0},
+            admin={"enabled": False},
+            data=str(tmp_path),
+            log={"level": "error", "access": False},
+        )
+        config.write_text(yaml.safe_dump(told))
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            "import asyncio,sys\nfrom proxy.app import App\nfrom proxy.load import load_config\n"
+            "app = App(*load_config(sys.argv[1]))\n"
+            "asyncio.run(app.run(lambda app: print(app.where[0], flush=True)))",
+            str(config),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert child.stdout is not None
+        url = (await asyncio.wait_for(child.stdout.readline(), 20)).decode().strip()
+        async with aiohttp.ClientSession() as client:
+            waiting = asyncio.create_task(client.post(url + "/v1/chat/completions", json=CHAT))
+            await upstream.call()
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+            await asyncio.wait([waiting])
+            waiting.exception()
+    journal = Journal(tmp_path / "journal")
+    journal.open()
+    assert journal.recovered == 1
+    file = journal.directory.file(journal.number)
+    end = read_lines(file.read_bytes(), "test")[-1]
+    assert record.OUTCOMES[end[5]] == "abandoned"
+    assert end[11] > 0
+    await journal.close()
