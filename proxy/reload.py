@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llm_sidecar.reload")
 
-LOOK_EVERY: Final = 2.0
-"""Seconds between two looks at the files; a change is taken over when two looks agree that it is complete."""
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the files."""
+SETTLES_IN: Final = 0.25
+"""Seconds from the look that saw a change to the next: it is taken over when two looks agree that it is complete."""
 
 Load = Callable[[], tuple[Loaded, list[Problem]]]
 
@@ -80,7 +82,7 @@ class Reloader:
         seen = await asyncio.to_thread(files.look)
         changed: Picture | None = None
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(every if changed is None else min(every, SETTLES_IN))
             now = await asyncio.to_thread(files.look)
             if now == seen:
                 changed = None

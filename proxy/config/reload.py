@@ -1,6 +1,6 @@
 """What a reload asks of the files: have they changed, and may what changed be taken over while the process runs?
 
-The files are polled and not watched: stat of some ten files costs 0.1 ms every two seconds in a thread, and works where
+The files are polled and not watched: stat of some ten files costs 0.1 ms a second in a thread, and works where
 file events do not come (ConfigMap symlinks that are swapped, bind mounts, network file systems). A file counts as
 changed when its content has changed, not its time; new YAML files beside the known ones count as well, since an
 `include:` with `*` may take them in.

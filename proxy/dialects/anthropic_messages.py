@@ -6,7 +6,7 @@ is signed: it is neither masked in a request nor restored in an answer, so it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
@@ -17,6 +17,7 @@ from proxy.dialects.base import NOTHING, Bound, Channel, Finish, Json, Piece, Re
 from proxy.dialects.counts import anthropic_usage
 from proxy.dialects.family import Family, as_dict, positive, text_of
 from proxy.dialects.leaves import NO_NAMES, Path, is_name, is_signed, walk
+from proxy.dialects.repeats import Repeats
 from proxy.errors import ProxyError
 from proxy.stream.sse import Event
 
@@ -94,6 +95,9 @@ class AnthropicMessages(Family):
         if reading is None:
             event.reading = reading = self._read(event)
         return reading
+
+    def reader(self) -> Callable[[Event], Reading]:
+        return Repeats(self).read
 
     def _read(self, event: Event) -> Reading:
         body = event.json

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from proxy.dialects.base import Channel, Json, Opaque, Slot
-from proxy.dialects.family import DONE, as_dict, text_of
+from proxy.dialects.family import DONE, Family, as_dict, text_of
 from proxy.dialects.leaves import walk
 from proxy.dialects.openai_chat import OpenAIChat
 from proxy.dialects.prompts import add_before, prompt_texts, token_arrays
@@ -20,6 +20,12 @@ class OpenAICompletions(OpenAIChat):
 
     name = "openai_completions"
     operation = "text_completion"
+
+    def texts(self, body: Json) -> Iterator[Slot]:
+        return Family.texts(self, body)
+
+    def plain_texts(self, body: Json) -> list[str] | None:
+        return None
 
     def _field_texts(self, body: dict[str, Any], key: str) -> Iterator[Slot]:
         if key == "prompt":

@@ -92,9 +92,9 @@ class Rule(PolicyOptions):
     )
     clamp: Annotated[dict[str, Bounds], AfterValidator(_fields)] = Field(
         {},
-        description="Bounds of numbers: {temperature: [0, 1], max_tokens: 2000}; {max: 2000} says the same. A field that "
-        "the call leaves out stays out. Bounds for max_tokens, max_completion_tokens or max_output_tokens hold for whichever of the "
-        "three the call uses.",
+        description="Bounds of numbers: {temperature: [0, 1], max_tokens: 2000}; {max: 2000} says the same. A field "
+        "that the call leaves out stays out. Bounds for max_tokens, max_completion_tokens or max_output_tokens hold "
+        "for whichever of the three the call uses.",
     )
     system: Text | None = Field(None, description="System prompt to put before what the call says.")
     upstream: UpstreamName | None = Field(None, description="Send the call to this upstream.")

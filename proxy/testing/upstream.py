@@ -313,6 +313,10 @@ class Connection(asyncio.Protocol):
                 if not getattr(step, "early", False):
                     await self._read_body(call)
                 await step(call)
+                if self.transport.is_closing():
+                    # The client left while the step went on writing into nothing: connection_lost is on its way.
+                    self._gone()
+                    return
                 call.answered = True
                 self.call = None
                 if (call.header("connection") or "").lower() == "close" or call.version == "HTTP/1.0":

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects import openai_chat
+from proxy.dialects import anthropic_messages, openai_chat
 from proxy.dialects.base import Reading
 from proxy.stream.sse import Event
 
@@ -160,3 +160,23 @@ def test_a_stream_whose_frames_all_differ_stops_being_learned() -> None:
     for event in again:
         read(event)
     assert frames(again) == [False, False]
+
+
+@given(st.lists(TEXT, max_size=8), TEXT)
+def test_frames_with_a_name_line_are_read_and_edited_the_same_way(texts: list[str], new: str) -> None:
+    read = anthropic_messages.reader()
+    for text in texts:
+        tree = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+        raw = b"event: content_block_delta\ndata: " + json.dumps(tree, ensure_ascii=False).encode() + b"\n\n"
+        event, alone = Event(raw), Event(raw)
+        assert told(read(event)) == told(anthropic_messages.read(alone))
+        assert event.name == "content_block_delta"
+        for piece in event.reading.pieces:
+            piece.text = new
+            event.touch()
+        if event.reading.pieces:
+            tree["delta"]["text"] = new  # type: ignore[index]
+        assert event.name == "content_block_delta"
+        assert Event(event.encode()).json == tree
+        assert event.json == tree
+        assert event.data is not None and json.loads(event.data) == tree

@@ -94,6 +94,8 @@ async def test_dots_lead_into_objects() -> None:
         ({"max": 1}, -7, -7),
         ({"min": 0.5}, 0, 0.5),
         ([None, 1], 2, 1),
+        (1, 1.5, 1),
+        (1, -1, -1),
         ([0, 1], None, None),
         ([0, 1], "hot", "hot"),
         ([0, 1], True, True),

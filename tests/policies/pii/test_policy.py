@@ -254,6 +254,11 @@ async def test_user_and_metadata_are_hashed_when_asked() -> None:
     assert out["metadata"]["who"].startswith("[METADATA:")
 
 
+def test_a_custom_entity_may_be_named_by_name() -> None:
+    named = pii(entities=["TAG"], custom=[{"name": "TAG", "pattern": "T[0-9]"}])
+    assert named.options.custom[0].type == "TAG"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
