@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from proxy import lifecycle
 from proxy.clock import SystemClock
-from proxy.listener import Connection, Listener
+from proxy.connection import Connection
+from proxy.listener import Listener
 from proxy.reload import Reloader
 from proxy.services import Services
 from proxy.snapshot import Snapshot

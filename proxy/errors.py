@@ -69,9 +69,6 @@ TABLE: Final[dict[str, Kind]] = {
     "request_too_large": Kind(
         413, "invalid_request_error", "request_too_large", "client", "info", False, "send less or raise server limits"
     ),
-    "headers_too_large": Kind(
-        431, "invalid_request_error", "request_too_large", "client", "info", False, "send fewer or shorter headers"
-    ),
     "insufficient_quota": Kind(
         429, "insufficient_quota", "rate_limit_error", "limit", "warning", False, "raise the budget or wait for reset"
     ),
@@ -110,10 +107,10 @@ class ProxyError(Exception):
 
     code: a key of ``TABLE``. message: for the caller; never holds a secret or a masked value.
     param: the request field at fault, dotted. retry_after: seconds. policy: who refused.
-    headers: more headers for the answer, as (name, value) bytes.
+    headers: more headers for the answer, as (name, value) bytes. status: where one code has two (413 and 431).
     """
 
-    __slots__ = ("code", "headers", "message", "param", "policy", "retry_after", "should_retry")
+    __slots__ = ("_status", "code", "headers", "message", "param", "policy", "retry_after", "should_retry")
 
     def __init__(
         self,
@@ -124,8 +121,10 @@ class ProxyError(Exception):
         retry_after: float | None = None,
         policy: str | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        status: int | None = None,
     ) -> None:
         super().__init__(code, message)
+        self._status = status
         self.code = code
         # What quotes a header or a path may hold bytes that are no text, and those have no place in JSON.
         self.message = message if message.isascii() else message.encode("utf-8", "replace").decode()
@@ -143,7 +142,7 @@ class ProxyError(Exception):
     @property
     def status(self) -> int:
         """HTTP status of the answer."""
-        return TABLE[self.code].status
+        return self._status or TABLE[self.code].status
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

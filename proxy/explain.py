@@ -14,6 +14,7 @@ import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.chain import Chain
+from proxy.claims import read_sidecar_headers
 from proxy.clock import SystemClock
 from proxy.document import Document
 from proxy.errors import ProxyError
@@ -22,7 +23,7 @@ from proxy.head import parse_target
 from proxy.match import why_not
 from proxy.policy import Policy, Veto, Wait
 from proxy.services import Services
-from proxy.snapshot import Snapshot, dialect_for, read_sidecar_headers
+from proxy.snapshot import Snapshot, dialect_for
 from proxy.upstream.render import render
 from proxy.wiring import offer_services
 

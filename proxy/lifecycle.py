@@ -26,9 +26,9 @@ from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
 
+    from proxy.connection import Connection
     from proxy.exchange import FailureClass
     from proxy.head import Head, Payload
-    from proxy.listener import Connection
     from proxy.snapshot import Snapshot
     from proxy.stream.sse import Event
 

@@ -6,7 +6,6 @@ Routes, chains, upstreams and services, and the small questions that the flow as
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import random
@@ -19,7 +18,9 @@ from aiohttp import hdrs
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from proxy.browser import Hosts, Origins, is_loopback
-from proxy.chain import Chain, Step
+from proxy.build import build_chain, cors_of, overrides
+from proxy.chain import Chain
+from proxy.claims import read_sidecar_headers
 from proxy.dialects import generic
 from proxy.dialects import resolve as resolve_dialect
 from proxy.document import Document
@@ -27,21 +28,19 @@ from proxy.errors import ProxyError
 from proxy.exchange import Exchange, Request, Target
 from proxy.flight import Below, Flight
 from proxy.head import Head, Payload, Whole
-from proxy.match import compile_routes, compile_when, networks, why_not
-from proxy.policy import find
+from proxy.match import compile_routes, networks, why_not
 from proxy.stream.pipe import Pipe
 from proxy.upstream.endpoint import Upstream
 from proxy.upstream.judge import Reader
+from proxy.upstream.keys.own import OwnKey
 from proxy.upstream.transport.decode import decode
 
 if TYPE_CHECKING:
-
-    from proxy.config.keys import Key
-    from proxy.config.model import ChainEntry, Config
+    from proxy.config.model import Config
     from proxy.config.upstream import Upstream as UpstreamConfig
+    from proxy.connection import Connection
     from proxy.dialects.base import Dialect
-    from proxy.exchange import Answer, AttemptKey, Priority, RawHeaders
-    from proxy.listener import Connection
+    from proxy.exchange import Answer, AttemptKey, RawHeaders
     from proxy.match import CompiledRoute
     from proxy.policy import Policy
     from proxy.services import Services
@@ -52,12 +51,6 @@ _OWN: Final = ("/v1/models", "/v1/sidecar/")
 """Where calls may be answered here."""
 _RUN: Final = f"req_{random.getrandbits(64):016x}"
 _COUNT: Final = itertools.count(1)
-_PRIORITIES: Final[Mapping[str, Priority]] = {
-    "critical": "critical",
-    "high": "high",
-    "normal": "normal",
-    "background": "background",
-}
 
 
 class Snapshot:
@@ -103,7 +96,7 @@ class Snapshot:
         self.routes_read_body = any(route.needs_model for route in self.routes)
         loopback = is_loopback(config.server.host) or config.server.unix is not None
         self._hosts = Hosts(config.server.host, config.server.hosts, unix=config.server.unix is not None)
-        self._origins = {name: Origins(_cors_of(chain), loopback=loopback) for name, chain in self.chains.items()}
+        self._origins = {name: Origins(cors_of(chain), loopback=loopback) for name, chain in self.chains.items()}
         self._trusted = networks(config.server.trusted_proxies) if config.server.trusted_proxies else None
         self._readers: dict[int, Reader] = {}
         for chain in self.chains.values():
@@ -125,7 +118,7 @@ class Snapshot:
         part: Chain | None = chain
         while part is not None:
             reads = any(
-                p.reads_answer and (_overrides(p, "on_response") or _overrides(p, "open_stream")) for p in part.policies
+                p.reads_answer and (overrides(p, "on_response") or overrides(p, "open_stream")) for p in part.policies
             )
             # A split stores and replays whole answers, and a flight's end is its final event.
             reads = reads or part.settles or chain.split is not None
@@ -452,56 +445,9 @@ class Snapshot:
                 if hasattr(said, "__await__"):
                     await said
 
-
     def parts(self) -> list[Any]:
         """What may be shared with another snapshot: upstreams and services."""
         return [*self.upstreams.values(), *self.services.made().values()]
-
-
-class OwnKey:
-    """A configured key as an attempt takes it."""
-
-    __slots__ = ("_key", "id")
-
-    def __init__(self, key: Key) -> None:
-        self._key = key
-        self.id = key.id
-
-    def reveal(self) -> str:
-        """The secret, for the wire only."""
-        return self._key.secret.get_secret_value()
-
-
-def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) -> Chain:
-    """A chain from its entries; an entry with ``mode: off`` is not there."""
-    steps: list[Step] = []
-    digest = hashlib.blake2b(digest_size=16)
-    for entry in entries:
-        if entry.mode == "off":
-            continue
-        kind = find(entry.policy)
-        policy = kind(
-            entry.options,
-            services,
-            label=entry.name if entry.name != entry.policy else kind.name,
-            observe=entry.mode == "observe",
-        )
-        closed = policy.protects if entry.on_error is None else entry.on_error == "closed"
-        steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
-        if policy.edits_request or policy.edits_answer:
-            digest.update(f"{entry.policy}|{entry.mode}|{entry.when!r}|{entry.options!r}\n".encode())
-    return Chain(name, steps, digest=digest.hexdigest())
-
-
-def _overrides(policy: Any, phase: str) -> bool:
-    from proxy.policy import Policy  # noqa: PLC0415 - build time only
-
-    return getattr(type(policy), phase) is not getattr(Policy, phase)
-
-
-def _cors_of(chain: Chain) -> Any:
-    policy = chain.find("cors")
-    return None if policy is None else policy.cors  # type: ignore[attr-defined]
 
 
 @lru_cache(512)
@@ -521,33 +467,6 @@ def take_whole(payload: Payload) -> bytes:
         return buffer.popleft()
     data: bytes = payload.read_nowait(-1)
     return data
-
-
-def read_sidecar_headers(exchange: Exchange, headers: Mapping[str, str]) -> None:
-    """What the client says of its call; ``authenticate`` settles it later."""
-    tags = _text(headers, "x-sidecar-tags")
-    if tags is not None:
-        for part in tags[:2000].split(","):
-            name, found, value = part.partition("=")
-            if found and name.strip():
-                exchange.tags[name.strip()[:60]] = value.strip()[:200]
-    task = _text(headers, "x-sidecar-task")
-    if task is not None:
-        exchange.tags["task"] = task.strip()[:100]
-    project = _text(headers, "x-sidecar-project")
-    if project is not None:
-        exchange.project = project.strip()[:100]
-    priority = headers.get("x-sidecar-priority")
-    if priority is not None:
-        exchange.priority = _PRIORITIES.get(priority.strip().lower(), "normal")
-    if headers.get("x-sidecar-debug") == "1":
-        exchange.timings = {}
-
-
-def _text(headers: Mapping[str, str], name: str) -> str | None:
-    """A header's value without bytes that are no text: what it says is written to logs and ledgers."""
-    value = headers.get(name)
-    return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def _server_timing(exchange: Exchange) -> bytes:

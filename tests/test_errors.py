@@ -18,7 +18,7 @@ DESIGNED = {
     "invalid_json": (400, False), "invalid_value": (400, False), "missing_required_parameter": (400, False),
     "invalid_api_key": (401, False), "policy_refused": (403, False), "pii_refused": (403, False),
     "model_not_allowed": (403, False), "origin_refused": (403, False), "unknown_route": (404, False),
-    "model_not_found": (404, False), "request_too_large": (413, False), "headers_too_large": (431, False),
+    "model_not_found": (404, False), "request_too_large": (413, False),
     "insufficient_quota": (429, False), "rate_limit_exceeded": (429, None), "upstream_unreachable": (502, None),
     "upstream_invalid_response": (502, None), "upstream_timeout": (504, None), "circuit_open": (503, None),
     "no_key_available": (503, None), "overloaded": (503, None), "draining": (503, None),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.accounting.money import round_millionths
+from proxy.accounting.money import PER_MILLION
 from proxy.accounting.usage import Usage
 
 __all__ = ["KINDS", "PARENTS", "Price", "Rates", "Unpriced"]
@@ -54,7 +54,7 @@ _MS_PER_MINUTE = 60_000
 class Rates:
     """One column of a price list: every kind resolved to an integer rate."""
 
-    __slots__ = (*KINDS, "_plain", "named")
+    __slots__ = (*KINDS, "_plain", "dearest_input", "dearest_output", "named")
 
     input: int
     cached_input: int
@@ -81,6 +81,9 @@ class Rates:
                 rate = getattr(self, parent) if parent else 0
             setattr(self, kind, rate)
         self._plain = not (self.image or self.minute or self.request or self.search)
+        # What a token may cost at most: a cache write cannot be known before, reasoning may be dearer than output.
+        self.dearest_input = max(self.input, self.cache_write)
+        self.dearest_output = max(self.output, self.reasoning)
 
     def cost(self, usage: Usage) -> int:
         """Nano-dollars for ``usage``."""
@@ -103,7 +106,7 @@ class Rates:
         if not self._plain:
             total += usage.images * self.image + self.request + usage.searches * self.search
             total += (usage.audio_ms * self.minute + _MS_PER_MINUTE // 2) // _MS_PER_MINUTE
-        return round_millionths(total)
+        return (total + 500_000) // PER_MILLION  # round_millionths, without the call
 
     def scaled(self, numerator: int, denominator: int) -> Rates:
         """The same list times a fraction (a batch discount), each rate rounded half up."""
@@ -151,18 +154,15 @@ class Price:
         return self.base.cost(usage)
 
     def worst_case(self, input_tokens: int, output_tokens: int) -> int:
-        """Nano-dollars for that many tokens if nothing comes from a cache and each costs its dearest kind.
-
-        A cache write is dearer than fresh input and cannot be known before; reasoning may be dearer than output.
-        """
+        """Nano-dollars for that many tokens if nothing comes from a cache and each costs its dearest kind."""
         rates = self.base
         if self.tiers:
             for start, tier in self.tiers:
                 if input_tokens > start:
                     rates = tier
                     break
-        total = input_tokens * max(rates.input, rates.cache_write) + output_tokens * max(rates.output, rates.reasoning)
-        return round_millionths(total + rates.request)
+        total = input_tokens * rates.dearest_input + output_tokens * rates.dearest_output + rates.request
+        return (total + 500_000) // PER_MILLION
 
     def __repr__(self) -> str:
         return f"<Price {self.name} {self.version}>"

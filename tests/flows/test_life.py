@@ -270,6 +270,21 @@ def test_a_log_file_that_cannot_be_opened(tmp_path, setting):
     assert "log.file" in said
 
 
+async def test_a_head_that_stalls_is_given_up_however_early_its_beginning_came(serve, setting, upstream):
+    child = await serve(setting(upstream, server={"header_timeout": "200ms"}))
+
+    async def stall(beginning: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", child.port)
+        writer.write(beginning)  # on its way with the connection: there before the server's task has run
+        try:
+            return await asyncio.wait_for(reader.readline(), 5)
+        finally:
+            writer.close()
+
+    said = await asyncio.gather(*[stall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: loc") for _ in range(8)])
+    assert {line.split()[1] for line in said} == {b"408"}
+
+
 # --- listening otherwise ------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from proxy.config.base import Texts
@@ -40,7 +40,9 @@ class CacheOptions(PolicyOptions):
         default=0.0,
         description="How long after its ttl an answer is still given at once while a new one is fetched behind it.",
     )
-    max_temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+    max_temperature: Annotated[
+        Annotated[float, Field(ge=0, le=2)] | None, BeforeValidator(lambda value: None if value == "none" else value)
+    ] = Field(
         default=None, description="Calls above this temperature are not cached (none said counts as 1). Default: all."
     )
     tool_calls: bool = Field(default=True, description="Cache calls that offer tools, and answers that call them.")

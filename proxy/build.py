@@ -1,0 +1,46 @@
+"""From a chain's entries in the configuration to the compiled chain."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from proxy.chain import Chain, Step
+from proxy.match import compile_when
+from proxy.policy import Policy, find
+
+if TYPE_CHECKING:
+    from proxy.config.model import ChainEntry
+    from proxy.services import Services
+
+
+def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) -> Chain:
+    """A chain from its entries; an entry with ``mode: off`` is not there."""
+    steps: list[Step] = []
+    digest = hashlib.blake2b(digest_size=16)
+    for entry in entries:
+        if entry.mode == "off":
+            continue
+        kind = find(entry.policy)
+        policy = kind(
+            entry.options,
+            services,
+            label=entry.name if entry.name != entry.policy else kind.name,
+            observe=entry.mode == "observe",
+        )
+        closed = policy.protects if entry.on_error is None else entry.on_error == "closed"
+        steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
+        if policy.edits_request or policy.edits_answer:
+            digest.update(f"{entry.policy}|{entry.mode}|{entry.when!r}|{entry.options!r}\n".encode())
+    return Chain(name, steps, digest=digest.hexdigest())
+
+
+def overrides(policy: Any, phase: str) -> bool:
+    """Whether a policy has a phase of its own."""
+    return getattr(type(policy), phase) is not getattr(Policy, phase)
+
+
+def cors_of(chain: Chain) -> Any:
+    """What the chain's ``cors`` entry says, None without one."""
+    policy = chain.find("cors")
+    return None if policy is None else policy.cors  # type: ignore[attr-defined]

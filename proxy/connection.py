@@ -1,0 +1,450 @@
+"""One client connection: its calls one after another, and the bytes of each answer.
+
+aiohttp's C parser reads the requests. What stands here replaces the loop that answers: one task a connection instead
+of one a call, no request and response objects, and answers written as bytes. Events of a stream go from the upstream's
+``data_received`` straight into this transport; when the client does not drink, the source is paused.
+
+The loop uses four attributes of aiohttp's ``RequestHandler`` that are not documented (``_messages``, ``_waiter``,
+``_parser``, ``_close``); ``tests/test_listener.py`` drives each over a real socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from proxy.errors import ProxyError
+from proxy.head import Head, Payload, Repeat, Whole, learn
+
+if TYPE_CHECKING:
+    from proxy.listener import Listener
+
+log = logging.getLogger("llm_sidecar.listener")
+
+_STATUS: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LEARNINGS: Final = 4
+"""A client whose heads differ from call to call is not worth remembering."""
+_LINGER: Final = 1.0
+"""Seconds for which the rest of a refused upload is read away, so that the client sees the answer."""
+_LINGER_BYTES: Final = 4 * 1024 * 1024
+
+
+class Pausable(Protocol):
+    """What feeds a stream: it can be told to wait."""
+
+    def pause(self) -> None:
+        """Push nothing."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Connection(RequestHandler):
+    """One client connection: the calls on it one after another, and the bytes of each answer.
+
+    A call answers with either ``send`` (whole) or ``open`` + ``write``... + ``end`` / ``break_off``.
+    """
+
+    __slots__ = (
+        "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat", "_source",
+        "_started", "_write_timer", "_writing_held", "http10", "peer", "secure",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(listener.server, loop=loop, **options)
+        self._listener = listener
+        self._source: Pausable | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._writing_held = False
+        self._started = False
+        self._begun = False
+        self._chunked = False
+        self._keep = True
+        self._continue_due = False
+        self._repeat: Repeat | None = None
+        self._learnings = 0
+        self.http10 = False
+        self.peer = ""
+        self.secure = False
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) and peer else ""
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        super().connection_made(transport)
+        listener = self._listener
+        listener.connections.add(self)
+        if len(listener.connections) > listener.config.max_connections and self.transport is not None:
+            # Over the limit: the client is connected and waits unread until another one leaves.
+            self.transport.pause_reading()
+            listener.waiting.append(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        listener = self._listener
+        listener.connections.discard(self)
+        while listener.waiting:
+            first = listener.waiting.popleft()
+            if first.transport is not None:
+                first.transport.resume_reading()
+                break
+        self._cancel_timers()
+        self._source = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._head_timer is not None or self._close or self._force_close:
+            super().data_received(data)  # in the middle of a call, or of a head
+            if not self._started and self._head_timer is None and not self._messages:
+                # The beginning of a head came with the connection, before its task ran.
+                self._head_timer = self._loop.call_later(self._listener.config.header_timeout, self._head_too_slow)
+            return
+        # The parser stands between two requests.
+        repeat = self._repeat
+        if repeat is not None:
+            body = repeat.body(data)
+            if body is not None:
+                self._messages.append((repeat.head, Whole(body)))  # type: ignore[arg-type]
+                waiter.set_result(None)
+                return
+        super().data_received(data)
+        if waiter.done():
+            if self._learnings < _LEARNINGS and len(self._messages) == 1:
+                self._learn(data)
+        elif self._head_timer is None:
+            # Bytes came and no head is complete: the client has so long to finish it.
+            self._head_timer = self._loop.call_later(self._listener.config.header_timeout, self._head_too_slow)
+
+    def _learn(self, data: bytes) -> None:
+        message, payload = self._messages[0]
+        if isinstance(message, _ErrInfo):
+            return
+        self._learnings += 1
+        head = Head(message)
+        self._repeat = learn(data, message, head)
+        self._messages[0] = (head, payload)  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._source is not None:
+            self._writing_held = True
+            self._source.pause()
+        self._write_timer = self._loop.call_later(self._listener.config.write_timeout, self._not_drinking)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._writing_held and self._source is not None:
+            self._writing_held = False
+            self._source.resume()
+
+    # --- the calls of a connection -----------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Answer the calls of this connection until it closes."""
+        listener = self._listener
+        loop = self._loop
+        self._started = True
+        while not self._force_close:
+            if not self._messages:
+                if self._close or listener.draining:
+                    break
+                self._waiter = waiter = loop.create_future()
+                try:
+                    await waiter
+                finally:
+                    self._waiter = None
+            message: Any
+            payload: Payload
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            self._begun = False
+            self._source = None
+            if isinstance(message, _ErrInfo):
+                self._keep = False
+                self.http10 = False
+                self.refuse(_bad_head(message))
+                break
+            head = message if type(message) is Head else Head(message)
+            if head.size > listener.config.max_header:
+                self._keep = False
+                self.http10 = head.http10
+                self.refuse(_head_too_large())
+                break
+            self.http10 = head.http10
+            self._keep = head.keep
+            self._continue_due = head.expects and payload is not EMPTY_PAYLOAD
+            listener.calls += 1
+            try:
+                await listener.serve(self, head, payload)
+            except ConnectionError:
+                break
+            finally:
+                listener.calls -= 1
+                if listener.idle is not None and listener.calls == 0:
+                    listener.idle.set()
+                self._source = None
+            if not payload.is_eof() and not await self._read_away(payload):
+                break
+            if not self._keep or self._close or self._force_close or listener.draining:
+                break
+            keepalive = listener.config.keepalive
+            if keepalive is not None:
+                self._next_keepalive_close_time = close_at = loop.time() + keepalive
+                if self._keepalive_handle is None:
+                    self._keepalive_handle = loop.call_at(close_at, self._process_keepalive)
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _read_away(self, payload: Payload) -> bool:
+        """The rest of a body nobody wanted. False when the connection has to close instead."""
+        if self._continue_due or not self._begun:
+            return False  # the client was never told to send it, or nothing was answered
+        left = _LINGER_BYTES
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_LINGER):
+                while left > 0 and not payload.at_eof():
+                    left -= len(await payload.readany())
+        return bool(payload.is_eof()) and left > 0
+
+    def close_if_idle(self) -> None:
+        """Close now when no call is in progress; else the connection closes after its call."""
+        if self._waiter is not None and not self._messages:
+            self.force_close()
+
+    # --- reading a body ----------------------------------------------------------------------------
+
+    async def read_body(self, payload: Payload, limit: int, grow: Callable[[int], None] | None = None) -> bytes:
+        """The whole body as received. grow: is told the size so far, and may refuse it. Raises ``request_too_large``,
+        ``request_timeout``, ``invalid_request``."""
+        if payload.is_eof():
+            data: bytes = payload.read_nowait(-1)
+            if len(data) > limit:
+                raise _too_large(limit)
+            return data
+        self.expect_body()
+        parts: list[bytes] = []
+        size = 0
+        async for piece in self.stream_body(payload):
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            if grow is not None:
+                grow(size)
+            parts.append(piece)
+        return b"".join(parts)
+
+    async def stream_body(self, payload: Payload, limit: int | None = None) -> Any:
+        """The body piece by piece, no faster than it is taken."""
+        self.expect_body()
+        timeout = self._listener.config.body_timeout
+        size = 0
+        while True:
+            try:
+                if payload.is_eof():
+                    piece = payload.read_nowait(-1)
+                else:
+                    async with asyncio.timeout(timeout):
+                        piece = await payload.readany()
+            except TimeoutError:
+                self._keep = False
+                raise ProxyError(
+                    "request_timeout", f"The rest of the body did not come within {timeout:g} s."
+                ) from None
+            except ConnectionError:
+                raise
+            except Exception as error:
+                self._keep = False
+                raise ProxyError("invalid_request", f"The body's framing is wrong: {error}.") from None
+            if not piece:
+                return
+            size += len(piece)
+            if limit is not None and size > limit:
+                raise _too_large(limit)
+            yield piece
+
+    def expect_body(self) -> None:
+        """Tell a client that waits for it to go on and send its body."""
+        if self._continue_due:
+            self._continue_due = False
+            if self.transport is not None:
+                self.transport.write(_CONTINUE)
+
+    # --- writing an answer -------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> bool:
+        """Whether the head of an answer has left."""
+        return self._begun
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self.transport is None
+
+    def send(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | None, *, length: int | None = None
+    ) -> None:
+        """A whole answer. body None: no body at all (HEAD, 204, 304); ``length`` is then what HEAD announces."""
+        if body is not None:
+            length = len(body)
+        elif length is None and status != 204 and status >= 200 and status != 304:
+            length = 0
+        head = self._head(status, headers, b"" if length is None else b"Content-Length: %d\r\n" % length)
+        self._begun = True
+        if self.transport is None:
+            return
+        if not body:
+            self.transport.write(head)
+        elif len(body) < 65536:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def open(
+        self, status: int, headers: list[tuple[bytes, bytes]], source: Pausable | None, *, length: int | None = None
+    ) -> None:
+        """The head of a streamed answer. length: of the body, where known; else it goes chunked."""
+        self._chunked = False
+        if length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        elif self.http10:
+            framing = b""
+            self._keep = False
+        else:
+            framing = b"Transfer-Encoding: chunked\r\n"
+            self._chunked = True
+        head = self._head(status, headers, framing)
+        self._begun = True
+        self._source = source
+        if self.transport is not None:
+            self.transport.write(head)
+            if self._paused and source is not None:
+                self._writing_held = True
+                source.pause()
+
+    def write(self, data: bytes) -> None:
+        """A piece of a streamed answer."""
+        transport = self.transport
+        if transport is None or not data:
+            return
+        if not self._chunked:
+            transport.write(data)
+        elif len(data) < 65536:
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+
+    def end(self) -> None:
+        """A streamed answer is complete."""
+        self._source = None
+        if self._chunked and self.transport is not None:
+            self.transport.write(b"0\r\n\r\n")
+
+    def break_off(self) -> None:
+        """A streamed answer is not complete and has no words for it: the framing says so."""
+        self._source = None
+        self._keep = False
+        self._close = True
+        if self.transport is not None:
+            # What was written is still delivered; the missing end is the message.
+            self.transport.close()
+
+    def refuse(self, error: ProxyError, body: bytes | None = None) -> None:
+        """An error without a call: a head that cannot be read."""
+        from proxy.dialects import generic  # noqa: PLC0415 - only for broken requests
+
+        request_id = f"req_{secrets.token_hex(12)}"
+        headers = [(b"content-type", b"application/json")]
+        if error.should_retry is not None:
+            headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+        headers += [(name, request_id.encode()) for name in (b"x-sidecar-request-id", b"x-request-id")]
+        log.info(
+            "request refused before it was a call",
+            extra={"request_id": request_id, "status": error.status, "error": error.code, "peer": self.peer},
+        )
+        with contextlib.suppress(ConnectionError):
+            self.send(error.status, headers, generic.error(error) if body is None else body)
+
+    def close_after_answer(self) -> None:
+        """No further call on this connection."""
+        self._keep = False
+
+    def _head(self, status: int, headers: list[tuple[bytes, bytes]], framing: bytes) -> bytes:
+        lines = [b": ".join(pair) for pair in headers]
+        if self._close or self._listener.draining or self._continue_due:
+            self._keep = False
+        if not self._keep:
+            framing += b"Connection: close\r\n"
+        elif self.http10:
+            framing += b"Connection: keep-alive\r\n"
+        first = _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
+        head = b"%b%b\r\n%b\r\n" % (first, b"\r\n".join(lines), framing)
+        breaks = head.count(b"\n")
+        if breaks != len(lines) + 2 + framing.count(b"\n") or head.count(b"\r") != breaks:
+            # A header of ours with a line break in it would be somebody else's header: leave the bad ones out.
+            safe = [pair for pair in headers if not (set(b"\r\n") & set(pair[0] + pair[1]))]
+            return self._head(status, safe, framing.removesuffix(b"Connection: close\r\n"))
+        return head
+
+    # --- deadlines -------------------------------------------------------------------------------
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._messages:
+            return
+        self._keep = False
+        self.refuse(ProxyError("request_timeout", "The head of the request did not come in time."))
+        self.force_close()
+
+    def _not_drinking(self) -> None:
+        self._write_timer = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._write_timer = None
+
+
+def _bad_head(message: Any) -> ProxyError:
+    """What aiohttp's parser refused, in our words."""
+    cause = getattr(message, "exc", None)
+    text = str(getattr(message, "message", "")).split("\n", 1)[0][:200]
+    if isinstance(cause, LineTooLong) or "many headers" in text.lower():
+        return _head_too_large()
+    return ProxyError("invalid_request", f"This is not a well-formed HTTP request: {text or 'bad request'}.")
+
+
+def _head_too_large() -> ProxyError:
+    return ProxyError("request_too_large", "The request line or the headers are too long or too many.", status=431)
+
+
+def _too_large(limit: int) -> ProxyError:
+    return ProxyError("request_too_large", f"The body is larger than {limit} bytes.")
