@@ -283,6 +283,18 @@ class AttemptKey(Protocol):
         """The secret itself, for the wire only."""
 
 
+_estimate_input: Callable[[Dialect, Any], int] | None = None
+
+
+def _load_estimate() -> Callable[[Dialect, Any], int]:
+    """Once: most chains never ask, and an import statement costs each call that runs into it a microsecond."""
+    global _estimate_input  # noqa: PLW0603 - a module, kept
+    from proxy.dialects.size import estimate_input  # noqa: PLC0415 - see above
+
+    _estimate_input = estimate_input
+    return estimate_input
+
+
 class Exchange:
     """One call: identity, request, chain, attempts, usage, cost, outcome.
 
@@ -392,10 +404,11 @@ class Exchange:
         """Estimated input tokens, worked out once; 0 without a body that is understood."""
         count = self.estimated_input
         if count is None:
-            from proxy.dialects.size import estimate_input  # noqa: PLC0415 - most chains never ask
-
-            body = self.request.body
-            count = 0 if body is None or self.dialect is None else estimate_input(self.dialect, body.strict())
+            body, dialect = self.request.body, self.dialect
+            if body is None or dialect is None:
+                count = 0
+            else:
+                count = (_estimate_input or _load_estimate())(dialect, body.strict())
             self.estimated_input = count
         return count
 

@@ -56,9 +56,11 @@ class Tariff:
         model = attempt.target.model or exchange.model_asked or ""
         service = "standard"
         if body is not None and body.was_read:
-            tier = body.strict().get("service_tier")
-            if tier is not None and isinstance(tier, str) and tier in SERVICES:
-                service = tier
+            tree = body.strict()
+            if "service_tier" in tree:
+                tier = tree["service_tier"]
+                if isinstance(tier, str) and tier in SERVICES:
+                    service = tier
         paid_with = "" if key is None else key.id
         wanted = (model, upstream, paid_with, service)
         kept = self._kept.get(wanted)
@@ -77,16 +79,17 @@ class Tariff:
 
     def charge(self, exchange: Exchange, attempt: Attempt) -> Charge | None:
         """What the attempt used and cost; None when nothing of it is paid. Final once the attempt has an outcome."""
-        found: Charge | None = attempt.local.get(_CHARGED)
-        if found is not None:
+        local = attempt.local
+        if _CHARGED in local:
+            found: Charge = local[_CHARGED]
             return found
-        usage = used(exchange, attempt)
+        usage = attempt.usage if attempt.usage is not None else used(exchange, attempt)
         if usage is None:
             return None
-        price: Price | Unpriced = attempt.local.get(PRICE) or self.price(exchange, attempt)
+        price: Price | Unpriced = local.get(PRICE) or self.price(exchange, attempt)
         charge = Charge(usage, price.cost(usage), price)
         if attempt.outcome is not None:
-            attempt.local[_CHARGED] = charge
+            local[_CHARGED] = charge
         return charge
 
 

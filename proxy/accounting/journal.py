@@ -33,6 +33,7 @@ __all__ = ["Journal", "recover"]
 log = logging.getLogger("proxy.accounting")
 
 SLOW_WRITE = 0.100
+_monotonic = time.monotonic
 _QUICK_WRITE = 0.010
 _QUICK_IN_A_ROW = 50
 _TRY_AGAIN = 1.0
@@ -65,6 +66,8 @@ class Journal:
         self._held_bytes = held_bytes
         self._alarm = alarm
         self.state = "closed"
+        self.refusing = False
+        """Whether new calls must be refused: no room to write, and configured so."""
         self.direct = False
         """Whether a line stands in the file when ``append`` returns; else ``flushed`` tells."""
         self.lost = 0
@@ -131,6 +134,7 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
         self.state = "closed"
+        self.refusing = False
         self.grew.set()
         self.directory.release()
 
@@ -148,26 +152,27 @@ class Journal:
 
     def append(self, line: bytes) -> None:
         """Append one line (with its newline); see ``direct`` for when it stands in the file."""
-        if self.direct:
-            started = time.monotonic()
-            try:
-                if self._size >= self._segment_bytes:
-                    self._next_segment()
-                if os.write(self._fd, line) != len(line):
-                    self._write_rest(line)
-                self._size += len(line)
-            except OSError as error:
-                self._pending.append(line)
-                self._no_room(error)
-                return
-            if time.monotonic() - started > SLOW_WRITE:
-                self._too_slow(time.monotonic() - started)
-            self.grew.set()
+        if not self.direct:
+            self._pending.append(line)
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
             return
-        self._pending.append(line)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        started, size = _monotonic(), len(line)
+        try:
+            if self._size >= self._segment_bytes:
+                self._next_segment()
+            if os.write(self._fd, line) != size:
+                self._write_rest(line)
+            self._size += size
+        except OSError as error:
+            self._pending.append(line)
+            self._no_room(error)
+            return
+        took = _monotonic() - started
+        if took > SLOW_WRITE:
+            self._too_slow(took)
+        self.grew.set()
 
     def flushed(self) -> asyncio.Future[bool]:
         """Done when everything appended so far stands in the file: True. False at once if there is no room for it."""
@@ -181,11 +186,6 @@ class Journal:
         else:
             waiter.set_result(True)
         return waiter
-
-    @property
-    def refusing(self) -> bool:
-        """Whether new calls must be refused: no room to write, and configured so."""
-        return self.state == "full" and self.on_full == "refuse"
 
     @property
     def held(self) -> int:
@@ -362,6 +362,7 @@ class Journal:
 
     def _change(self, state: str, text: str) -> None:
         self.state = state
+        self.refusing = state == "full" and self.on_full == "refuse"
         self._tell(state, text)
 
     def _tell(self, state: str, text: str) -> None:

@@ -60,6 +60,8 @@ class PriceBook:
         self._clock = clock
         self._on_unpriced = on_unpriced
         self._catalog: Catalog | None = None
+        self.ready = False
+        """Whether a look-up is quick: the bundled list is loaded."""
         self._found: dict[tuple[str, str, str, str], tuple[Price | Unpriced, float]] = {}
 
     def warm(self, models: Sequence[tuple[str, str]] = ()) -> None:
@@ -68,15 +70,11 @@ class PriceBook:
         for model, base_url in models:
             self.price(model, base_url)
 
-    @property
-    def ready(self) -> bool:
-        """Whether a look-up is quick: the bundled list is loaded."""
-        return self._catalog is not None
-
     def catalog(self) -> Catalog:
         """The bundled list, loaded on first use."""
         if self._catalog is None:
             self._catalog = Catalog()
+            self.ready = True
         return self._catalog
 
     def price(self, model: str, base_url: str = "", key: str = "", service: str = "standard") -> Price | Unpriced:

@@ -83,7 +83,7 @@ def attribution(
     key: str = "",
 ) -> str:
     """Who caused a cost and where, as one string. ``tags`` comes from ``canonical_tags``."""
-    who = "\t".join((principal, project, tags, task, route, model_asked, model, upstream, key))
+    who = f"{principal}\t{project}\t{tags}\t{task}\t{route}\t{model_asked}\t{model}\t{upstream}\t{key}"
     if who.count("\t") != 8 or "\x00" in who:  # a value from outside with a tab in it
         values = (principal, project, tags, task, route, model_asked, model, upstream, key)
         return "\t".join(value.translate(_PLAIN) for value in values)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, WORST_CASE, Charge, bound_of, size_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, WORST_CASE, bound_of, size_estimate
+from proxy.accounting.record import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.accounting.books import Store
-    from proxy.accounting.charge import Tariff
+    from proxy.accounting.charge import Charge, Tariff
     from proxy.accounting.rates import Price, Unpriced
     from proxy.clock import Clock
     from proxy.exchange import Attempt, Exchange, Target
@@ -75,13 +76,21 @@ class Ticket:
             asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
             wanted = (price.worst_case(asked, bound), asked, bound)
         number, reserved, now = self.number, wanted[0], int(self.clock.now() * 1000)
-        line = record.line_of(("b", number, now, exchange.id, who, reserved, price.version, wanted[1:]))
+        line = line_of(("b", number, now, exchange.id, who, reserved, price.version, wanted[1:]))
         self.store.journal.begin(number, line)
 
-    def charges(self, exchange: Exchange) -> list[Charge]:
-        """What the call's own attempts have cost; none for a hit or a follower of somebody else's flight."""
-        charge = self.tariff.charge
-        return [paid for made in self._own(exchange) if (paid := charge(exchange, made)) is not None]
+    def cost(self, exchange: Exchange) -> int | None:
+        """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
+        None where a price is unknown, which is no figure at all, never a zero.
+        """
+        total, charge = 0, self.tariff.charge
+        for made in self._own(exchange):
+            paid = charge(exchange, made)
+            if paid is not None:
+                if not paid.price.priced:
+                    return None
+                total += paid.cost
+        return total
 
     def _own(self, exchange: Exchange) -> list[Attempt]:
         if exchange.cache_status in FROM_CACHE:
@@ -187,7 +196,7 @@ class Ticket:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
         answer, clock, first, started = exchange.answer, self.clock, exchange.first_byte_at, exchange.started_at
-        return record.line_of(
+        return line_of(
             (
                 "e",
                 number,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from proxy import __version__
 
@@ -48,9 +49,20 @@ def run(arguments: list[str]) -> int:
     return code
 
 
+def default_config() -> str:
+    """``config.yaml`` of this folder; where there is none, the one that was installed with the program, if it was."""
+    if not Path("config.yaml").exists():
+        installed = Path(sys.prefix) / "share" / "llm-sidecar" / "config.yaml"
+        if installed.exists():
+            return str(installed)
+    return "config.yaml"
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config`` and ``--set``, as every command takes them."""
-    parser.add_argument("--config", "-c", default="config.yaml", metavar="FILE", help="configuration (config.yaml)")
+    parser.add_argument(
+        "--config", "-c", default=default_config(), metavar="FILE", help="configuration (%(default)s)"
+    )
     parser.add_argument(
         "--set",
         "-s",

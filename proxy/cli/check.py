@@ -84,9 +84,9 @@ def _live(config: Config) -> bool:
 
 def _build(loaded: Any) -> list[str]:
     """Build every policy, so that what only a constructor can find is found too."""
+    from proxy.build import build_chain  # noqa: PLC0415
     from proxy.clock import SystemClock  # noqa: PLC0415 - only here
     from proxy.services import Services  # noqa: PLC0415
-    from proxy.build import build_chain  # noqa: PLC0415
     from proxy.wiring import offer_services  # noqa: PLC0415
 
     services = Services(SystemClock(), loaded.config, dry=True)

@@ -134,7 +134,7 @@ class Plain(Reading):
         self.model = model
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bound:
     """What bounds an answer. tokens: per choice, None when the client set none. choices: ``n``."""
 

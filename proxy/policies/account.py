@@ -85,13 +85,10 @@ class Account(Policy):
         ticket: Ticket | None = exchange.local.get(TICKET)
         if ticket is None or answer.failed or answer.origin in ("policy", "sidecar"):
             return None
-        cost = 0
-        for charge in ticket.charges(exchange):
-            if not charge.price.priced:  # an unknown price is no figure at all, never a zero
-                return None
-            cost += charge.cost
-        exchange.cost_nanos = cost
-        exchange.add_header(b"x-sidecar-cost-usd", usd_text(cost).encode())
+        cost = ticket.cost(exchange)
+        if cost is not None:
+            exchange.cost_nanos = cost
+            exchange.add_header(b"x-sidecar-cost-usd", usd_text(cost).encode())
         return None
 
     async def on_settle(self, exchange: Exchange) -> None:
