@@ -358,11 +358,13 @@ class Snapshot:
         if answer.origin not in ("upstream", "cache"):
             headers.append((b"x-request-id", request_id))
         served = exchange.served_by
+        sent = len(exchange.attempts)
         if served is not None:
+            sent += served.resent  # a kept connection had been closed: the request went out twice
             headers.append((b"x-sidecar-upstream", served.upstream.encode()))
             if served.key is not None:
                 headers.append((b"x-sidecar-key", served.key.id.encode()))
-        headers.append((b"x-sidecar-attempts", b"%d" % len(exchange.attempts)))
+        headers.append((b"x-sidecar-attempts", b"%d" % sent))
         if exchange.cache_status is not None:
             headers.append((b"x-sidecar-cache", exchange.cache_status.encode()))
         if exchange.added_headers:

@@ -175,6 +175,8 @@ def _models(config: Config) -> list[tuple[str, str]]:
 
 
 def _warn(unpriced: Unpriced) -> None:
+    if not unpriced.name:
+        return  # a call for no model (a list of models, a file): there is nothing to price
     log.warning(
         "no price for model %r: %s. Its calls and tokens count, their cost is unknown", unpriced.name, unpriced.reason
     )

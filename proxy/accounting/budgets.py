@@ -132,7 +132,9 @@ class Budget:
         text = f"Budget {self.name} of {who}: {shown(int(refusal.used))} of {shown(int(refusal.limit.limit))} are spent"
         if refusal.held:
             text += f", {shown(int(refusal.held))} are reserved by calls in flight"
-        renewed = "it frees as calls grow old" if self.window.rolling else f"it begins anew at {back}"
+        renewed = (
+            f"it frees as calls grow old, all of it by {back}" if self.window.rolling else f"it begins anew at {back}"
+        )
         return f"{text} for {window}; this call may need {shown(wanted)}; {renewed}."
 
 

@@ -225,7 +225,7 @@ def _number(value: Any) -> Any:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         if 0 < abs(value) < 0.01:  # a call costs millionths: never shown as if it were nothing
-            return _number(value)
+            return str(_number(value))
         return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}"
     if value is None:
         return "-"

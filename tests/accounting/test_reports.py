@@ -282,3 +282,9 @@ def test_dates_and_moments_are_understood():
     )
     assert moment("2026-05-01T08:00+01:00", UTC, now) == datetime(2026, 5, 1, 7, tzinfo=UTC).timestamp()
     assert 0 <= now - timedelta(days=7).total_seconds() - moment("7d", UTC, now) < 3_600
+
+
+async def test_the_table_shows_a_small_cost_as_what_it_is(recent, parse, capsys):
+    assert run(parse, "--ledger", recent, "--by", "model") == 0
+    small = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("small"))
+    assert "0.003456" in small

@@ -293,7 +293,9 @@ class Budget(Policy):
         self._next[limit.name] = min(higher) * limit.limit if higher else inf
         metric = limit.name.removeprefix(f"budget:{self.budget.name}:").partition(":")[0]
         shown = f"${usd_text(int(used), places=4)}" if metric == "usd" else f"{int(used)} {metric}"
-        text = f"budget {self.budget.name} of {value}: {share:.0%} of its {self.budget.window.kind} are spent ({shown})"
+        window = self.budget.window
+        of = f"last {window.rolling:g} s" if window.rolling else window.kind
+        text = f"budget {self.budget.name} of {value}: {share:.0%} of its {of} are spent ({shown})"
         log.warning("%s", text)
         if self.books.store is not None:
             self.books.store.tell("budget_warning", text)
