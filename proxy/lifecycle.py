@@ -25,7 +25,6 @@ from proxy.upstream import classify
 from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
-
     from proxy.connection import Connection
     from proxy.exchange import FailureClass
     from proxy.head import Head, Payload

@@ -103,7 +103,7 @@ class Budget:
         return [bucket for bucket in self._buckets.values() if bucket.starts <= now < bucket.ends]
 
     def claims(
-        self, bucket: Bucket, amounts: tuple[int, int, int], *, priced: bool = True
+        self, bucket: Bucket, amounts: tuple[int, int, int], priced: bool = True
     ) -> tuple[tuple[Claim, ...], tuple[int, ...]]:
         """What the attempt wants of each counter, and the claims' places in METRICS.
 

@@ -171,16 +171,20 @@ class Ticket:
         version = ""
         counts: tuple[int, ...] = ()
         extras: list[list[Any]] = []
+        charge = self.tariff.charge
         for made in own:
             made.local[_COUNTED] = True
             if made.sent:
                 sent += 1
-            paid = self.tariff.charge(exchange, made)
+            paid = charge(exchange, made)
             if paid is None:
                 continue
             total += paid.cost
             if made is attempt:
-                flags, cost, version, counts = _flags(paid), paid.cost, paid.price.version, paid.usage.pack()
+                price, usage = paid.price, paid.usage
+                cost, version, counts = paid.cost, price.version, usage.pack()
+                if usage.estimated or price.free or not price.priced:
+                    flags = _flags(paid)
             else:
                 extras.append(
                     record.extra(

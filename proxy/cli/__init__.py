@@ -60,9 +60,7 @@ def default_config() -> str:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config`` and ``--set``, as every command takes them."""
-    parser.add_argument(
-        "--config", "-c", default=default_config(), metavar="FILE", help="configuration (%(default)s)"
-    )
+    parser.add_argument("--config", "-c", default=default_config(), metavar="FILE", help="configuration (%(default)s)")
     parser.add_argument(
         "--set",
         "-s",

@@ -50,9 +50,10 @@ class MemoryState:
             claims = alternatives[0]
             [(limit, amount)] = claims
             wait = (meters.get(limit.name) or self.meter(limit)).ask(limit, amount, now, share)
+            said = Grant(claims, 0, now) if wait <= 0.0 else self._refuse(claims, limit, now)
             if self._owed:
                 self.sweep(self._owed)
-            return Grant(claims, 0, now) if wait <= 0.0 else self._refuse(claims, limit, now)
+            return said
         best: Refusal | None = None
         for index, claims in enumerate(alternatives):
             for limit, amount in claims:
@@ -112,19 +113,24 @@ class MemoryState:
             return
         grant.open = False
         now = self._monotonic()
-        for (limit, amount), real in zip(grant.claims, actual, strict=True):
-            if type(limit) is Counter and not limit.span:  # a budget's calendar window: nothing but two sums
-                spender = self.meters.get(limit.name)
-                if type(spender) is CounterMeter and spender.expires > now:
-                    spender.held -= amount
-                    spender.spent += real
-                    spender.away += real - amount
-                    continue
-            if real != amount or not limit.prepaid:
-                meter = self.meters.get(limit.name) or self.meter(limit)
-                meter.settle(limit, amount, real, grant.stamp, now, self.share)
+        claims = grant.claims
+        if len(claims) == 1:
+            [(limit, amount)], [real] = claims, actual
+            self._settle(limit, amount, real, grant.stamp, now)
+        else:
+            for (limit, amount), real in zip(claims, actual, strict=True):
+                self._settle(limit, amount, real, grant.stamp, now)
         if sent_at is not None and sent_at > grant.stamp + GRACE:
             self._restamp(grant, actual, sent_at, now)
+
+    def _settle(self, limit: Limit, amount: float, real: float, stamp: float, now: float) -> None:
+        meter = self.meters.get(limit.name) or self.meter(limit)
+        if type(meter) is CounterMeter and not meter.span and meter.expires > now and type(limit) is Counter:
+            meter.held -= amount  # a budget's calendar window: nothing but two sums
+            meter.spent += real
+            meter.away += real - amount
+        elif real != amount or not limit.prepaid:
+            meter.settle(limit, amount, real, stamp, now, self.share)
 
     def _restamp(self, grant: Grant, actual: Sequence[float], sent_at: float, now: float) -> None:
         for (limit, _), real in zip(grant.claims, actual, strict=True):

@@ -52,10 +52,7 @@ class Upstream:
         auth = config.key_auth
         self.auth_header = auth.header.lower().encode()
         self.auth_prefix = auth.prefix
-        self.headers = [
-            (key.encode(), value.get_secret_value().encode())
-            for key, value in config.headers.items()
-        ]
+        self.headers = [(key.encode(), value.get_secret_value().encode()) for key, value in config.headers.items()]
         self.headers_named = frozenset(key.lower() for key, _ in self.headers)
         self.query = urlencode(config.query)
         self.asks_usage = config.stream_usage != "never"
@@ -93,9 +90,7 @@ class Upstream:
 
 
 def _tls(tls: UpstreamTls) -> TlsOptions:
-    return TlsOptions(
-        ca=_path(tls.ca), cert=_path(tls.cert), key=_path(tls.key), sni=tls.sni, verify=tls.verify
-    )
+    return TlsOptions(ca=_path(tls.ca), cert=_path(tls.cert), key=_path(tls.key), sni=tls.sni, verify=tls.verify)
 
 
 def _path(path: Path | None) -> str | None:

@@ -137,7 +137,7 @@ class Budget(Policy):
             if options.on_unpriced == "reject" and not self.observe:
                 text = f"Budget {budget.name}: no price is known for this model, and on_unpriced is reject."
                 return Veto("target", ProxyError("insufficient_quota", text, policy=self.label))
-        claims, places = budget.claims(budget.bucket(value, self._now()), wanted, priced=price.priced)
+        claims, places = budget.claims(budget.bucket(value, self._now()), wanted, price.priced)
         if not claims:
             return None
         place: Place | None = exchange.local.get(self)
@@ -257,8 +257,10 @@ class Budget(Policy):
             return
         else:
             actual = _REFUSED_BY_PROVIDER
+        places = hold.places
         if hold.grant is not None:
-            state.settle(hold.grant, [actual[metric] for metric in hold.places])
+            used = (actual[places[0]],) if len(places) == 1 else [actual[metric] for metric in places]
+            state.settle(hold.grant, used)
         else:
             for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
                 state.book(limit, actual[metric])
@@ -266,9 +268,9 @@ class Budget(Policy):
             self._given_back(self._value(exchange, attempt))
         if self._lowest <= 1.0:
             for limit, _ in hold.claims:
-                used = state.spent(limit)
-                if used >= limit.limit * self._lowest and used >= self._next.get(limit.name, 0.0):
-                    self._warn(limit, used, self._value(exchange, attempt))
+                spent = state.spent(limit)
+                if spent >= limit.limit * self._lowest and spent >= self._next.get(limit.name, 0.0):
+                    self._warn(limit, spent, self._value(exchange, attempt))
 
     def _given_back(self, value: str) -> None:
         line = self._lines.get(value)
