@@ -57,7 +57,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat", "_source",
-        "_started", "_write_timer", "_writing_held", "http10", "peer", "secure",
+        "_started", "_turn", "_write_timer", "_writing_held", "http10", "peer", "secure",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -68,6 +68,7 @@ class Connection(RequestHandler):
         self._write_timer: asyncio.TimerHandle | None = None
         self._writing_held = False
         self._started = False
+        self._turn: asyncio.Future[None] | None = None
         self._begun = False
         self._chunked = False
         self._keep = True
@@ -84,22 +85,24 @@ class Connection(RequestHandler):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) and peer else ""
         self.secure = transport.get_extra_info("sslcontext") is not None
-        super().connection_made(transport)
         listener = self._listener
         listener.connections.add(self)
-        if len(listener.connections) > listener.config.max_connections and self.transport is not None:
-            # Over the limit: the client is connected and waits unread until another one leaves.
-            self.transport.pause_reading()
+        if len(listener.connections) > listener.config.max_connections:
+            # Over the limit: the client is connected and waits, unread but for one read, until another one leaves.
+            self._turn = self._loop.create_future()
             listener.waiting.append(self)
+        super().connection_made(transport)
+        if self._turn is not None and self.transport is not None:
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         listener = self._listener
         listener.connections.discard(self)
-        while listener.waiting:
-            first = listener.waiting.popleft()
-            if first.transport is not None:
-                first.transport.resume_reading()
-                break
+        if listener.waiting:
+            if self._turn is not None and self in listener.waiting:
+                listener.waiting.remove(self)
+            elif len(listener.connections) - len(listener.waiting) < listener.config.max_connections:
+                listener.waiting.popleft().take_turn()
         self._cancel_timers()
         self._source = None
         super().connection_lost(exc)
@@ -155,10 +158,20 @@ class Connection(RequestHandler):
 
     # --- the calls of a connection -----------------------------------------------------------------
 
+    def take_turn(self) -> None:
+        """Another connection has left: this one may begin."""
+        turn, self._turn = self._turn, None
+        if turn is not None and not turn.done():
+            turn.set_result(None)
+        if self.transport is not None:
+            self.transport.resume_reading()
+
     async def start(self) -> None:
         """Answer the calls of this connection until it closes."""
         listener = self._listener
         loop = self._loop
+        if self._turn is not None:
+            await self._turn
         self._started = True
         while not self._force_close:
             if not self._messages:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import orjson
@@ -25,6 +24,7 @@ __all__ = [
     "DIMENSIONS",
     "ESTIMATED",
     "FREE",
+    "NEWLINE",
     "OUTCOMES",
     "PLACES",
     "UNPRICED",
@@ -35,7 +35,6 @@ __all__ = [
     "canonical_tags",
     "end",
     "extra",
-    "line_of",
 ]
 
 DIMENSIONS = ("principal", "project", "tags", "task", "route", "model_asked", "model", "upstream", "key")
@@ -51,10 +50,10 @@ ESTIMATED = 2  # the usage is our estimate
 UNPRICED = 4  # no price was known for the model
 FREE = 8  # paid by a free-tier credit
 
-_NEWLINE = orjson.OPT_APPEND_NEWLINE
-
-line_of = partial(orjson.dumps, option=_NEWLINE)
-"""A record (a tuple in the order above) as its line. ``begin`` and ``end`` name the parts; a call's way is shorter."""
+NEWLINE = orjson.OPT_APPEND_NEWLINE
+"""``orjson.dumps(record, None, NEWLINE)`` is the line of a record, a tuple in the order above. ``begin`` and ``end``
+name the parts; a call's way is shorter.
+"""
 
 _PLAIN = str.maketrans({"\t": " ", "\n": " ", "\r": " ", "\x00": " "})
 
@@ -103,7 +102,7 @@ def _tag_part(text: str) -> str:
 
 def begin(id: int, at: int, request: str, who: str, reserved: int, version: str, usage: Sequence[int]) -> bytes:  # noqa: A002
     """The line for an attempt that goes out; ``reserved`` nano-dollars and ``usage`` are its estimate."""
-    return orjson.dumps(("b", id, at, request, who, reserved, version, usage), option=_NEWLINE)
+    return orjson.dumps(("b", id, at, request, who, reserved, version, usage), option=NEWLINE)
 
 
 def end(
@@ -128,7 +127,7 @@ def end(
     place = PLACES[outcome]
     return orjson.dumps(
         ("e", id, at, request, who, place, status, flags, ms, first_ms, attempts, cost, saved, version, usage, extras),
-        option=_NEWLINE,
+        option=NEWLINE,
     )
 
 

@@ -8,14 +8,15 @@ then ``calls`` (reached an upstream or came from a cache), ``cached_calls``, ``r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
 from typing import Any, NamedTuple
 
 from proxy.accounting.histogram import percentile
-from proxy.accounting.ledger.base import Ledger, Totals, ask_histogram, ask_totals
+from proxy.accounting.ledger.base import Ledger, Totals, add, ask_histogram, ask_totals
 from proxy.accounting.ledger.statements import HOUR
-from proxy.accounting.money import usd
+from proxy.accounting.money import NANO, usd
 from proxy.accounting.windows import Window
 
 __all__ = ["DIMENSIONS", "Projection", "Row", "changes", "project_month", "summarize", "trend"]
@@ -65,21 +66,18 @@ async def summarize(
     timed = any(name in _TIMES for name in by)
     found = await ask_totals(ledger, first, last, columns, where, finest="hours" if timed else "")
     merged: dict[tuple[str, ...], Totals] = {}
+    readers = [(columns.index(_column(name)), _reader(name, time_zone)) for name in by]
     for key, totals in found.items():
-        row = dict(zip(columns, key, strict=True))
-        place = tuple(_value(name, row, time_zone) for name in by)
-        sums = merged.get(place)
-        if sums is None:
-            merged[place] = totals
+        place = tuple([read(key[column]) for column, read in readers])
+        if place in merged:
+            add(merged[place], totals)
         else:
-            for name, value in totals.items():
-                sums[name] += value
-    rows = [_row(by, place, totals) for place, totals in merged.items()]
+            merged[place] = totals
+    ordered = sorted(merged) if by and by[0] in _TIMES else merged
+    rows = [_row(by, place, merged[place]) for place in ordered]
     if percentiles and not timed and all(name in DIMENSIONS for name in by):
         await _add_percentiles(ledger, rows, first, last, by, where, percentiles)
-    if by and by[0] in _TIMES:
-        rows.sort(key=lambda row: [str(row[name]) for name in by])
-    else:
+    if not (by and by[0] in _TIMES):
         rows.sort(key=lambda row: (-row["cost_usd"], -row["calls"], *(str(row[name]) for name in by)))
     return rows
 
@@ -103,26 +101,34 @@ async def _add_percentiles(
 def _columns(by: Sequence[str]) -> list[str]:
     columns: list[str] = []
     for name in by:
-        column = "tags" if name.startswith("tag:") and len(name) > 4 else DIMENSIONS.get(name)
-        if column is None:
-            raise ValueError(f"by {name!r}: no such dimension; there are {', '.join(DIMENSIONS)} and tag:NAME")
+        column = _column(name)
         if column not in columns:
             columns.append(column)
     return columns
 
 
-def _value(name: str, row: Mapping[str, Any], time_zone: tzinfo) -> str:
+def _column(name: str) -> str:
+    column = "tags" if name.startswith("tag:") and len(name) > 4 else DIMENSIONS.get(name)
+    if column is None:
+        raise ValueError(f"by {name!r}: no such dimension; there are {', '.join(DIMENSIONS)} and tag:NAME")
+    return column
+
+
+def _reader(name: str, time_zone: tzinfo) -> Callable[[Any], str]:
+    """What a column's value is called in the report, worked out once for each value (an hour has many rows)."""
     if name in _TIMES:
-        moment = datetime.fromtimestamp(int(row["slot"]) * (HOUR // 1000), time_zone)
-        return moment.strftime("%Y-%m-%d" if name == "day" else "%Y-%m-%dT%H:00%z")
+        form = "%Y-%m-%d" if name == "day" else "%Y-%m-%dT%H:00%z"
+        return cache(lambda slot: datetime.fromtimestamp(int(slot) * (HOUR // 1000), time_zone).strftime(form))
     if name.startswith("tag:"):
         wanted = f"{name.removeprefix('tag:')}="
-        return next((part[len(wanted) :] for part in row["tags"].split(",") if part.startswith(wanted)), LACKING)
-    return str(row[DIMENSIONS[name]]) or LACKING
+        return cache(
+            lambda tags: next((part[len(wanted) :] for part in tags.split(",") if part.startswith(wanted)), LACKING)
+        )
+    return lambda value: str(value) or LACKING
 
 
 def _row(by: Sequence[str], place: Sequence[str], totals: Totals) -> Row:
-    calls = totals["calls"]
+    calls, cost, free = totals["calls"], totals["cost"], totals["free"]
     paid = calls - totals["cached_calls"]
     return {
         **dict(zip(by, place, strict=True)),
@@ -131,16 +137,16 @@ def _row(by: Sequence[str], place: Sequence[str], totals: Totals) -> Row:
         "refused": totals["refused"],
         "input_tokens": totals["input_tokens"],
         "output_tokens": totals["output_tokens"],
-        "cost_usd": usd(totals["cost"]),
-        "saved_usd": usd(totals["saved"]),
+        "cost_usd": cost / NANO,
+        "saved_usd": totals["saved"] / NANO,
         "failed": totals["failed"],
         "estimated": totals["estimated"],
         "unpriced": totals["unpriced"],
-        "free_share": round(totals["free"] / paid, 6) if paid > 0 else 0.0,
+        "free_share": round(free / paid, 6) if free and paid > 0 else 0.0,
         "cached_input_tokens": totals["cached_input"],
         "cache_write_tokens": totals["cache_write"],
         "reasoning_tokens": totals["reasoning"],
-        "mean_cost_usd": usd(totals["cost"]) / paid if paid > 0 else 0.0,
+        "mean_cost_usd": cost / NANO / paid if paid > 0 else 0.0,
         "mean_ms": round(totals["ms"] / calls, 1) if calls else 0.0,
     }
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from orjson import dumps
+
 from proxy.accounting import record
 from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, WORST_CASE, bound_of, size_estimate
-from proxy.accounting.record import line_of
+from proxy.accounting.record import NEWLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,9 +77,9 @@ class Ticket:
             price = local[PRICE] = self.tariff.price(exchange, attempt)
             asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
             wanted = (price.worst_case(asked, bound), asked, bound)
-        number, reserved, now = self.number, wanted[0], int(self.clock.now() * 1000)
-        line = line_of(("b", number, now, exchange.id, who, reserved, price.version, wanted[1:]))
-        self.store.journal.begin(number, line)
+        number, now = self.number, int(self.clock.now() * 1000)
+        begun = ("b", number, now, exchange.id, who, wanted[0], price.version, wanted[1:])
+        self.store.journal.begin(number, dumps(begun, None, NEWLINE))
 
     def cost(self, exchange: Exchange) -> int | None:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
@@ -93,9 +95,11 @@ class Ticket:
         return total
 
     def _own(self, exchange: Exchange) -> list[Attempt]:
+        below = self._below
+        if below is exchange and exchange.cache_status is None:  # no cache in between: the way of most calls
+            return exchange.attempts
         if exchange.cache_status in FROM_CACHE:
             return []
-        below = self._below
         if below is None:
             flight = exchange.flight_of
             if flight is None or flight.attempts is not exchange.attempts:  # no flight, or somebody else's
@@ -200,7 +204,7 @@ class Ticket:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
         answer, clock, first, started = exchange.answer, self.clock, exchange.first_byte_at, exchange.started_at
-        return line_of(
+        return dumps(
             (
                 "e",
                 number,
@@ -218,7 +222,9 @@ class Ticket:
                 version,
                 counts,
                 extras,
-            )
+            ),
+            None,
+            NEWLINE,
         )
 
     def _saved(self, exchange: Exchange) -> int:

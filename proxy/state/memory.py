@@ -47,10 +47,10 @@ class MemoryState:
         meters = self.meters
         share = self.share
         if len(alternatives) == 1 and len(alternatives[0]) == 1:  # one limit: the way of most calls
-            claims = alternatives[0]
-            [(limit, amount)] = claims
+            only = alternatives[0]
+            limit, amount = only[0]
             wait = (meters.get(limit.name) or self.meter(limit)).ask(limit, amount, now, share)
-            said = Grant(claims, 0, now) if wait <= 0.0 else self._refuse(claims, limit, now)
+            said = Grant(only, 0, now) if wait <= 0.0 else self._refuse(only, limit, now)
             if self._owed:
                 self.sweep(self._owed)
             return said

@@ -12,7 +12,18 @@ from proxy.accounting.ledger.batch import SUMS, Batch
 from proxy.accounting.ledger.statements import DAY, HOUR, TABLES, Dialect
 from proxy.accounting.record import DIMENSIONS
 
-__all__ = ["Conflict", "Ledger", "Position", "Slice", "Totals", "ask_histogram", "ask_totals", "open_ledger", "slices"]
+__all__ = [
+    "Conflict",
+    "Ledger",
+    "Position",
+    "Slice",
+    "Totals",
+    "add",
+    "ask_histogram",
+    "ask_totals",
+    "open_ledger",
+    "slices",
+]
 
 Totals = dict[str, int]
 """Name of ``SUMS`` -> sum; money in nano-dollars, ``ms`` in milliseconds."""
@@ -121,7 +132,7 @@ async def ask_totals(
         until += -until % DAY
     pruned = {name: int(before) for name, before in await ledger.rows("SELECT name, before FROM pruned", ())}
     found: dict[tuple[Any, ...], Totals] = {}
-    width = len(by)
+    width, names = len(by), tuple(SUMS)
     condition, values = _where(ledger, where)
     for part in slices(since, until, pruned, finest=finest):
         _, step = TABLES[part.table]
@@ -129,10 +140,19 @@ async def ask_totals(
         for row in await ledger.rows(sql, (part.since // step, part.until // step, *values)):
             if row[width] is None:  # a sum over nothing
                 continue
-            totals = found.setdefault(tuple(row[:width]), dict.fromkeys(SUMS, 0))
-            for name, value in zip(SUMS, row[width:], strict=True):
-                totals[name] += int(value)
+            sums = row[width:] if type(row[width]) is int else map(int, row[width:])  # PostgreSQL's are decimals
+            key, totals = tuple(row[:width]), dict(zip(names, sums, strict=True))
+            if key in found:
+                add(found[key], totals)
+            else:
+                found[key] = totals
     return found
+
+
+def add(sums: Totals, more: Totals) -> None:
+    """Add ``more`` to ``sums``."""
+    for name, value in more.items():
+        sums[name] += value
 
 
 async def ask_histogram(
