@@ -11,17 +11,20 @@ __all__ = ["estimate_input"]
 
 _PER_MESSAGE: Final = 4
 """OpenAI's cookbook counts three to four tokens around each chat message."""
+_PER_CHAT: Final = 3
+"""And three before the answer. An estimate that is too low lets a budget be overspent."""
 
 
 def estimate_input(dialect: Dialect, body: Json) -> int:
-    """Estimated input tokens of a request: its texts, tool descriptions, images, and four tokens a text.
+    """Estimated input tokens of a request: its texts, tool descriptions, images, four tokens a text and three a chat.
 
     Token arrays count as what they are, files and audio as an image each: a rough figure for something unknown.
     """
+    around = _PER_CHAT if dialect.operation == "chat" else 0
     plain = dialect.plain_texts(body)
     if plain is not None:
-        return sum([estimate_tokens(text) + _PER_MESSAGE for text in plain if text])
-    tokens = 0
+        return sum([estimate_tokens(text) + _PER_MESSAGE for text in plain if text], around)
+    tokens = around
     for slot in dialect.texts(body):
         tokens += estimate_tokens(slot.text) + _PER_MESSAGE
     if type(body) is not dict:

@@ -189,9 +189,9 @@ def test_anthropics_words_tell_its_way_of_counting() -> None:
 
 def test_the_size_of_a_request_is_estimated() -> None:
     text = {"messages": [{"role": "user", "content": "x" * 400}]}
-    assert estimate_input(openai_chat, text) == 104
+    assert estimate_input(openai_chat, text) == 107
     image = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/a"}}]}]}
-    assert estimate_input(openai_chat, image) == TOKENS_PER_IMAGE
+    assert estimate_input(openai_chat, image) == TOKENS_PER_IMAGE + 3
     assert estimate_input(openai_embeddings, {"input": [[1] * 50, [2] * 7]}) == 57
 
 

@@ -140,8 +140,8 @@ async def test_answers_and_refusals_carry_the_usual_headers():
         b"x-ratelimit-remaining-requests": b"59",
         b"x-ratelimit-reset-requests": b"1000ms",
         b"x-ratelimit-limit-tokens": b"6000",
-        b"x-ratelimit-remaining-tokens": b"5990",
-        b"x-ratelimit-reset-tokens": b"100ms",
+        b"x-ratelimit-remaining-tokens": b"5987",
+        b"x-ratelimit-reset-tokens": b"129ms",
     }
     streamed = Answer(200, [], origin="upstream", events=True)
     assert limiter.policy.open_stream(exchange, streamed) is None

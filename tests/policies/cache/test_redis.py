@@ -64,10 +64,13 @@ async def test_a_redis_that_stalls_keeps_nobody_over_50_ms_and_only_once(redis):
 
 
 async def test_many_at_once_share_a_few_connections(redis):
-    store = RedisStore(redis.url, "test", (), timeout=2.0)
+    store = RedisStore(redis.url, "test", (), timeout=20.0)
     store.put(KEY, Entry(b"{}", 0, 60).encode(), 60)
+    async with asyncio.timeout(10):
+        while await store.fetch(KEY) is None:
+            pass  # it is written in the background
     found = await asyncio.gather(*(store.fetch(KEY) for _ in range(500)))
-    assert all(one is not None for one in found[1:])
+    assert all(one is not None for one in found)
     clients = await store._cache.client.info("clients")
     assert clients["connected_clients"] <= 33
     await store.close()
