@@ -87,7 +87,8 @@ class AnthropicMessages(Family):
 
     def finish(self, body: Json) -> Finish:
         reason = text_of(as_dict(body).get("stop_reason"))
-        return Finish(reason is not None, [reason] if reason else [])
+        cut = type(body) is dict and "stop_reason" in body and body["stop_reason"] is None
+        return Finish(reason is not None, [reason] if reason else [], cut)
 
     # --- streamed answer ---------------------------------------------------------------
     def read(self, event: Event) -> Reading:

@@ -144,10 +144,15 @@ class Bound:
 
 @dataclass(slots=True)
 class Finish:
-    """How a whole answer ended. complete: it has the finish its dialect demands; reasons: one per choice."""
+    """How a whole answer ended. complete: it has the finish its dialect demands; reasons: one per choice.
+
+    cut: it says itself that it has none (``finish_reason: null``). An answer that leaves the field out may be of a
+    provider that never sends it, and is not cut.
+    """
 
     complete: bool
     reasons: list[str] = field(default_factory=list)
+    cut: bool = False
 
 
 class Dialect:

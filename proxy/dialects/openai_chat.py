@@ -110,7 +110,8 @@ class OpenAIChat(Family):
         if type(choices) is not list or not choices:
             return Finish(False)
         reasons = [reason for choice in choices if (reason := text_of(as_dict(choice).get("finish_reason")))]
-        return Finish(len(reasons) == len(choices), reasons)
+        complete = len(reasons) == len(choices)
+        return Finish(complete, reasons, not complete and any(_unfinished(choice) for choice in choices))
 
     # --- streamed answer ---------------------------------------------------------------
     def read(self, event: Event) -> Reading:
@@ -390,6 +391,10 @@ def _nested(path: Sequence[str | int], text: str) -> dict[str, Any]:
     for part in reversed(path):
         value = [{"index": part, **value} if type(value) is dict else value] if type(part) is int else {part: value}
     return value if type(value) is dict else {"content": text}
+
+
+def _unfinished(choice: Json) -> bool:
+    return type(choice) is dict and "finish_reason" in choice and choice["finish_reason"] is None
 
 
 openai_chat = OpenAIChat()

@@ -15,7 +15,7 @@ def chat_answer(
     *,
     model: str = "gpt-4o-mini",
     usage: tuple[int, int] | None = (9, 3),
-    finish: str = "stop",
+    finish: str | None = "stop",
     tool_calls: Sequence[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """A whole chat completion. usage: (prompt, completion) tokens. tool_calls: as they stand in the message."""

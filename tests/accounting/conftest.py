@@ -55,7 +55,7 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     if not BIN.exists():
-        pytest.skip("PostgreSQL 15 is not installed")
+        pytest.fail("these tests run a real PostgreSQL: install Debian's package postgresql (make test does)")
     folder = Path(f"/tmp/llm-sidecar-postgres-{os.getpid()}")
     folder.mkdir(mode=0o755)
     if os.geteuid() == 0:
@@ -64,6 +64,7 @@ def postgres_server() -> Iterator[Postgres]:
     server.start()
     yield server
     server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

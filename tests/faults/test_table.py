@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.testing import FakeUpstream, Step, chat_events, close, events, garbage, hang, reply, reset
+from proxy.testing import FakeUpstream, Step, chat_answer, chat_events, close, events, garbage, hang, reply, reset
 
 RETRY = {"retry": {"attempts": 3, "backoff": {"initial": "10ms", "max": "20ms"}}}
 FALLBACK = {"fallback": {"targets": [{"upstream": "second"}]}}
@@ -58,6 +58,18 @@ FAILURES: dict[str, tuple[Step, dict[str, tuple[int, int, int]]]] = {
     "reset in the head": (reset("in_head"), row(502)),
     "reset after the head": (reset("after_head"), row(502)),
     "reset in the body": (reset("in_body"), row(502)),
+    # A whole answer that says itself that it has no finish: a failure where somebody judges answers.
+    "cut whole answer": (
+        reply(chat_answer("Hal", finish=None)),
+        {
+            "none": (1, 0, 200),
+            "retry": (3, 0, 502),
+            "fallback": (1, 1, 200),
+            "hedge": (1, 0, 502),
+            "breaker": (1, 0, 200),
+            "all": (3, 1, 200),
+        },
+    ),
     "close before the head": (close("before_head"), row(502)),
     "close in the head": (close("in_head"), row(502)),
     "close in the body": (close("in_body"), row(502)),
