@@ -19,7 +19,8 @@ from proxy.accounting.ledger.base import Ledger
 from proxy.accounting.ledger.postgres import PostgresLedger
 from proxy.accounting.ledger.sqlite import SqliteLedger
 
-BIN = Path("/usr/lib/postgresql/15/bin")
+# Debian keeps each major version in a folder of its own: the newest that is there.
+BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/none"))
 
 
 class Postgres:
