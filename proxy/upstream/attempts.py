@@ -115,7 +115,8 @@ class Attempts:
                 tried.discard()
                 return other
             self._tries += 1
-            refused = other
+            # Where one key alone was asked, its answer says more than that no key is left.
+            refused = other if len(self._failed_keys) > 1 or tried.answer is None else None
         decision = await chain.judge(exchange, attempt, verdict)
         if decision is None or not self._replayable():
             return await self._give_up(attempt, tried, refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -98,3 +99,26 @@ async def test_when_every_key_is_refused_the_call_hears_when_the_first_returns(
     assert (answer.status, answer.code, used(first)) == (503, "no_key_available", ["one", "two"])
     assert least <= int(answer.headers["retry-after"]) <= most
     assert "x-should-retry" not in answer.headers
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+async def test_the_only_key_s_refusal_reaches_the_client_unchanged(
+    start: Any, first: FakeUpstream, status: int
+) -> None:
+    refusal = {"error": {"message": "as the provider says it", "type": "t", "param": None, "code": "c"}}
+    first.default = reply(refusal, status=status, headers={"retry-after": "7"})
+    proxy = await start(["select_key"], keys=KEYS[:1], first=first.url)
+    answer = await proxy.post()
+    assert (answer.status, json.loads(answer.body), answer.headers["retry-after"]) == (status, refusal, "7")
+    later = await proxy.post()
+    await proxy.at_rest()
+    assert (later.status, later.code, used(first)) == (503, "no_key_available", ["one"])
+
+
+async def test_all_keys_refused_is_no_key_available(start: Any, first: FakeUpstream) -> None:
+    first.default = reply({"error": {"message": "slow down"}}, status=429, headers={"retry-after": "7"})
+    proxy = await start(["select_key"], keys=KEYS, first=first.url)
+    answer = await proxy.post()
+    await proxy.at_rest()
+    assert (answer.status, answer.code, used(first)) == (503, "no_key_available", ["one", "two"])
+    assert 0 < int(answer.headers["retry-after"]) <= 7
