@@ -28,8 +28,6 @@ from proxy.exchange import Answer, Exchange, Request
 from proxy.flow import Flow, outcome_of
 from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
-from proxy.upstream import classify
-from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
     from proxy.chain import Chain
@@ -209,7 +207,7 @@ class Flight:
 
     async def _plain(self, answer: Answer) -> None:
         """Bytes that nobody reads: a file, speech, an error too large to judge."""
-        flow, chain, exchange = self.flow, self.chain, self.exchange
+        flow, chain = self.flow, self.chain
         source = answer.source
         assert source is not None
         sink = PlainSink(self.fan, hold_last=chain.settles, length=answer.content_length)
@@ -217,20 +215,7 @@ class Flight:
         self._arrive(answer)
         source.start(sink)
         failure = await sink.ended()
-        if failure is None:
-            exchange.outcome = outcome_of(answer)
-            await flow.end_attempt("answered" if answer.status < 400 else "failed")
-        else:
-            exchange.outcome = "truncated"
-            stalled = False
-            if isinstance(failure, TransportError):
-                kind, exchange.error = classify.from_exception(failure)
-                stalled = kind == "stalled"
-                if exchange.served_by is not None:
-                    exchange.served_by.failure = kind
-            await flow.end_attempt("stalled" if stalled else "truncated")
-        flow.measure()
-        await flow.settle()
+        await flow.end_plain(answer, failure)
         self._share_usage()
         if failure is None:
             sink.release()

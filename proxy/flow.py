@@ -16,7 +16,7 @@ from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
     from proxy.chain import Chain
-    from proxy.exchange import Answer, Attempt, AttemptOutcome, Exchange, Outcome
+    from proxy.exchange import Answer, Attempt, AttemptOutcome, Exchange, FailureClass, Outcome
     from proxy.snapshot import Snapshot
     from proxy.stream.pipe import End, Pipe
 
@@ -82,6 +82,8 @@ class Flow:
         assert chain is not None
         return await chain.up(self.exchange, answer) if chain.answers else answer
 
+    # --- 7: the end --------------------------------------------------------------------------------
+
     async def settle(self) -> None:
         """Run on_settle, once whatever happens."""
         if self.settled:
@@ -89,8 +91,6 @@ class Flow:
         self.settled = True
         if self.chain is not None and self.chain.settles:
             await self.chain.settle(self.exchange)
-
-    # --- 7: the end --------------------------------------------------------------------------------
 
     async def end_attempt(self, outcome: AttemptOutcome) -> None:
         """The committed attempt is over."""
@@ -165,6 +165,23 @@ class Flow:
         await self.end_attempt(outcome)
         self.measure()
         return error
+
+    async def end_plain(self, answer: Answer, failure: Exception | None) -> None:
+        """The same for bytes that nobody reads, and settled. failure: why they broke off, None when they did not."""
+        exchange = self.exchange
+        if failure is None:
+            exchange.outcome = outcome_of(answer)
+            await self.end_attempt("answered" if answer.status < 400 else "failed")
+        else:
+            exchange.outcome = "truncated"
+            kind: FailureClass | None = None
+            if isinstance(failure, TransportError):
+                kind, exchange.error = classify.from_exception(failure)
+            if exchange.served_by is not None:
+                exchange.served_by.failure = kind
+            await self.end_attempt("stalled" if kind == "stalled" else "truncated")
+        self.measure()
+        await self.settle()
 
 
 def outcome_of(answer: Answer) -> Outcome:

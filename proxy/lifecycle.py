@@ -21,12 +21,9 @@ from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
 from proxy.stream.plain import PlainSink
-from proxy.upstream import classify
-from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
     from proxy.connection import Connection
-    from proxy.exchange import FailureClass
     from proxy.head import Head, Payload
     from proxy.snapshot import Snapshot
     from proxy.stream.sse import Event
@@ -207,19 +204,7 @@ async def _send_plain(flow: Flow, connection: Connection, answer: Answer, header
     sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length)
     answer.source.start(sink)
     failure = await sink.ended()
-    if failure is None:
-        exchange.outcome = outcome_of(answer)
-        await flow.end_attempt("answered" if answer.status < 400 else "failed")
-    else:
-        exchange.outcome = "truncated"
-        kind: FailureClass | None = None
-        if isinstance(failure, TransportError):
-            kind, exchange.error = classify.from_exception(failure)
-        if exchange.served_by is not None:
-            exchange.served_by.failure = kind
-        await flow.end_attempt("stalled" if kind == "stalled" else "truncated")
-    flow.measure()
-    await flow.settle()
+    await flow.end_plain(answer, failure)
     if failure is None:
         sink.release()
         connection.end()
@@ -257,12 +242,15 @@ async def _close(flow: Flow, connection: Connection) -> None:
         elif flow.answer is not None and flow.answer.source is not None:
             flow.answer.source.abort()
     exchange.ended_at = flow.snapshot.now()
-    if chain is not None:
-        if flow.attempt is not None and not flow.attempt.ended:
-            await flow.end_attempt("cancelled")
-        if not flow.settled:
-            flow.measure()
-            await flow.settle()
-        if chain.finishes:
-            await chain.done(exchange)
-    flow.snapshot.finish(exchange)
+    try:
+        if chain is not None:
+            if flow.attempt is not None and not flow.attempt.ended:
+                await flow.end_attempt("cancelled")
+            if not flow.settled:
+                flow.measure()
+                await flow.settle()
+            if chain.finishes:
+                await chain.done(exchange)
+    finally:
+        # Also when a second cancellation (the end of a drain) comes in between: held memory is counted here.
+        flow.snapshot.finish(exchange)
