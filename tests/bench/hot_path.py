@@ -1,11 +1,15 @@
 """Python's share of one call, without sockets: microseconds a call, or a profile of them.
 
-    python tests/bench/hot_path.py [--profile] [--calls 40000] [--config FILE] [--body-kb 0.7]
+    python tests/bench/hot_path.py [--profile] [--chain empty] [--chain default] [--chain pii ...] [--hit] [--calls N]
 
 A client's transport and an upstream's are played by objects whose ``write`` answers on the next turn of the loop, so
 what is measured is everything but the kernel: both parsers, the listener, the flow, the chain and the pool. Two
 neighbouring lines of code can be compared with it in seconds; the whole truth, system calls included, is
-``compare.py``.
+``compare.py``. CPU is the main thread's; what background threads use (ledger, log) is printed beside it.
+
+--chain: ``empty``, ``default``, ``keys`` (select_key alone), the name of one policy of the default chain (with
+select_key, so subtract ``keys``), several joined by ``+``, or a file with a chain in JSON. Every call has another text
+unless ``--hit``.
 """
 
 from __future__ import annotations
@@ -18,28 +22,20 @@ import json
 import pstats
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from compare import DEFAULT, PRICES, call
+from world import ANSWER as ANSWER_TEXT
+from world import PROMPT
 
 from proxy.app import App
 from proxy.load import load_config
 from proxy.upstream.transport.connection import Connection as UpstreamConnection
 
-EMPTY = """
-server: {port: 0}
-admin: {enabled: false}
-log: {access: false, level: error}
-upstreams: {bench: {api: openai, base_url: "http://127.0.0.1:9/v1"}}
-routes:
-  - {match: {headers: {x-bench: stream}}, upstream: bench, chain: empty}
-  - {match: {path: "*"}, upstream: bench, chain: empty}
-chains: {empty: []}
-"""
-ANSWER_BODY = json.dumps(
-    {"id": "chatcmpl-bench", "choices": [{"message": {"content": "A short answer, " * 40}}]}
-).encode()
+ANSWER_BODY = ANSWER_TEXT.encode()
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sat, 21 Nov 2026 02:00:00 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n" % len(ANSWER_BODY)
@@ -77,14 +73,47 @@ class Played:
     def abort(self) -> None: ...
 
 
-async def run(config: Path, calls: int, size: int, connections: int, profile: bool) -> float:
-    """Microseconds of CPU a call."""
+def chain_of(name: str) -> list[Any]:
+    """The chain that ``--chain`` means."""
+    if name.endswith(".json"):
+        return list(json.loads(Path(name).read_text()))
+    if name in ("empty", "default"):
+        return DEFAULT if name == "default" else []
+    wanted = set(name.split("+")) | {"select_key"}
+    return [entry for entry in DEFAULT if (entry if isinstance(entry, str) else next(iter(entry))) in wanted]
+
+
+def configuration(folder: Path, chain: list[Any]) -> Path:
+    """A configuration file for one chain; the access log is on where there is a chain, as in ``compare.py``."""
+    config: dict[str, Any] = {
+        "server": {"port": 0},
+        "admin": {"enabled": False},
+        "data": str(folder / "data"),
+        "log": {"file": str(folder / "calls.log"), "access": bool(chain), "level": "info" if chain else "error"},
+        "upstreams": {"bench": {"api": "openai", "base_url": "http://127.0.0.1:9/v1"}},
+        "routes": [
+            {"match": {"headers": {"x-bench": "stream"}}, "upstream": "bench", "chain": "measured"},
+            {"match": {"path": "*"}, "upstream": "bench", "chain": "measured"},
+        ],
+        "chains": {"measured": chain},
+        **PRICES,
+    }
+    if chain:
+        config["keys"] = {"pool": {"keys": [{"id": "one", "secret": "sk-upstream"}]}}
+        config["upstreams"]["bench"]["keys"] = "pool"
+    file = folder / "config.yaml"
+    file.write_text(json.dumps(config))
+    return file
+
+
+async def run(config: Path, calls: int, connections: int, hit: bool, profile: bool) -> tuple[float, float]:
+    """Microseconds of CPU a call: the main thread's, the other threads'."""
     loaded, warnings = load_config(config, overrides=["server.port=0"])
     app = App(loaded, warnings)
     await app.start()
     assert app.snapshot is not None and app.listener is not None
     loop = asyncio.get_running_loop()
-    pool = app.snapshot.upstreams[loaded.config.routes[-1].upstream].pool
+    pool = app.snapshot.upstreams["bench"].pool
     pool._loop = loop
     pool.limits = type(pool.limits)(max_connections=10_000)
     for _ in range(connections):
@@ -95,11 +124,20 @@ async def run(config: Path, calls: int, size: int, connections: int, profile: bo
         pool._open.add(up)
         pool._places += 1
         pool._idle.append(up)
-    text = json.dumps({"model": "bench", "messages": [{"role": "user", "content": "x" * size}], "temperature": 0.2})
+    text = call("bench", PROMPT)
     request = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:9100\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer sk-bench\r\nContent-Length: {len(text)}\r\n\r\n{text}"
     ).encode()
+    before, after = request.split(b"000000000", 1)
+    serial = 0
+
+    def fresh() -> bytes:
+        nonlocal serial
+        if not hit:
+            serial += 1
+        return b"%b%09d%b" % (before, serial, after)
+
     left = calls
     over = loop.create_future()
 
@@ -110,51 +148,62 @@ async def run(config: Path, calls: int, size: int, connections: int, profile: bo
             nonlocal left
             left -= 1
             if left > 0:
-                connection.data_received(request)
+                connection.data_received(fresh())
             elif not over.done():
                 over.set_result(None)
 
         connection.connection_made(Played(loop, again))  # type: ignore[arg-type]
-        loop.call_soon(connection.data_received, request)
+        loop.call_soon(connection.data_received, fresh())
 
     profiler = cProfile.Profile() if profile else None
     gc.collect()
     for _ in range(connections):
         client()
-    before = time.process_time()
+    main, whole = time.thread_time(), time.process_time()
     if profiler is not None:
         profiler.enable()
     await over
     if profiler is not None:
         profiler.disable()
-    used = time.process_time() - before
+    main, whole = time.thread_time() - main, time.process_time() - whole
     if profiler is not None:
-        pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+        show(pstats.Stats(profiler), calls)
     pool._open.clear()
     await app.stop()
-    return used / calls * 1e6
+    return main / calls * 1e6, (whole - main) / calls * 1e6
+
+
+def show(stats: pstats.Stats, calls: int) -> None:
+    """The profile: by file, then by function."""
+    time_in: Counter[str] = Counter()
+    calls_in: Counter[str] = Counter()
+    for (file, _, _), (_, count, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]
+        name = "built-in" if file == "~" else file.rpartition("/proxy/")[2]
+        time_in[name] += own
+        calls_in[name] += count
+    for name, seconds in time_in.most_common(40):
+        print(f"{seconds / calls * 1e6:8.2f} us {calls_in[name] / calls:7.1f} function calls  {name}")
+    stats.sort_stats("tottime").print_stats(45)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chain", action="append")
+    parser.add_argument("--hit", action="store_true", help="the same call again and again")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--calls", type=int, default=40_000)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--body-kb", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        config = args.config
-        if config is None:
-            config = Path(folder) / "config.yaml"
-            config.write_text(EMPTY)
-        rounds = 1 if args.profile else args.rounds
-        figures = [
-            uvloop.run(run(config, args.calls, int(args.body_kb * 1000), args.connections, args.profile))
-            for _ in range(rounds)
-        ]
-    print(f"{min(figures):.2f} us a call (best of {rounds}; {', '.join(f'{f:.2f}' for f in figures)})")
+    rounds = 1 if args.profile else args.rounds
+    for name in args.chain or ["empty"]:
+        figures = []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                config = configuration(Path(folder), chain_of(name))
+                figures.append(uvloop.run(run(config, args.calls, args.connections, args.hit, args.profile)))
+        main_us, other_us = min(figures)
+        print(f"{name:20}{main_us:8.2f} us a call, {other_us:6.2f} in other threads (best of {rounds})")
 
 
 if __name__ == "__main__":
