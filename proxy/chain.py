@@ -6,6 +6,9 @@ entered for that call: its bit is set in ``exchange.skipped`` and every phase pa
 
 One policy may split the chain (``cache``): what stands below it becomes a chain of its own
 (``below``), run by a flight. See ``proxy.flight``.
+
+A hook is a plain function or a coroutine function: only what is awaitable is awaited. Most hooks wait for nothing, and
+a chain of ten policies calls thirty of them.
 """
 
 from __future__ import annotations
@@ -14,13 +17,13 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.policy import Decision, Fallback, Policy, Retry, Stage, Stop, Verdict, Veto, Wait
+from proxy.policy import Decision, Fallback, Policy, Retry, Stage, Stop, Verdict, Veto, Wait, waits
 
 if TYPE_CHECKING:
     from proxy.exchange import Attempt, EndReason, Exchange, Origin
@@ -120,7 +123,8 @@ class Chain:
             if hook is None:
                 continue
             try:
-                answer = await (hook(exchange) if timings is None else _timed(timings, step.label, hook(exchange)))
+                said: Any = hook(exchange) if timings is None else _timed(timings, step.label, hook, exchange)
+                answer: Answer | None = await said if said is not None and waits(said) else said
             except ProxyError as error:
                 error.policy = error.policy or step.label
                 raise
@@ -139,7 +143,8 @@ class Chain:
         assert step is not None
         if not exchange.skipped >> (self.count - 1) & 1:
             try:
-                return await step.policy.on_flight(exchange, below)
+                answer = step.policy.on_flight(exchange, below)
+                return answer if isinstance(answer, Answer) else await answer
             except ProxyError:
                 raise
             except Exception as error:
@@ -156,8 +161,10 @@ class Chain:
             if skipped >> index & 1:
                 continue
             try:
-                asked = hook(exchange, attempt)
-                said = await (asked if timings is None else _timed(timings, step.label, asked))
+                asked: Any = (
+                    hook(exchange, attempt) if timings is None else _timed(timings, step.label, hook, exchange, attempt)
+                )
+                said: Veto | Wait | None = await asked if asked is not None and waits(asked) else asked
             except ProxyError as error:
                 error.policy = error.policy or step.label
                 return Veto("call", error)
@@ -172,7 +179,7 @@ class Chain:
             if said is not None:
                 if isinstance(said, Veto):
                     said.error.policy = said.error.policy or step.label
-                return said  # type: ignore[no-any-return]
+                return said
         attempt.entered = self.count
         return None
 
@@ -185,7 +192,9 @@ class Chain:
             if skipped >> index & 1:
                 continue
             try:
-                said = await hook(exchange, attempt, verdict)
+                said = hook(exchange, attempt, verdict)
+                if said is not None and waits(said):
+                    said = await said
             except Exception as error:
                 self._log(step, "on_result", error, exchange)
                 continue
@@ -205,7 +214,9 @@ class Chain:
             if index >= attempt.entered or skipped >> index & 1:
                 continue
             try:
-                await hook(exchange, attempt)
+                wait = hook(exchange, attempt)
+                if wait is not None:
+                    await wait
             except asyncio.CancelledError as error:
                 cancelled = error
             except Exception as error:
@@ -225,8 +236,11 @@ class Chain:
             if index >= entered or skipped >> index & 1:
                 continue
             try:
-                edit = hook(exchange, answer)
-                changed = await (edit if timings is None else _timed(timings, step.label, edit))
+                changed: Any = (
+                    hook(exchange, answer) if timings is None else _timed(timings, step.label, hook, exchange, answer)
+                )
+                if changed is not None and waits(changed):
+                    changed = await changed
             except ProxyError as error:
                 error.policy = error.policy or step.label
                 answer = refuse(exchange, error)
@@ -279,7 +293,9 @@ class Chain:
             if index >= entered or skipped >> index & 1:
                 continue
             try:
-                await hook(exchange)
+                wait = hook(exchange)
+                if wait is not None:
+                    await wait
             except asyncio.CancelledError as error:
                 cancelled = error  # the client left in this very moment: the others still get theirs
             except Exception as error:
@@ -311,11 +327,13 @@ class Chain:
         )
 
 
-async def _timed(timings: dict[str, float], label: str, work: Awaitable[Any]) -> Any:
-    """Await ``work`` and add its seconds to the policy's entry: only for calls that asked with x-sidecar-debug."""
+async def _timed(timings: dict[str, float], label: str, hook: Callable[..., Any], *args: Any) -> Any:
+    """Call ``hook``, await what it gives, and add the seconds to the policy's entry: only for calls that asked with
+    x-sidecar-debug."""
     began = time.perf_counter()
     try:
-        return await work
+        said = hook(*args)
+        return await said if said is not None and waits(said) else said
     finally:
         timings[label] = timings.get(label, 0.0) + time.perf_counter() - began
 

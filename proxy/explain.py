@@ -21,7 +21,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Exchange, Request
 from proxy.head import parse_target
 from proxy.match import why_not
-from proxy.policy import Policy, Veto, Wait
+from proxy.policy import Policy, Veto, Wait, called
 from proxy.services import Services
 from proxy.snapshot import Snapshot, dialect_for
 from proxy.upstream.render import render
@@ -146,7 +146,7 @@ async def _policy(chain: Chain, index: int, step: Step, exchange: Exchange, out:
         return
     before, notes = _state(exchange), len(exchange.notes)
     try:
-        answer = await policy.on_request(exchange)
+        answer = await called(policy.on_request(exchange))
     except ProxyError as error:
         error.policy = error.policy or step.label
         row["would"] = [f"refuse: {error.status} {error.code}: {error.message}"]

@@ -14,6 +14,9 @@ kept on the exchange (``exchange.local[self]``) or the attempt (``attempt.local[
     open_stream      going up        return a Stage that edits the events of a streamed answer, or None
     on_settle        at the end      outcome and usage known, before the last piece leaves
     on_done          at the end      always, once, after the socket is done
+
+A phase is a plain function that returns its answer (usually None), or an ``async def``, or a plain function that
+returns an awaitable only when it must really wait. Plain is cheaper: no coroutine is made.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from inspect import isawaitable
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +37,21 @@ if TYPE_CHECKING:
     from proxy.flight import Below
     from proxy.services import Services
     from proxy.stream.sse import Event
+
+
+_T = TypeVar("_T")
+Later: TypeAlias = _T | Awaitable[_T]
+"""What a phase returns: its answer at once, or an awaitable of it."""
+
+
+def waits(said: object) -> bool:
+    """Whether a phase gave an awaitable of its answer, not the answer."""
+    return type(said) is CoroutineType or isawaitable(said)
+
+
+async def called(said: Later[_T]) -> _T:
+    """What a phase answered, waited for if it must be: ``await called(policy.on_request(exchange))``."""
+    return cast(_T, await cast(Awaitable[_T], said) if said is not None and waits(said) else said)
 
 
 class PolicyOptions(BaseModel):
@@ -148,32 +168,32 @@ class Policy:
         self.label = label or self.name
         self.observe = observe
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Later[Answer | None]:
         """Going down, once. Raise ProxyError to refuse, return an Answer to answer at once."""
 
-    async def on_flight(self, exchange: Exchange, below: Below) -> Answer:
+    def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer]:
         """Going down, in the place of what stands below: see ``proxy.flight``."""
         raise NotImplementedError
 
-    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+    def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
         """Before each try. Must not keep anybody waiting while it holds something: return Wait."""
 
-    async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
+    def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Later[Decision | None]:
         """After each try, before its answer is committed; innermost first, the first decision wins."""
 
-    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+    def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> Later[None]:
         """Exactly once for every on_attempt that returned, whatever it returned; ``attempt.outcome`` says why."""
 
-    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> Later[Answer | None]:
         """A whole answer, going up. Edit it in place, or return another in its place."""
 
     def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
         """A streamed answer, going up. None when this call's stream needs nothing."""
 
-    async def on_settle(self, exchange: Exchange) -> None:
+    def on_settle(self, exchange: Exchange) -> Later[None]:
         """Once: outcome and usage are known, the last piece has not left."""
 
-    async def on_done(self, exchange: Exchange) -> None:
+    def on_done(self, exchange: Exchange) -> Later[None]:
         """Once, always, for every policy that was entered."""
 
     async def start(self) -> None:
