@@ -27,30 +27,26 @@ _SHORT: Final = 16 * 1024
 class Document:
     """One JSON body. ``raw`` is what was received (already decoded from gzip and the like)."""
 
-    __slots__ = ("_edited", "_raw", "_tree")
+    __slots__ = ("_raw", "_stale", "_tree", "edited")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._tree: Json = _UNREAD
-        self._edited = False
+        self._stale = False  # the bytes do not say yet what the tree says
+        self.edited = False
+        """Whether the tree was ever changed: from then on the bytes received must not be sent, by any attempt."""
 
     @classmethod
     def of(cls, tree: Json) -> Document:
         """A document made here."""
         self = cls(b"")
-        self._tree = tree
-        self._edited = True
+        self.replace(tree)
         return self
 
     @property
     def was_read(self) -> bool:
         """Whether anybody asked for the tree."""
         return self._tree is not _UNREAD
-
-    @property
-    def edited(self) -> bool:
-        """Whether the tree was changed since the bytes were received."""
-        return self._edited
 
     def strict(self) -> dict[str, Json]:
         """The tree of a request. Raises ``invalid_json`` (400) unless it is one unambiguous JSON object."""
@@ -70,18 +66,18 @@ class Document:
 
     def touch(self) -> None:
         """Say that the tree was changed: from now on it, not the received bytes, is what is sent."""
-        self._edited = True
+        self._stale = self.edited = True
 
     def replace(self, tree: Json) -> None:
         """Put another tree in place of this one."""
         self._tree = tree
-        self._edited = True
+        self._stale = self.edited = True
 
     def encode(self) -> bytes:
         """The bytes to send: the received ones unless the tree was changed."""
-        if self._edited:
+        if self._stale:
             self._raw = orjson.dumps(self._tree)
-            self._edited = False
+            self._stale = False
         return self._raw
 
     def fork(self) -> Document:

@@ -58,6 +58,28 @@ async def test_a_stream_is_restored_across_events(sidecar: Start, http: aiohttp.
     assert data.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("status", [503, 429, 401])
+async def test_no_attempt_sends_originals(
+    sidecar: Start, http: aiohttp.ClientSession, status: int, cache: bool
+) -> None:
+    """The second and the third attempt (another try, another key) send what the first one sent."""
+    refused = reply({}, status=status)
+    async with FakeUpstream(refused, refused, reply(chat_answer("Hi"))) as upstream:
+        settings = config(upstream)
+        settings["upstreams"]["main"]["keys"] = "pool"
+        settings["keys"] = {"pool": {"keys": [{"id": name, "secret": f"sk-{name}"} for name in "abc"]}}
+        retry = {"retry": {"attempts": 3, "backoff": {"initial": "1ms", "max": "1ms"}}}
+        settings["chains"]["only"] += [*([{"cache": {}}] if cache else []), retry, "select_key"]
+        proxy = await sidecar(settings)
+        async with http.post(f"{proxy.base_url}/chat/completions", json=body()) as answer:
+            assert answer.status == 200
+        assert len(upstream.calls) == 3
+        for call in upstream.calls:
+            assert all(secret.encode() not in call.body for secret in SECRETS)
+            assert call.body == upstream.calls[0].body
+
+
 async def test_a_refusal_is_403_and_nothing_goes_up(sidecar: Start, http: aiohttp.ClientSession) -> None:
     async with FakeUpstream() as upstream:
         proxy = await sidecar(config(upstream, actions={"CREDIT_CARD": "block"}))
