@@ -17,13 +17,14 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain as following
 from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.policy import Decision, Fallback, Policy, Retry, Stage, Stop, Verdict, Veto, Wait, waits
+from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Stop, Verdict, Veto, Wait, waits
 
 if TYPE_CHECKING:
     from proxy.exchange import Attempt, EndReason, Exchange, Origin
@@ -66,7 +67,7 @@ class Chain:
 
         # (index, function, step) for every policy that has the phase; going up: innermost first.
         self._request = [
-            (i, step.policy.on_request if _has(step.policy, "on_request") else None, step)
+            (i, step.when, step.policy.on_request if _has(step.policy, "on_request") else None, step)
             for i, step in enumerate(self.steps)
             if _has(step.policy, "on_request") or step.when is not None
         ]
@@ -84,6 +85,7 @@ class Chain:
         self.finishes = bool(self._done)
         self.settles = bool(self._settle)
         self.attempts = bool(self._attempt or self._result or self._attempt_end)
+        self.judges = bool(self._result)
         self.opens_streams = bool(self._stream)
         self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
         self.edits_request = any(p.edits_request for p in self.policies)
@@ -107,17 +109,43 @@ class Chain:
         return next((policy for policy in self.policies if policy.name == name), None)
 
     # --- going down ----------------------------------------------------------------------------
+    #
+    # Every phase has two loops: a plain one for hooks that answer at once, and a coroutine that takes over with the
+    # first hook that has to be waited for or that raised (which is then awaited, too: see _raising).
 
-    async def down(self, exchange: Exchange) -> Answer | None:
-        """Run the request phase. Returns an Answer when a policy answered at once; ``exchange.entered``
-        is then the number of policies above it. Raises ProxyError when one refused."""
+    def down(self, exchange: Exchange) -> Later[Answer | None]:
+        """Run the request phase. An Answer when a policy answered at once; ``exchange.entered`` is then the number of
+        policies above it. Awaiting it raises ProxyError when one refused."""
+        if exchange.timings is not None:
+            return self._down(exchange, self._request)
+        left = iter(self._request)
+        for index, when, hook, step in left:
+            exchange.entered = index
+            if when is not None and not when(exchange):
+                exchange.skipped |= 1 << index
+                continue
+            if hook is None:
+                continue
+            said: Any
+            try:
+                said = hook(exchange)
+            except Exception as error:
+                said = _raising(error)
+            if said is not None:
+                if waits(said):
+                    return self._down(exchange, following([(index, None, _told(said), step)], left))
+                return said  # type: ignore[no-any-return]
+        exchange.entered = self.count
+        return None
+
+    async def _down(self, exchange: Exchange, left: Iterable[tuple[int, Any, Any, Step]]) -> Answer | None:
         timings = exchange.timings
         if timings is not None:
             for one in self.all_steps:
                 timings.setdefault(one.label, 0.0)
-        for index, hook, step in self._request:
+        for index, when, hook, step in left:
             exchange.entered = index
-            if step.when is not None and not step.when(exchange):
+            if when is not None and not when(exchange):
                 exchange.skipped |= 1 << index
                 continue
             if hook is None:
@@ -153,17 +181,40 @@ class Chain:
 
     # --- around one attempt --------------------------------------------------------------------
 
-    async def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+    def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
         """Run on_attempt from the outside in. ``attempt.entered`` counts those that returned."""
+        if exchange.timings is not None:
+            return self._begin_attempt(exchange, attempt, self._attempt)
+        skipped = exchange.skipped
+        left = iter(self._attempt)
+        for index, hook, step in left:
+            if skipped and skipped >> index & 1:
+                continue
+            said: Any
+            try:
+                said = hook(exchange, attempt)
+            except Exception as error:
+                said = _raising(error)
+            if said is not None:
+                return self._begin_attempt(exchange, attempt, following([(index, _told(said), step)], left))
+            attempt.entered = index + 1
+        attempt.entered = self.count
+        return None
+
+    async def _begin_attempt(
+        self, exchange: Exchange, attempt: Attempt, left: Iterable[tuple[int, Any, Step]]
+    ) -> Veto | Wait | None:
         skipped = exchange.skipped
         timings = exchange.timings
-        for index, hook, step in self._attempt:
+        for index, hook, step in left:
             if skipped >> index & 1:
                 continue
             try:
-                asked: Any = (
-                    hook(exchange, attempt) if timings is None else _timed(timings, step.label, hook, exchange, attempt)
-                )
+                asked: Any
+                if timings is None:
+                    asked = hook(exchange, attempt)
+                else:
+                    asked = _timed(timings, step.label, hook, exchange, attempt)
                 said: Veto | Wait | None = await asked if asked is not None and waits(asked) else asked
             except ProxyError as error:
                 error.policy = error.policy or step.label
@@ -202,43 +253,53 @@ class Chain:
                 decision = said
         return decision
 
-    async def end_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
+    def end_attempt(self, exchange: Exchange, attempt: Attempt) -> Awaitable[None] | None:
         """Run on_attempt_end for every policy whose on_attempt returned: exactly once, innermost first. A call that
-        is cancelled meanwhile still runs the rest."""
+        is cancelled meanwhile still runs the rest. None: nothing has to be waited for."""
         if attempt.ended:
-            return
+            return None
         attempt.ended = True
-        cancelled: asyncio.CancelledError | None = None
-        skipped = exchange.skipped | attempt.broken
-        for index, hook, step in self._attempt_end:
-            if index >= attempt.entered or skipped >> index & 1:
-                continue
-            try:
-                wait = hook(exchange, attempt)
-                if wait is not None:
-                    await wait
-            except asyncio.CancelledError as error:
-                cancelled = error
-            except Exception as error:
-                self._log(step, "on_attempt_end", error, exchange)
-        if cancelled is not None:
-            raise cancelled
+        return self._each(
+            self._attempt_end, "on_attempt_end", attempt.entered, exchange.skipped | attempt.broken, exchange, attempt
+        )
 
     # --- going up ------------------------------------------------------------------------------
 
-    async def up(self, exchange: Exchange, answer: Answer) -> Answer:
+    def up(self, exchange: Exchange, answer: Answer) -> Later[Answer]:
         """Run on_response for a whole answer through the policies entered. A refusal on the way up
         becomes the answer for those above."""
+        if exchange.timings is not None:
+            return self._up(exchange, answer, self._response)
+        entered = exchange.entered
+        skipped = exchange.skipped
+        left = iter(self._response)
+        for index, hook, step in left:
+            if index >= entered or skipped >> index & 1:
+                continue
+            changed: Any
+            try:
+                changed = hook(exchange, answer)
+            except Exception as error:
+                changed = _raising(error)
+            if changed is not None:
+                if waits(changed):
+                    return self._up(exchange, answer, following([(index, _told(changed), step)], left))
+                answer = changed
+        return answer
+
+    async def _up(self, exchange: Exchange, answer: Answer, left: Iterable[tuple[int, Any, Step]]) -> Answer:
         entered = exchange.entered
         skipped = exchange.skipped
         timings = exchange.timings
-        for index, hook, step in self._response:
+        for index, hook, step in left:
             if index >= entered or skipped >> index & 1:
                 continue
             try:
-                changed: Any = (
-                    hook(exchange, answer) if timings is None else _timed(timings, step.label, hook, exchange, answer)
-                )
+                changed: Any
+                if timings is None:
+                    changed = hook(exchange, answer)
+                else:
+                    changed = _timed(timings, step.label, hook, exchange, answer)
                 if changed is not None and waits(changed):
                     changed = await changed
             except ProxyError as error:
@@ -277,25 +338,56 @@ class Chain:
 
     # --- the end -------------------------------------------------------------------------------
 
-    async def settle(self, exchange: Exchange) -> None:
-        """Run on_settle through the policies entered."""
-        await self._finally(self._settle, "on_settle", exchange)
+    def settle(self, exchange: Exchange) -> Awaitable[None] | None:
+        """Run on_settle through the policies entered. None: nothing has to be waited for."""
+        return self._each(self._settle, "on_settle", exchange.entered, exchange.skipped, exchange)
 
-    async def done(self, exchange: Exchange) -> None:
-        """Run on_done through the policies entered."""
-        await self._finally(self._done, "on_done", exchange)
+    def done(self, exchange: Exchange) -> Awaitable[None] | None:
+        """Run on_done through the policies entered. None: nothing has to be waited for."""
+        return self._each(self._done, "on_done", exchange.entered, exchange.skipped, exchange)
 
-    async def _finally(self, hooks: list[tuple[int, Any, Step]], phase: str, exchange: Exchange) -> None:
-        entered = exchange.entered
-        skipped = exchange.skipped
-        cancelled: asyncio.CancelledError | None = None
-        for index, hook, step in hooks:
+    def _each(
+        self,
+        hooks: Iterable[tuple[int, Any, Step]],
+        phase: str,
+        entered: int,
+        skipped: int,
+        exchange: Exchange,
+        *args: Any,
+    ) -> Awaitable[None] | None:
+        """Run what has no say any more: all of it, whatever breaks or is cancelled."""
+        left = iter(hooks)
+        for index, hook, step in left:
             if index >= entered or skipped >> index & 1:
                 continue
             try:
-                wait = hook(exchange)
-                if wait is not None:
-                    await wait
+                said = hook(exchange, *args)
+            except Exception as error:
+                self._log(step, phase, error, exchange)
+                continue
+            if said is not None:
+                return self._wait_each(
+                    following([(index, _told(said), step)], left), phase, entered, skipped, exchange, *args
+                )
+        return None
+
+    async def _wait_each(
+        self,
+        left: Iterable[tuple[int, Any, Step]],
+        phase: str,
+        entered: int,
+        skipped: int,
+        exchange: Exchange,
+        *args: Any,
+    ) -> None:
+        cancelled: asyncio.CancelledError | None = None
+        for index, hook, step in left:
+            if index >= entered or skipped >> index & 1:
+                continue
+            try:
+                said = hook(exchange, *args)
+                if said is not None:
+                    await said
             except asyncio.CancelledError as error:
                 cancelled = error  # the client left in this very moment: the others still get theirs
             except Exception as error:
@@ -325,6 +417,16 @@ class Chain:
                 "request_id": exchange.id,
             },
         )
+
+
+async def _raising(error: Exception) -> None:
+    """What a plain hook raised, as an awaitable: handled where a coroutine's error is."""
+    raise error
+
+
+def _told(said: Any) -> Callable[..., Any]:
+    """A hook that was called already, and what it said."""
+    return lambda *_: said
 
 
 async def _timed(timings: dict[str, float], label: str, hook: Callable[..., Any], *args: Any) -> Any:

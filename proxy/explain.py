@@ -19,6 +19,7 @@ from proxy.clock import SystemClock
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Exchange, Request
+from proxy.flow import waited
 from proxy.head import parse_target
 from proxy.match import why_not
 from proxy.policy import Policy, Veto, Wait, called
@@ -222,12 +223,12 @@ async def _attempt(snapshot: Snapshot, chain: Chain, exchange: Exchange, out: Ex
     target = exchange.target
     attempt = Attempt(1, 1, target, target.upstream, asyncio.get_running_loop().time())
     for _ in range(20):
-        said = await lowest.begin_attempt(exchange, attempt)
+        said = await called(lowest.begin_attempt(exchange, attempt))
         attempt.outcome = "vetoed" if said is not None else "cancelled"
         if not isinstance(said, Veto) or said.scope != "key" or attempt.key is None:
             break
         exchange.excluded_keys.add(attempt.key.id)
-        await lowest.end_attempt(exchange, attempt)
+        await waited(lowest.end_attempt(exchange, attempt))
         attempt = Attempt(1, 1, target, target.upstream, asyncio.get_running_loop().time())
     try:
         if isinstance(said, Veto):
@@ -249,7 +250,7 @@ async def _attempt(snapshot: Snapshot, chain: Chain, exchange: Exchange, out: Ex
         out.key = attempt.key.id if attempt.key is not None else None
         out.sent = _sent(snapshot, lowest, exchange, attempt)
     finally:
-        await lowest.end_attempt(exchange, attempt)
+        await waited(lowest.end_attempt(exchange, attempt))
 
 
 def _sent(snapshot: Snapshot, chain: Chain, exchange: Exchange, attempt: Attempt) -> dict[str, Any]:

@@ -5,10 +5,12 @@ A caller and a flight (``proxy.flight``) go the same way, so it stands here once
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable
+from time import monotonic as now
 from typing import TYPE_CHECKING
 
 from proxy.errors import ProxyError
+from proxy.exchange import Answer
 from proxy.upstream import classify
 from proxy.upstream.attempts import Attempts, try_alone
 from proxy.upstream.judge import estimate
@@ -16,7 +18,7 @@ from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
     from proxy.chain import Chain
-    from proxy.exchange import Answer, Attempt, AttemptOutcome, Exchange, FailureClass, Outcome
+    from proxy.exchange import Attempt, AttemptOutcome, Exchange, FailureClass, Outcome
     from proxy.snapshot import Snapshot
     from proxy.stream.pipe import End, Pipe
 
@@ -44,7 +46,8 @@ class Flow:
         self.chain = chain
         exchange = self.exchange
         if chain.asks or exchange.timings is not None:
-            answer = await chain.down(exchange)
+            said = chain.down(exchange)
+            answer = said if said is None or isinstance(said, Answer) else await said
             if answer is not None:
                 return answer
         else:
@@ -76,33 +79,39 @@ class Flow:
     async def up_whole(self, answer: Answer) -> Answer:
         """A whole answer: its attempt is over, the policies edit it."""
         if self.attempt is not None:
-            await self.end_attempt("answered" if answer.status < 400 else "failed")
+            wait = self.end_attempt("answered" if answer.status < 400 else "failed")
+            if wait is not None:
+                await wait
             self.measure()
         chain = self.chain
         assert chain is not None
-        return await chain.up(self.exchange, answer) if chain.answers else answer
+        if not chain.answers:
+            return answer
+        said = chain.up(self.exchange, answer)
+        return said if isinstance(said, Answer) else await said
 
     # --- 7: the end --------------------------------------------------------------------------------
 
-    async def settle(self) -> None:
-        """Run on_settle, once whatever happens."""
+    def settle(self) -> Awaitable[None] | None:
+        """Run on_settle, once whatever happens. None: nothing has to be waited for."""
         if self.settled:
-            return
+            return None
         self.settled = True
         if self.chain is not None and self.chain.settles:
-            await self.chain.settle(self.exchange)
+            return self.chain.settle(self.exchange)
+        return None
 
-    async def end_attempt(self, outcome: AttemptOutcome) -> None:
-        """The committed attempt is over."""
+    def end_attempt(self, outcome: AttemptOutcome) -> Awaitable[None] | None:
+        """The committed attempt is over. None: nothing has to be waited for."""
         attempt, chain = self.attempt, self.chain
         if attempt is None or attempt.ended:
-            return
+            return None
         assert chain is not None
         if not chain.attempts:
             self.end_alone(outcome)
-            return
+            return None
         self._over(attempt, outcome)
-        await chain.end_attempt(self.exchange, attempt)
+        return chain.end_attempt(self.exchange, attempt)
 
     def end_alone(self, outcome: AttemptOutcome) -> None:
         """The same where no policy sees attempts."""
@@ -116,7 +125,7 @@ class Flow:
             attempt.outcome = outcome
         if self.chain is not None and self.chain.needs_usage:
             self._count(attempt)
-        attempt.ended_at = asyncio.get_running_loop().time()
+        attempt.ended_at = now()
 
     def _count(self, attempt: Attempt) -> None:
         """The attempt's usage: the provider's word, else an estimate of what was sent and received."""
@@ -162,7 +171,7 @@ class Flow:
                     attempt.failure = "truncated" if end.reason == "truncated" else "invalid_response"
         if error is not None:
             exchange.error = error
-        await self.end_attempt(outcome)
+        await waited(self.end_attempt(outcome))
         self.measure()
         return error
 
@@ -171,7 +180,7 @@ class Flow:
         exchange = self.exchange
         if failure is None:
             exchange.outcome = outcome_of(answer)
-            await self.end_attempt("answered" if answer.status < 400 else "failed")
+            await waited(self.end_attempt("answered" if answer.status < 400 else "failed"))
         else:
             exchange.outcome = "truncated"
             kind: FailureClass | None = None
@@ -179,9 +188,15 @@ class Flow:
                 kind, exchange.error = classify.from_exception(failure)
             if exchange.served_by is not None:
                 exchange.served_by.failure = kind
-            await self.end_attempt("stalled" if kind == "stalled" else "truncated")
+            await waited(self.end_attempt("stalled" if kind == "stalled" else "truncated"))
         self.measure()
-        await self.settle()
+        await waited(self.settle())
+
+
+async def waited(wait: Awaitable[None] | None) -> None:
+    """Wait for what must be waited for, if anything must."""
+    if wait is not None:
+        await wait
 
 
 def outcome_of(answer: Answer) -> Outcome:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxy.chain import Chain, refuse
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.flow import Flow, outcome_of
+from proxy.flow import Flow, outcome_of, waited
 from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
                 return
             if flow.chain is not None:
                 answer = await flow.up_whole(answer)
-            await _send_whole(flow, connection, answer)
+            exchange.answer = answer
+            exchange.outcome = outcome_of(answer)
+            wait = flow.settle()
+            if wait is not None:
+                await wait
+            _put(flow, connection, answer)
     except (asyncio.CancelledError, ConnectionError):
         exchange.outcome = "cancelled"
         raise
@@ -76,7 +82,9 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
             exchange.ended_at = flow.snapshot.now()
             snapshot.finish(exchange)
         else:
-            await _close(flow, connection)
+            wait = _close(flow)
+            if wait is not None:
+                await wait
 
 
 async def _match_and_read(flow: Flow, connection: Connection, payload: Payload) -> Chain | Answer:
@@ -123,7 +131,7 @@ async def _send_whole(flow: Flow, connection: Connection, answer: Answer) -> Non
     """7 and 8 for a whole answer: settled, then sent in one write."""
     flow.exchange.answer = answer
     flow.exchange.outcome = outcome_of(answer)
-    await flow.settle()
+    await waited(flow.settle())
     _put(flow, connection, answer)
 
 
@@ -158,7 +166,7 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
             pipe.cancel()
         else:
             answer.source.abort()
-        await flow.end_attempt("stopped")
+        await waited(flow.end_attempt("stopped"))
         await _send_whole(flow, connection, refuse(exchange, refused))
         return
     exchange.committed = True
@@ -170,7 +178,7 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
     pipe.attach(stages, connection)
     end = await pipe.wait_end()
     error = await flow.end_stream(end)
-    await flow.settle()
+    await waited(flow.settle())
     pipe.release()
     if end.reason == "finished":
         try:
@@ -229,28 +237,53 @@ def _last_word(flow: Flow, answer: Answer, last: bytes) -> Event | None:
     return exchange.dialect.error_event(error)
 
 
-async def _close(flow: Flow, connection: Connection) -> None:
-    """7, on every way out: nothing of the call may be left."""
+def _close(flow: Flow) -> Awaitable[None] | None:
+    """7, on every way out: nothing of the call may be left. None: nothing has to be waited for."""
     exchange, chain = flow.exchange, flow.chain
-    answer = exchange.answer
-    cancelled = exchange.outcome == "cancelled"
-    if cancelled:
-        if flow.pipe is not None:
-            flow.pipe.cancel()
-        elif answer is not None and answer.source is not None:
-            answer.source.abort()
-        elif flow.answer is not None and flow.answer.source is not None:
-            flow.answer.source.abort()
+    if exchange.outcome == "cancelled":
+        _give_up(flow)
     exchange.ended_at = flow.snapshot.now()
+    if chain is None:
+        flow.snapshot.finish(exchange)
+        return None
+    if flow.settled and (flow.attempt is None or flow.attempt.ended):
+        # The usual end: whatever was measured is settled.
+        wait = chain.done(exchange) if chain.finishes else None
+        if wait is None:
+            flow.snapshot.finish(exchange)
+            return None
+        return _finish(flow, wait)
+    return _end(flow, chain)
+
+
+def _give_up(flow: Flow) -> None:
+    """The client has left: what still comes from the upstream is not wanted."""
+    answer = flow.exchange.answer
+    if flow.pipe is not None:
+        flow.pipe.cancel()
+    elif answer is not None and answer.source is not None:
+        answer.source.abort()
+    elif flow.answer is not None and flow.answer.source is not None:
+        flow.answer.source.abort()
+
+
+async def _end(flow: Flow, chain: Chain) -> None:
+    exchange = flow.exchange
     try:
-        if chain is not None:
-            if flow.attempt is not None and not flow.attempt.ended:
-                await flow.end_attempt("cancelled")
-            if not flow.settled:
-                flow.measure()
-                await flow.settle()
-            if chain.finishes:
-                await chain.done(exchange)
+        if flow.attempt is not None and not flow.attempt.ended:
+            await waited(flow.end_attempt("cancelled"))
+        if not flow.settled:
+            flow.measure()
+            await waited(flow.settle())
+        if chain.finishes:
+            await waited(chain.done(exchange))
     finally:
         # Also when a second cancellation (the end of a drain) comes in between: held memory is counted here.
         flow.snapshot.finish(exchange)
+
+
+async def _finish(flow: Flow, wait: Awaitable[None]) -> None:
+    try:
+        await wait
+    finally:
+        flow.snapshot.finish(flow.exchange)

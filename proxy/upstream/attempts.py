@@ -12,11 +12,12 @@ away, in the lifecycle for the answer that is committed, which ends with its str
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from time import monotonic as now
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Target
-from proxy.policy import Fallback, Retry, Verdict, Veto, Wait
+from proxy.policy import Fallback, Retry, Verdict, Veto, Wait, called, waits
 from proxy.upstream.judge import Reader, Tried, try_once
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def try_alone(flow: Flow, chain: Chain, reader: Reader, upstreams: Mapping
     """The one attempt of a chain in which no policy has a say about attempts. Raises ProxyError without an answer."""
     exchange = flow.exchange
     target = exchange.target
-    attempt = Attempt(1, 1, target, target.upstream, asyncio.get_running_loop().time())
+    attempt = Attempt(1, 1, target, target.upstream, now())
     exchange.attempts.append(attempt)
     exchange.served_by = flow.attempt = attempt
     tried = await try_once(exchange, attempt, upstreams[target.upstream], reader)
@@ -79,11 +80,24 @@ class Attempts:
 
         Raises ProxyError when no answer came or no attempt was allowed.
         """
+        chain, exchange = self._chain, self._exchange
         while True:
-            attempt, tried = await self._send(await self._begin())
+            said = await self._admit()
+            attempt = said if isinstance(said, Attempt) else await self._begin(*said)
             while True:
+                exchange.attempts.append(attempt)
+                self._tries += 1
+                if attempt.hedge_after is None or not self._replayable():
+                    tried = await self._guarded(attempt)
+                else:
+                    attempt, tried = await self._race(attempt)
                 try:
-                    said = await self._after(attempt, tried)
+                    verdict = tried.verdict
+                    if verdict.failure is None:
+                        if chain.judges:
+                            await chain.judge(exchange, attempt, verdict)
+                        return self._commit(attempt, tried)
+                    other = await self._after(attempt, tried, verdict)
                 except BaseException:
                     # The client left, or nobody helps: what this try still holds goes with it.
                     if attempt.outcome is None:
@@ -92,19 +106,15 @@ class Attempts:
                         await self._end(attempt, tried)
                     tried.discard()
                     raise
-                if isinstance(said, Tried):
-                    return said
-                if said is None:
+                if isinstance(other, Tried):
+                    return other
+                if other is None:
                     break
-                attempt, tried = await self._send(said)
+                attempt = other
 
-    async def _after(self, attempt: Attempt, tried: Tried) -> Tried | Attempt | None:
-        """What follows a try: its answer, an attempt with another key, or None for another try from the start."""
+    async def _after(self, attempt: Attempt, tried: Tried, verdict: Verdict) -> Tried | Attempt | None:
+        """What follows a failed try: its answer, an attempt with another key, or None for a try from the start."""
         chain, exchange = self._chain, self._exchange
-        verdict = tried.verdict
-        if verdict.failure is None:
-            await chain.judge(exchange, attempt, verdict)
-            return self._commit(attempt, tried)
         self._mark(attempt, verdict)
         refused: ProxyError | None = None
         if self._may_change_key(attempt, verdict):
@@ -126,53 +136,59 @@ class Attempts:
 
     # --- one attempt -----------------------------------------------------------------------------
 
-    async def _begin(self) -> Attempt:
-        """An attempt that every policy let through. Raises ProxyError when none can be."""
+    async def _begin(self, attempt: Attempt, veto: Veto) -> Attempt:
+        """After a veto: an attempt that every policy let through. Raises ProxyError when none can be."""
         while True:
-            said = await self._admit()
-            if isinstance(said, Attempt):
-                return said
-            attempt, veto = said
             if veto.scope == "call":
                 raise veto.error
             if veto.scope == "key" and attempt.key is not None and attempt.key.id not in self._exchange.excluded_keys:
                 self._exchange.excluded_keys.add(attempt.key.id)
                 self._remember(veto.error)
-                continue
-            error = await self._target_vetoed(attempt, veto)
-            if error is not None:
-                raise error
+            else:
+                error = await self._target_vetoed(attempt, veto)
+                if error is not None:
+                    raise error
+            said = await self._admit()
+            if isinstance(said, Attempt):
+                return said
+            attempt, veto = said
 
     async def _admit(self) -> Attempt | tuple[Attempt, Veto]:
         """One pass through on_attempt; waits are waited for here, with everything released."""
         exchange, chain = self._exchange, self._chain
-        loop = asyncio.get_running_loop()
         while True:
             self._rounds += 1
             if self._rounds > _MOST_ROUNDS:
                 raise ProxyError("internal_error", "The chain asked for another attempt too many times.")
-            attempt = Attempt(
-                len(exchange.attempts) + 1, self._tries + 1, self._target, self._target.upstream, loop.time()
-            )
-            said: Veto | Wait | None
+            attempt = Attempt(len(exchange.attempts) + 1, self._tries + 1, self._target, self._target.upstream, now())
+            said: Any
             try:
-                said = await chain.begin_attempt(exchange, attempt)
+                said = chain.begin_attempt(exchange, attempt)
+                if said is None:
+                    return attempt
+                if waits(said):
+                    said = await said
             except BaseException:
                 # Cancelled inside an on_attempt: those that had returned are ended, the one that had not is not.
                 attempt.outcome = "cancelled"
-                await chain.end_attempt(exchange, attempt)
+                await self._over(attempt)
                 raise
             if said is None:
                 return attempt
             attempt.outcome = "vetoed"
-            attempt.ended_at = loop.time()
-            await chain.end_attempt(exchange, attempt)
+            attempt.ended_at = now()
+            await self._over(attempt)
             if isinstance(said, Veto):
                 return attempt, said
             error = await self._wait(said)
             self._waited = True
             if error is not None:
                 return attempt, Veto(said.scope, error)
+
+    async def _over(self, attempt: Attempt) -> None:
+        wait = self._chain.end_attempt(self._exchange, attempt)
+        if wait is not None:
+            await wait
 
     async def _wait(self, wait: Wait) -> ProxyError | None:
         try:
@@ -208,30 +224,25 @@ class Attempts:
         if after is not None and (self._retry_after is None or after < self._retry_after):
             self._retry_after = after
 
-    async def _send(self, attempt: Attempt) -> tuple[Attempt, Tried]:
-        """Send; with a hedge, the attempt that comes back may be another one."""
-        exchange = self._exchange
-        exchange.attempts.append(attempt)
-        self._tries += 1
-        if attempt.hedge_after is None or not self._replayable():
-            return attempt, await self._guarded(attempt)
+    async def _race(self, attempt: Attempt) -> tuple[Attempt, Tried]:
+        """Send with a hedge: the attempt that comes back may be another one."""
         from proxy.upstream.race import race  # noqa: PLC0415 - only chains with hedge pay for it
 
-        return await race(self._chain, exchange, attempt, self._guarded, self._second)
+        return await race(self._chain, self._exchange, attempt, self._guarded, self._second)
 
     async def _guarded(self, attempt: Attempt) -> Tried:
         """Send; an attempt that is cancelled or breaks is ended here."""
         try:
-            return await try_once(self._exchange, attempt, self._upstream(attempt), self._reader)
+            return await try_once(self._exchange, attempt, self._upstreams[attempt.upstream], self._reader)
         except asyncio.CancelledError:
             if attempt.outcome is None:
                 attempt.outcome = "cancelled"
-            attempt.ended_at = asyncio.get_running_loop().time()
-            await self._chain.end_attempt(self._exchange, attempt)
+            attempt.ended_at = now()
+            await self._over(attempt)
             raise
         except BaseException:
             attempt.outcome = "failed"
-            await self._chain.end_attempt(self._exchange, attempt)
+            await self._over(attempt)
             raise
 
     async def _second(self, first: Attempt) -> Attempt | None:
@@ -250,24 +261,20 @@ class Attempts:
 
     async def _second_with(self, first: Attempt) -> Attempt | None:
         target = first.hedge_target or self._target
-        loop = asyncio.get_running_loop()
-        attempt = Attempt(len(self._exchange.attempts) + 1, self._tries, target, target.upstream, loop.time())
+        attempt = Attempt(len(self._exchange.attempts) + 1, self._tries, target, target.upstream, now())
         attempt.hedge_of = first
         said: Veto | Wait | None
         try:
-            said = await self._chain.begin_attempt(self._exchange, attempt)
+            said = await called(self._chain.begin_attempt(self._exchange, attempt))
         except BaseException:
             attempt.outcome = "cancelled"
-            await self._chain.end_attempt(self._exchange, attempt)
+            await self._over(attempt)
             raise
         if said is not None:
             await self._veto(attempt)
             return None
         self._exchange.attempts.append(attempt)
         return attempt
-
-    def _upstream(self, attempt: Attempt) -> Upstream:
-        return self._upstreams[attempt.upstream]
 
     # --- after a failed try ----------------------------------------------------------------------
 
@@ -340,7 +347,7 @@ class Attempts:
 
     async def _sleep(self, seconds: float) -> None:
         deadline = self._exchange.deadline
-        if deadline is not None and asyncio.get_running_loop().time() + seconds >= deadline:
+        if deadline is not None and now() + seconds >= deadline:
             raise ProxyError("upstream_timeout", "The call's deadline leaves no time for another try.")
         await asyncio.sleep(seconds)
 
@@ -348,8 +355,8 @@ class Attempts:
         """Throw an attempt away."""
         if tried is not None:
             tried.discard()
-        attempt.ended_at = asyncio.get_running_loop().time()
-        await self._chain.end_attempt(self._exchange, attempt)
+        attempt.ended_at = now()
+        await self._over(attempt)
 
     async def _give_up(self, attempt: Attempt, tried: Tried, refused: ProxyError | None) -> Tried:
         """Nobody helps. All keys out: the last veto's error; else the upstream's own error unchanged, else ours."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -96,5 +97,7 @@ async def _end(chain: Chain, exchange: Exchange, others: Racing, outcome: Attemp
             attempt.outcome = failure if failure in ("truncated", "stalled") else "failed"
         else:
             attempt.outcome = outcome
-        attempt.ended_at = asyncio.get_running_loop().time()
-        await chain.end_attempt(exchange, attempt)
+        attempt.ended_at = monotonic()
+        wait = chain.end_attempt(exchange, attempt)
+        if wait is not None:
+            await wait

@@ -11,7 +11,7 @@ import pytest
 from proxy.chain import Chain, Step
 from proxy.exchange import Attempt, Exchange, FailureClass, Target
 from proxy.policy import NoOptions, Policy, Verdict
-from proxy.testing import exchange_builder, services_builder
+from proxy.testing import called, exchange_builder, services_builder
 from proxy.upstream.judge import Tried
 from proxy.upstream.race import race
 
@@ -62,7 +62,7 @@ class Race:
         try:
             self.tries[one.number] = Kept(await self.answers[one.number - 1]())
         except asyncio.CancelledError:
-            await self.chain.end_attempt(self.exchange, one)
+            await called(self.chain.end_attempt(self.exchange, one))
             raise
         return self.tries[one.number]
 
@@ -158,7 +158,7 @@ async def test_an_on_attempt_that_broke_has_no_on_attempt_end() -> None:
     steps: list[Any] = [Works(), Breaks(), Works()]
     chain = Chain("c", [Step(policy, False) for policy in steps])
     exchange, one = exchange_builder(), Attempt(1, 1, Target("a"), "a", 0.0)
-    assert await chain.begin_attempt(exchange, one) is None
-    await chain.end_attempt(exchange, one)
-    await chain.end_attempt(exchange, one)
+    assert await called(chain.begin_attempt(exchange, one)) is None
+    await called(chain.end_attempt(exchange, one))
+    await called(chain.end_attempt(exchange, one))
     assert [len(policy.seen) for policy in steps] == [1, 0, 1]
