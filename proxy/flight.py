@@ -25,7 +25,7 @@ from proxy.chain import refuse
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer, Exchange, Request
-from proxy.flow import Flow, outcome_of
+from proxy.flow import Flow, outcome_of, waited
 from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
 
@@ -234,7 +234,7 @@ class Flight:
             stages = chain.open_stages(exchange, answer)
         except ProxyError as refused:
             pipe.cancel()
-            await flow.end_attempt("stopped")
+            await waited(flow.end_attempt("stopped"))
             flow.measure()
             answer = refuse(exchange, refused)
             await self._end(outcome_of(answer))
@@ -246,7 +246,7 @@ class Flight:
         pipe.attach(stages, self.fan)
         end = await pipe.wait_end()
         error = await flow.end_stream(end)
-        await flow.settle()
+        await waited(flow.settle())
         self._share_usage()
         pipe.release()
         if end.reason == "finished":
@@ -256,7 +256,7 @@ class Flight:
 
     async def _end(self, outcome: Outcome) -> None:
         self.exchange.outcome = outcome
-        await self.flow.settle()
+        await waited(self.flow.settle())
         self._share_usage()
 
     def _share_usage(self) -> None:
@@ -296,12 +296,12 @@ class Flight:
         self.fan.let_go()
         exchange = self.exchange
         try:
-            await self.flow.end_attempt("cancelled")
+            await waited(self.flow.end_attempt("cancelled"))
             self.flow.measure()
-            await self.flow.settle()
+            await waited(self.flow.settle())
             exchange.ended_at = asyncio.get_running_loop().time()
             if self.chain.finishes:
-                await self.chain.done(exchange)
+                await waited(self.chain.done(exchange))
         except Exception:  # what waits for the landing must learn of it whatever happens here
             self.snapshot.log.exception("internal error at the end of a shared call", extra={"request_id": exchange.id})
         finally:
