@@ -43,16 +43,36 @@ class Inspected:
         return orjson.dumps(self.tree[0]).decode()
 
 
-def inspect(slot: Slot, detector: Detector) -> Inspected:
-    """Judge a slot. Raises `WorkExceededError`."""
-    text = slot.text
+def inspect(slot: Slot, detector: Detector) -> Inspected | None:
+    """Judge a slot; None when nothing is in it, as in nearly all. Raises `WorkExceededError`."""
+    text = slot.holder[slot.key]
     kind = slot.kind
     if kind == "arguments":
         tree = _parsed(text)
         if tree is not None:
-            return Inspected(slot, _parts(tree, detector), tree)
-    context = _key(slot.path) if kind == "leaf" else None
-    return Inspected(slot, [Part(slot.holder, slot.key, text, detector.detect(text, context))])
+            parts = _parts(tree, detector)
+            return Inspected(slot, parts, tree) if any(part.found for part in parts) else None
+    found = detector.detect(text, _key(slot.path) if kind == "leaf" else None)
+    return Inspected(slot, [Part(slot.holder, slot.key, text, found)]) if found else None
+
+
+def texts_of(slot: Slot) -> list[str]:
+    """All strings of a slot in which nothing was found: its text, and the leaves of the JSON in it."""
+    text = slot.text
+    tree = _parsed(text) if slot.kind == "arguments" else None
+    if tree is None:
+        return [text]
+    texts: list[str] = []
+    stack: list[Any] = tree
+    while stack:
+        value = stack.pop()
+        if type(value) is str:
+            texts.append(value)
+        elif type(value) is dict:
+            stack += [*value, *value.values()]
+        elif type(value) is list:
+            stack += value
+    return texts
 
 
 def _parsed(text: str) -> list[Any] | None:

@@ -18,7 +18,7 @@ from proxy.policies.pii.actions import Actions
 from proxy.policies.pii.allow import Allow
 from proxy.policies.pii.detector import Detector
 from proxy.policies.pii.found import Found
-from proxy.policies.pii.inspect import Inspected, Part, inspect, write
+from proxy.policies.pii.inspect import Inspected, Part, inspect, texts_of, write
 from proxy.policies.pii.options import PiiOptions
 from proxy.policies.pii.scan import WorkExceededError
 from proxy.policies.pii.stage import PiiStage
@@ -70,7 +70,7 @@ class Pii(Policy):
         self._restores = options.restore
         self._types = self.detector.types
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         """Judge every text, then refuse or replace."""
         if not self._requests:
             return None
@@ -89,9 +89,9 @@ class Pii(Policy):
             for slot in dialect.described(tree):
                 (hashed if slot.path and slot.path[0] in _WHOLE_HASHED else slots).append(slot)
         judged = self._judge(slots)
-        hits = [(one, part) for one in judged for part in one.parts if part.found]
-        if not hits and not hashed:
+        if not judged and not hashed:
             return None
+        hits = [(one, part) for one in judged for part in one.parts if part.found]
         self._report(exchange, hits)
         if self.observe:
             return None
@@ -103,6 +103,8 @@ class Pii(Policy):
                 self._replace((one,), Vault(nonce))
         else:
             vault = Vault(nonce)
+            if judged:
+                self._reserve_rest(slots, judged, vault)
             self._replace(judged, vault)
             if vault and self._restores:
                 exchange.local[self] = vault
@@ -112,11 +114,14 @@ class Pii(Policy):
         return None
 
     def _judge(self, slots: Iterable[Slot]) -> list[Inspected]:
+        """What was found, slot by slot; slots without a finding are left out."""
         detector = self.detector
         judged: list[Inspected] = []
         try:
             for slot in slots:
-                judged.append(inspect(slot, detector))
+                one = inspect(slot, detector)
+                if one is not None:
+                    judged.append(one)
         except WorkExceededError:
             raise ProxyError(
                 "pii_refused",
@@ -125,6 +130,16 @@ class Pii(Policy):
                 policy=self.label,
             ) from None
         return judged
+
+    def _reserve_rest(self, slots: Sequence[Slot], judged: Sequence[Inspected], vault: Vault) -> None:
+        """Look-alikes count wherever they stand, also in texts that hold nothing else."""
+        if "mask" not in self.actions.used:
+            return
+        done = {id(one.slot) for one in judged}
+        for slot in slots:
+            if id(slot) not in done:
+                for text in texts_of(slot):
+                    vault.reserve(text, [], self._types)
 
     def _replace(self, judged: Sequence[Inspected], vault: Vault) -> None:
         if "mask" in self.actions.used:
@@ -176,14 +191,9 @@ class Pii(Policy):
         exchange.note(self.label, f"would {said}" if self.observe else said)
 
     # --- answers -----------------------------------------------------------------------
-    def _vaults(self, exchange: Exchange) -> tuple[Vault | None, bool]:
-        """The vault whose placeholders go back (None: nothing to restore), and whether answers are masked."""
-        vault: Vault | None = exchange.local.get(self)
-        return vault, self._answers and not self.observe
-
-    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
         """A whole answer: mask what leaks, then put the request's values back."""
-        vault, masks = self._vaults(exchange)
+        vault: Vault | None = exchange.local.get(self)
         if vault is None and not self._answers:
             return None
         dialect = exchange.dialect
@@ -194,7 +204,7 @@ class Pii(Policy):
             return None
         changed = False
         if self._answers:
-            changed = self._mask_answer(exchange, dialect, tree, vault, masks=masks)
+            changed = self._mask_answer(exchange, dialect, tree, vault)
         if vault is not None:
             for slot in dialect.answer_texts(tree):
                 text = slot.text
@@ -206,15 +216,13 @@ class Pii(Policy):
             answer.body.touch()
         return None
 
-    def _mask_answer(
-        self, exchange: Exchange, dialect: Dialect, tree: object, vault: Vault | None, *, masks: bool
-    ) -> bool:
+    def _mask_answer(self, exchange: Exchange, dialect: Dialect, tree: object, vault: Vault | None) -> bool:
         judged = self._judge(dialect.answer_texts(tree))
-        hits = [(one, part) for one in judged for part in one.parts if part.found]
-        if not hits:
+        if not judged:
             return False
+        hits = [(one, part) for one in judged for part in one.parts if part.found]
         self._report(exchange, hits)
-        if not masks:
+        if self.observe:
             return False
         if any(self.actions.blocked(part.found) for _, part in hits):
             raise self.leak([f for _, part in hits for f in part.found])
@@ -228,13 +236,14 @@ class Pii(Policy):
 
     def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
         """The stage for this call; None when there is nothing to put back and answers are not looked at."""
-        vault, masks = self._vaults(exchange)
+        vault: Vault | None = exchange.local.get(self)
+        masks = self._answers and not self.observe
         dialect = exchange.dialect
         if dialect is None or (vault is None and not masks):
             return None
         return PiiStage(self, dialect, vault, masks=masks)
 
-    async def on_done(self, exchange: Exchange) -> None:
+    def on_done(self, exchange: Exchange) -> None:
         """Forget the originals."""
         exchange.local.pop(self, None)
 

@@ -48,25 +48,25 @@ def answered(answer: Answer) -> Any:
     return json.loads(answer.body.encode())["choices"][0]["message"]
 
 
-async def test_values_are_masked_and_put_back() -> None:
+def test_values_are_masked_and_put_back() -> None:
     policy, exchange = pii(), asking("I am reachable at ann@x.io, or bob@y.io, or ann@x.io")
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     assert content(exchange) == "I am reachable at <EMAIL_1>, or <EMAIL_2>, or <EMAIL_1>"
     answer = answering("I wrote to <EMAIL_2>.")
-    await policy.on_response(exchange, answer)
+    policy.on_response(exchange, answer)
     assert answered(answer)["content"] == "I wrote to bob@y.io."
 
 
-async def test_a_clean_request_leaves_as_its_bytes() -> None:
+def test_a_clean_request_leaves_as_its_bytes() -> None:
     policy, exchange = pii(), asking("nothing of interest")
     assert exchange.body is not None
     before = exchange.body.encode()
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     assert not exchange.body.edited
     assert exchange.body.encode() is before
 
 
-async def test_every_role_and_part_is_masked() -> None:
+def test_every_role_and_part_is_masked() -> None:
     messages = [
         {"role": "system", "content": "serve ann@x.io"},
         {"role": "user", "content": [{"type": "text", "text": "from bob@y.io"}]},
@@ -80,7 +80,7 @@ async def test_every_role_and_part_is_masked() -> None:
         {"role": "tool", "tool_call_id": "c", "content": "sent to eve@z.io"},
     ]
     exchange = exchange_builder({"model": "m", "messages": messages}, dialect=dialect_named("openai_chat"))
-    await pii().on_request(exchange)
+    pii().on_request(exchange)
     out = sent(exchange)["messages"]
     assert out[0]["content"] == "serve <EMAIL_1>"
     assert out[1]["content"][0]["text"] == "from <EMAIL_2>"
@@ -88,14 +88,14 @@ async def test_every_role_and_part_is_masked() -> None:
     assert out[3]["content"] == "sent to <EMAIL_3>"
 
 
-async def test_tool_arguments_are_judged_leaf_by_leaf_with_their_keys() -> None:
+def test_tool_arguments_are_judged_leaf_by_leaf_with_their_keys() -> None:
     args = json.dumps(
         {"customer": {"ssn": "219099999", "card": 4111111111111111}, "bob@y.io": True, "sku": "3159865109"}
     )
     message = {"role": "assistant", "tool_calls": [
         {"id": "c", "type": "function", "function": {"name": "f", "arguments": args}}]}  # fmt: skip
     exchange = exchange_builder({"model": "m", "messages": [message]}, dialect=dialect_named("openai_chat"))
-    await pii().on_request(exchange)
+    pii().on_request(exchange)
     out = json.loads(sent(exchange)["messages"][0]["tool_calls"][0]["function"]["arguments"])
     assert out["customer"] == {"ssn": "<US_SSN_1>", "card": "<CREDIT_CARD_1>"}
     assert out["sku"] == "3159865109"
@@ -109,146 +109,163 @@ async def test_tool_arguments_are_judged_leaf_by_leaf_with_their_keys() -> None:
         ("redact", {"[EMAIL]": "[EMAIL]", "[EMAIL]_": {"x": 1}}),
     ],
 )
-async def test_keys_of_tool_arguments_are_masked_with_their_values(action: str, left: Any) -> None:
+def test_keys_of_tool_arguments_are_masked_with_their_values(action: str, left: Any) -> None:
     args = json.dumps({"ann@x.io": "bob@y.io", "eve@z.io": {"x": 1}})
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": args}}
     message = {"role": "assistant", "tool_calls": [call]}
     exchange = exchange_builder({"model": "m", "messages": [message]}, dialect=dialect_named("openai_chat"))
-    await pii(action=action).on_request(exchange)
+    pii(action=action).on_request(exchange)
     out = json.loads(sent(exchange)["messages"][0]["tool_calls"][0]["function"]["arguments"])
     assert out == left
 
 
-async def test_values_are_escaped_when_put_back_into_tool_arguments() -> None:
+def test_values_are_escaped_when_put_back_into_tool_arguments() -> None:
     policy = pii(entities=["TAG"], custom=[{"type": "TAG", "pattern": r'T"\d'}])
     exchange = asking('see T"1')
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     answer = answering(
         "", tool_calls=[{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"x": "<TAG_1>"}'}}]
     )
-    await policy.on_response(exchange, answer)
+    policy.on_response(exchange, answer)
     assert json.loads(answered(answer)["tool_calls"][0]["function"]["arguments"]) == {"x": 'T"1'}
 
 
-async def test_look_alikes_in_any_message_keep_their_number() -> None:
+def test_look_alikes_in_any_message_keep_their_number() -> None:
     policy, exchange = pii(), asking("I am ann@x.io and I say <EMAIL_1> and email_2")
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     assert content(exchange).startswith("I am <EMAIL_2>")
     answer = answering("<EMAIL_1> <EMAIL_2>")
-    await policy.on_response(exchange, answer)
+    policy.on_response(exchange, answer)
     assert answered(answer)["content"] == "<EMAIL_1> ann@x.io"
 
 
-async def test_a_growing_conversation_keeps_its_prefix() -> None:
+def test_look_alikes_inside_tool_arguments_without_a_finding_keep_their_number() -> None:
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "f", "arguments": '{"note": "say \\u003cEMAIL\\u005f1>"}'},
+    }
+    exchange = exchange_builder(
+        {
+            "model": "m",
+            "messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "ann@x.io"}],
+        },
+        dialect=dialect_named("openai_chat"),
+    )
+    pii().on_request(exchange)
+    assert sent(exchange)["messages"][1]["content"] == "<EMAIL_2>"
+
+
+def test_a_growing_conversation_keeps_its_prefix() -> None:
     first = [{"role": "user", "content": "I am ann@x.io"}]
     then = [*first, {"role": "assistant", "content": "hi ann@x.io"}, {"role": "user", "content": "and bob@y.io"}]
     outs = []
     for messages in (first, then):
         exchange = exchange_builder({"model": "m", "messages": messages}, dialect=dialect_named("openai_chat"))
-        await pii().on_request(exchange)
+        pii().on_request(exchange)
         outs.append(sent(exchange)["messages"])
     assert outs[1][0] == outs[0][0]
 
 
-async def test_calls_with_state_at_the_provider_get_a_nonce() -> None:
+def test_calls_with_state_at_the_provider_get_a_nonce() -> None:
     exchange = exchange_builder(
         {"model": "m", "input": "I am ann@x.io", "previous_response_id": "resp_1"},
         path="/v1/responses",
         dialect=dialect_named("openai_responses"),
     )
-    await pii().on_request(exchange)
+    pii().on_request(exchange)
     token = sent(exchange)["input"].removeprefix("I am ")
     assert token.startswith("<EMAIL_1_")
     assert len(token) == len("<EMAIL_1_x7q>")
 
 
-async def test_each_embedding_input_is_numbered_on_its_own() -> None:
+def test_each_embedding_input_is_numbered_on_its_own() -> None:
     exchange = exchange_builder(
         {"model": "m", "input": ["a ann@x.io", "b bob@y.io"]},
         path="/v1/embeddings",
         dialect=dialect_named("openai_embeddings"),
     )
-    await pii().on_request(exchange)
+    pii().on_request(exchange)
     assert sent(exchange)["input"] == ["a <EMAIL_1>", "b <EMAIL_1>"]
 
 
-async def test_two_calls_never_see_each_others_values() -> None:
+def test_two_calls_never_see_each_others_values() -> None:
     policy = pii()
     one, two = asking("ann@x.io"), asking("bob@y.io")
-    await policy.on_request(one)
-    await policy.on_request(two)
+    policy.on_request(one)
+    policy.on_request(two)
     for exchange, value in ((two, "bob@y.io"), (one, "ann@x.io")):
         answer = answering("<EMAIL_1>")
-        await policy.on_response(exchange, answer)
+        policy.on_response(exchange, answer)
         assert answered(answer)["content"] == value
 
 
-async def test_block_names_types_and_places_never_values() -> None:
+def test_block_names_types_and_places_never_values() -> None:
     policy, exchange = pii(actions={"EMAIL": "block"}), asking("I am ann@x.io")
     with pytest.raises(ProxyError) as caught:
-        await policy.on_request(exchange)
+        policy.on_request(exchange)
     assert caught.value.code == "pii_refused"
     assert "EMAIL at messages[0].content" in caught.value.message
     assert "ann" not in caught.value.message
 
 
-async def test_observe_reports_and_changes_nothing() -> None:
+def test_observe_reports_and_changes_nothing() -> None:
     policy, exchange = pii(observe=True, actions={"EMAIL": "block"}), asking("I am ann@x.io")
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     assert exchange.body is not None
     assert not exchange.body.edited
     assert exchange.notes == [("pii", "would block:EMAIL=1")]
 
 
-async def test_notes_hold_counts_never_values() -> None:
+def test_notes_hold_counts_never_values() -> None:
     exchange = asking("ann@x.io and bob@y.io")
-    await pii().on_request(exchange)
+    pii().on_request(exchange)
     assert exchange.notes == [("pii", "mask:EMAIL=2")]
 
 
-async def test_opaque_content_is_counted_or_refused() -> None:
+def test_opaque_content_is_counted_or_refused() -> None:
     image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
     exchange = asking(image)
-    await pii().on_request(exchange)
+    pii().on_request(exchange)
     assert exchange.notes == [("pii", "opaque=1")]
     with pytest.raises(ProxyError, match="cannot be searched"):
-        await pii(on_opaque="block").on_request(asking(image))
+        pii(on_opaque="block").on_request(asking(image))
 
 
-async def test_without_restore_placeholders_stay() -> None:
+def test_without_restore_placeholders_stay() -> None:
     policy, exchange = pii(restore=False), asking("ann@x.io")
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     answer = answering("<EMAIL_1>")
-    await policy.on_response(exchange, answer)
+    policy.on_response(exchange, answer)
     assert answered(answer)["content"] == "<EMAIL_1>"
     assert policy.open_stream(exchange, answer) is None
 
 
-async def test_leaks_in_answers_are_masked_and_restored_values_are_not() -> None:
+def test_leaks_in_answers_are_masked_and_restored_values_are_not() -> None:
     policy, exchange = pii(direction=["request", "response"]), asking("I am ann@x.io")
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     answer = answering("<EMAIL_1>, ask eve@z.io")
-    await policy.on_response(exchange, answer)
+    policy.on_response(exchange, answer)
     assert answered(answer)["content"] == "ann@x.io, ask <EMAIL_2>"
 
 
-async def test_a_blocked_leak_is_refused() -> None:
+def test_a_blocked_leak_is_refused() -> None:
     policy, exchange = pii(direction="response", action="block"), asking("hi")
     with pytest.raises(ProxyError) as caught:
-        await policy.on_response(exchange, answering("ask eve@z.io"))
+        policy.on_response(exchange, answering("ask eve@z.io"))
     assert caught.value.message == "The answer holds EMAIL."
 
 
-async def test_originals_are_forgotten_at_the_end() -> None:
+def test_originals_are_forgotten_at_the_end() -> None:
     policy, exchange = pii(), asking("ann@x.io")
-    await policy.on_request(exchange)
-    await policy.on_done(exchange)
+    policy.on_request(exchange)
+    policy.on_done(exchange)
     assert exchange.local == {}
 
 
-async def test_user_and_metadata_are_hashed_when_asked() -> None:
+def test_user_and_metadata_are_hashed_when_asked() -> None:
     exchange = asking("hi", user="ann", metadata={"who": "ann"})
-    await pii(described=True, hash_key="k").on_request(exchange)
+    pii(described=True, hash_key="k").on_request(exchange)
     out = sent(exchange)
     assert out["user"].startswith("[USER:")
     assert out["metadata"]["who"].startswith("[METADATA:")

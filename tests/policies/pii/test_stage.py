@@ -45,12 +45,12 @@ def calls(text: str) -> Event:
 DONE = Event.made(b"[DONE]")
 
 
-async def opened(text: str = "I am ann@x.io", **options: Any) -> tuple[Pii, Exchange, Stage]:
+def opened(text: str = "I am ann@x.io", **options: Any) -> tuple[Pii, Exchange, Stage]:
     policy: Pii = policy_builder(Pii, options)
     exchange = exchange_builder(
         {"model": "m", "stream": True, "messages": [{"role": "user", "content": text}]}, dialect=CHAT
     )
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     stage = policy.open_stream(exchange, Answer(200, [], origin="upstream", events=True))
     assert stage is not None
     return policy, exchange, stage
@@ -86,37 +86,37 @@ def arguments(events: Sequence[Event]) -> str:
     return out
 
 
-async def test_a_token_cut_across_events_is_restored() -> None:
-    _, _, stage = await opened()
+def test_a_token_cut_across_events_is_restored() -> None:
+    _, _, stage = opened()
     out = run(stage, [says("to <EM"), says("AIL"), says("_1>"), says(" ok"), chunk({}, finish="stop"), DONE])
     assert contents(out) == "to ann@x.io ok"
 
 
-async def test_an_event_of_no_interest_leaves_as_its_bytes() -> None:
-    _, _, stage = await opened()
+def test_an_event_of_no_interest_leaves_as_its_bytes() -> None:
+    _, _, stage = opened()
     event = says(" the quick")
     assert list(stage.feed(event)) == [event]
     assert not event.edited
 
 
-async def test_the_tail_leaves_before_the_finish() -> None:
-    _, _, stage = await opened()
+def test_the_tail_leaves_before_the_finish() -> None:
+    _, _, stage = opened()
     out = run(stage, [says("to <EMAIL_1"), chunk({}, finish="stop"), DONE])
     assert contents(out) == "to ann@x.io"
     finished = next(i for i, e in enumerate(out) if e.json and e.json["choices"][0]["finish_reason"])
     assert contents(out[finished + 1 :]) == ""
 
 
-async def test_the_tail_leaves_when_the_stream_breaks_off() -> None:
-    _, _, stage = await opened()
+def test_the_tail_leaves_when_the_stream_breaks_off() -> None:
+    _, _, stage = opened()
     out = run(stage, [says("to <EMA")], finish=False)
     out += list(stage.end("upstream_failed"))
     assert contents(out) == "to <EMA"
     assert list(stage.end("upstream_failed")) == []
 
 
-async def test_choices_are_restored_apart() -> None:
-    _, _, stage = await opened()
+def test_choices_are_restored_apart() -> None:
+    _, _, stage = opened()
     out = run(
         stage,
         [says("<EMA", 0), says("IL_1> no", 1), says("IL_1>", 0), chunk({}, 0, "stop"), chunk({}, 1, "stop"), DONE],
@@ -125,21 +125,21 @@ async def test_choices_are_restored_apart() -> None:
     assert contents(out, 1) == "IL_1> no"
 
 
-async def test_tool_arguments_stay_json() -> None:
-    _, _, stage = await opened('T"1 here', entities=["TAG"], custom=[{"type": "TAG", "pattern": r'T"\d'}])
+def test_tool_arguments_stay_json() -> None:
+    _, _, stage = opened('T"1 here', entities=["TAG"], custom=[{"type": "TAG", "pattern": r'T"\d'}])
     out = run(stage, [calls('{"x": "<TA'), calls('G_1>"}'), chunk({}, finish="tool_calls"), DONE])
     assert json.loads(arguments(out)) == {"x": 'T"1'}
 
 
-async def test_leaks_are_masked_and_restored_values_are_not() -> None:
-    _, _, stage = await opened(direction=["request", "response"])
+def test_leaks_are_masked_and_restored_values_are_not() -> None:
+    _, _, stage = opened(direction=["request", "response"])
     text = "Dear <EMAIL_1>, please do ask eve@z.io about it, and no one else, thank you very much indeed"
     out = run(stage, [*(says(text[i : i + 5]) for i in range(0, len(text), 5)), chunk({}, finish="stop"), DONE])
     assert contents(out) == text.replace("<EMAIL_1>", "ann@x.io").replace("eve@z.io", "<EMAIL_2>")
 
 
-async def test_a_blocked_leak_stops_the_stream() -> None:
-    _, _, stage = await opened(direction=["request", "response"], actions={"PHONE": "block"})
+def test_a_blocked_leak_stops_the_stream() -> None:
+    _, _, stage = opened(direction=["request", "response"], actions={"PHONE": "block"})
     got: Any = ()
     for piece in ("call +49 30 901820 ", "or " * 40):
         got = stage.feed(says(piece))
@@ -155,15 +155,15 @@ async def test_a_blocked_leak_stops_the_stream() -> None:
     ),
     st.integers(1, 7),
 )
-async def test_any_split_gives_what_the_whole_gives(parts: list[str], size: int) -> None:
-    policy, exchange, stage = await opened()
+def test_any_split_gives_what_the_whole_gives(parts: list[str], size: int) -> None:
+    policy, exchange, stage = opened()
     text = "".join(parts)
     out = run(stage, [*(says(text[i : i + size]) for i in range(0, len(text), size)), chunk({}, finish="stop"), DONE])
     assert contents(out) == exchange.local[policy].restore(text)
 
 
-async def test_held_tails_are_bounded() -> None:
-    policy, exchange, stage = await opened()
+def test_held_tails_are_bounded() -> None:
+    policy, exchange, stage = opened()
     longest = exchange.local[policy].grammar.longest
     text = "<EMAIL_" * 200 + "<" * 200 + "&lt;" * 100
     gone = 0
@@ -197,7 +197,7 @@ WHOLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-async def test_every_dialects_stream_is_restored_in_all_its_places(name: str) -> None:
+def test_every_dialects_stream_is_restored_in_all_its_places(name: str) -> None:
     dialect = dialect_named(name)
     policy: Pii = policy_builder(Pii, {})
     vault = Vault()
@@ -215,8 +215,8 @@ async def test_every_dialects_stream_is_restored_in_all_its_places(name: str) ->
     ]
 
 
-async def test_a_stage_is_cheap_where_nothing_happens() -> None:
-    _, _, stage = await opened()
+def test_a_stage_is_cheap_where_nothing_happens() -> None:
+    _, _, stage = opened()
     event = says(" quick")
     CHAT.read(event)
     seconds = min(timeit.repeat(lambda: stage.feed(event), number=2000, repeat=5)) / 2000
