@@ -30,6 +30,7 @@ from .errors import (
 from .incoming import Incoming, Sink
 from .outgoing import Outgoing
 from .pool import Pool
+from .switching import Switched
 from .tls import TlsOptions
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "PoolFull",
     "PoolTimeout",
     "Sink",
+    "Switched",
     "Timeouts",
     "TlsOptions",
     "TotalTimeout",

@@ -22,12 +22,17 @@ Factory = Callable[[str], asyncio.Protocol]
 
 
 async def dial(
-    endpoint: Endpoint, factory: Factory, context: ssl.SSLContext | None, proxy: Proxy | None
+    endpoint: Endpoint,
+    factory: Factory,
+    context: ssl.SSLContext | None,
+    proxy: Proxy | None,
+    *,
+    tunnel: bool = False,
 ) -> asyncio.Protocol:
     """An open connection to `endpoint`. Cancelling closes whatever is open by then. Raises ConnectFailed.
 
     `context` is needed for https. With a `proxy`, https goes through CONNECT; http is the caller's to send in absolute
-    form.
+    form, unless a `tunnel` is asked for.
     """
     loop = asyncio.get_running_loop()
     server_name = None
@@ -46,7 +51,7 @@ async def dial(
             host, port = (endpoint.host, endpoint.port) if proxy is None else (proxy.host, proxy.port)
             sock = await _connect(loop, host, port)
             peer = _peer(sock, f"{host}:{port}")
-            if proxy is not None and context is not None:
+            if proxy is not None and (context is not None or tunnel):
                 with _closing_on_error(sock):
                     await _tunnel(loop, sock, endpoint, proxy)
         encrypting = context is not None

@@ -18,6 +18,7 @@ from .connection import Connection
 from .endpoint import Endpoint, Limits, Timeouts
 from .errors import ConnectFailed, ConnectionLost, ConnectTimeout, PoolClosed, PoolFull, PoolTimeout, TotalTimeout
 from .outgoing import Headers, Outgoing, render
+from .switching import Switched, Switching
 from .tls import make_context
 
 if TYPE_CHECKING:
@@ -115,6 +116,33 @@ class Pool:
         answer.resent = True
         return answer
 
+    async def switch(
+        self, request: Outgoing, timeouts: Timeouts | None = None, deadline: float = inf
+    ) -> tuple[Incoming, Switched | None]:
+        """Send a request that asks for another protocol, on a fresh connection: its answer, and the socket when that is
+        101. The socket keeps its place in the pool. Otherwise as `send`; a forward proxy is passed through CONNECT.
+        """
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        times = timeouts or self.timeouts
+        if times.total is not None:
+            deadline = min(deadline, loop.time() + times.total)
+        head = render(request, self._host)
+        full = self._places >= self.limits.max_connections
+        connection = self._idle.pop() if full and self._idle else await self._acquire(loop, times, deadline, Switching)
+        if connection.calls:
+            # A kept one gives its place: whether it still works would show only when it is too late to say it again.
+            connection.slot_kept = True
+            connection.close()
+            connection = await self._dial(loop, times, deadline, Switching)
+        waiter = connection.begin(request, head, times, deadline, loop.time())
+        try:
+            answer = await waiter
+        except BaseException:
+            _settle(waiter)
+            connection.give_up()
+            raise
+        return answer, cast(Switching, connection).switched
+
     def retire(self) -> None:
         """Keep no connection from now on: those at rest are closed, the others after their call. Calls still work."""
         self._retired = True
@@ -136,13 +164,20 @@ class Pool:
 
     # --- places ---
 
-    async def _acquire(self, loop: asyncio.AbstractEventLoop, times: Timeouts, deadline: float) -> Connection:
+    async def _acquire(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        times: Timeouts,
+        deadline: float,
+        kind: type[Connection] = Connection,
+    ) -> Connection:
+        """A connection: one of this kind dialled, or whichever a call that ended has left."""
         if self._closed:
             raise PoolClosed(f"the pool of {self.endpoint} is closed")
         limits = self.limits
         if self._places < limits.max_connections:
             self._places += 1
-            return await self._dial(loop, times, deadline)
+            return await self._dial(loop, times, deadline, kind)
         if len(self._waiting) >= limits.max_waiting:
             busy = f"all {limits.max_connections} connections to {self.endpoint} are busy"
             raise PoolFull(f"{busy} and {limits.max_waiting} calls wait")
@@ -157,7 +192,7 @@ class Pool:
             raise
         finally:
             timer.cancel()
-        return given if given is not None else await self._dial(loop, times, deadline)
+        return given if given is not None else await self._dial(loop, times, deadline, kind)
 
     def _waited_enough(self, waiter: asyncio.Future[Connection | None], deadline: float) -> None:
         if self._waiting.pop(waiter, _MISSING) is _MISSING or waiter.done():
@@ -192,7 +227,13 @@ class Pool:
                 return
         self._places -= 1
 
-    async def _dial(self, loop: asyncio.AbstractEventLoop, times: Timeouts, deadline: float) -> Connection:
+    async def _dial(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        times: Timeouts,
+        deadline: float,
+        kind: type[Connection] = Connection,
+    ) -> Connection:
         """Open a connection in a place that is already ours; the place is given up when that fails."""
         until = min(loop.time() + times.connect, deadline)
         try:
@@ -200,9 +241,10 @@ class Pool:
                 context = await self._tls_context(loop) if self.endpoint.scheme == "https" else None
                 connection = await dial(
                     self.endpoint,
-                    lambda peer: Connection(self, loop, peer, self.limits.max_head),
+                    lambda peer: kind(self, loop, peer, self.limits.max_head),
                     context,
                     self._proxy,
+                    tunnel=kind is not Connection,
                 )
         except TimeoutError as error:
             self._free_place()
