@@ -49,7 +49,7 @@ class Step:
 
 
 def _has(policy: Policy, phase: str) -> bool:
-    return getattr(type(policy), phase) is not getattr(Policy, phase)
+    return getattr(type(policy), phase) is not getattr(Policy, phase) and phase not in policy.unused
 
 
 class Chain:

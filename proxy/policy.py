@@ -162,6 +162,9 @@ class Policy:
     splits: ClassVar[bool] = False
     selects_key: ClassVar[bool] = False
 
+    unused: frozenset[str] = frozenset()
+    """Phases that this policy, with its options, has no use for: set in ``__init__``. The chain does not call them."""
+
     def __init__(self, options: Any, services: Services, *, label: str | None = None, observe: bool = False) -> None:
         self.options = options
         self.services = services

@@ -66,7 +66,7 @@ class CircuitBreaker(Policy):
         self._per: Per = o.per
         self._pools = _pools(services.config) if o.per == "key" else {}
 
-    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+    def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
         per = self._per
         if per == "upstream":
             key = (attempt.upstream, "")
@@ -102,13 +102,13 @@ class CircuitBreaker(Policy):
             ),
         )
 
-    async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
+    def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
         if verdict.failure is None and verdict.veto is None:
             given: Pass | None = attempt.local.get(self)
             if given is not None and given.probe:
                 given.breaker.answering(given)
 
-    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+    def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
         given: Pass | None = attempt.local.get(self)
         if given is not None:
             given.breaker.end(given, attempt.outcome, attempt.failure, self._now())

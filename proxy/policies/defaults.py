@@ -146,7 +146,7 @@ class Defaults(Policy):
         super().__init__(options, services, label=label, observe=observe)
         self._rules = tuple(_Compiled(rule) for rule in options.rules)
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         done: list[str] = []
         for rule in self._rules:
             if rule.applies is None or rule.applies(exchange):

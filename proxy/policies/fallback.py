@@ -70,12 +70,12 @@ class Fallbacks(Policy):
         self._causes = Causes(self.options.on)
         self._targets = tuple(Target(one.upstream, one.model) for one in self.options.targets)
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         if not self.observe:
             exchange.alternatives += (exchange.target, *self._targets)
         return None
 
-    async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Fallback | None:
+    def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Fallback | None:
         if verdict.failure is None and verdict.veto is None:
             return None
         why = self._causes.match(verdict)

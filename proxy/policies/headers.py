@@ -108,7 +108,7 @@ class Headers(Policy):
         self._answer_removes = any_glob(answer.remove) if answer.remove else None
         self._edits_answer = bool(answer.set or answer.remove)
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         request = exchange.request
         gone = [name for name in self._remove if name in request.headers]
         if self._removes is not None:
@@ -134,7 +134,7 @@ class Headers(Policy):
             if names:
                 exchange.explain(self.label, f"{verb} {', '.join(names)}")
 
-    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
         if self._edits_answer:
             self._edit(exchange, answer)
         return None

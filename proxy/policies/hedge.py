@@ -97,7 +97,7 @@ class Hedge(Policy):
         self._recent = Recent(WINDOW)
         self._now = services.clock.monotonic
 
-    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | None:
+    def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | None:
         now = self._now()
         recent = self._recent
         if attempt.hedge_of is not None:
@@ -143,7 +143,7 @@ class Hedge(Policy):
         recent = self._recent.at(now)
         return recent.some + 1 <= self.options.max_ratio * recent.all + FREE
 
-    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+    def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
         if attempt.hedge_of is not None and not attempt.sent and attempt.local.get(self):
             # Another policy vetoed it: nothing was sent, the budget gets it back.
             self._recent.add(self._now(), 0, -1)

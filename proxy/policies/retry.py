@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import Field, model_validator
@@ -89,14 +89,16 @@ class Retries(Policy):
         self._causes = Causes(self.options.on)
         self._recent = Recent(WINDOW)
         self._now = services.clock.monotonic
+        if self.options.deadline is None or observe:
+            self.unused = frozenset({"on_request"})
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         if self.options.deadline is not None and not self.observe:
             end = exchange.started_at + self.options.deadline
             exchange.deadline = end if exchange.deadline is None else min(end, exchange.deadline)
         return None
 
-    async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Retry | None:
+    def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Retry | None:
         now = self._now()
         seen = exchange.local
         if self not in seen:
@@ -115,7 +117,7 @@ class Retries(Policy):
         if delay is None:
             exchange.note(self.label, f"no retry: Retry-After {verdict.retry_after:g} s is longer than max_retry_after")
             return None
-        if exchange.deadline is not None and asyncio.get_running_loop().time() + delay >= exchange.deadline:
+        if exchange.deadline is not None and monotonic() + delay >= exchange.deadline:
             exchange.note(self.label, "no retry: the deadline leaves no time for it")
             return None
         said = f"try {attempt.try_number + 1} of {options.attempts} in {delay:.3f} s after {verdict.failure}"

@@ -26,7 +26,7 @@ from proxy.load import load_config
 from proxy.policy import Policy, Verdict
 from proxy.services import Services
 from proxy.snapshot import Snapshot
-from proxy.testing import Call, FakeUpstream, chat_answer, chat_events, events, reply
+from proxy.testing import Call, FakeUpstream, called, chat_answer, chat_events, events, reply
 from proxy.upstream.breakers import Breakers
 from proxy.wiring import offer_services
 
@@ -68,13 +68,13 @@ class Wobbly(Recorder):
 
     async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
         await asyncio.sleep(random.random() * 0.002)
-        await super().on_attempt(exchange, attempt)
+        await called(super().on_attempt(exchange, attempt))
 
     async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
         await asyncio.sleep(random.random() * 0.002)
 
     async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
-        await super().on_attempt_end(exchange, attempt)
+        await called(super().on_attempt_end(exchange, attempt))
         await asyncio.sleep(random.random() * 0.002)
 
 

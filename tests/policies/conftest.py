@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from proxy.errors import ProxyError
+from proxy.testing import called
 
-Refusal = Callable[[Awaitable[Any]], Awaitable[ProxyError]]
+Refusal = Callable[..., Awaitable[ProxyError]]
 
 
 @pytest.fixture
 def refusal() -> Refusal:
-    """Awaits what must refuse and returns the error."""
+    """Calls a phase that must refuse and returns the error."""
 
-    async def run(what: Awaitable[Any]) -> ProxyError:
+    async def run(phase: Callable[..., Any], *args: Any) -> ProxyError:
         with pytest.raises(ProxyError) as caught:
-            await what
+            await called(phase(*args))
         return caught.value
 
     return run

@@ -21,7 +21,16 @@ from proxy.errors import ProxyError
 from proxy.exchange import Exchange
 from proxy.policies.authenticate import Authenticate
 from proxy.policies.authenticate.options import AuthenticateOptions
-from proxy.testing import FakeClock, FakeUpstream, exchange_builder, hang, policy_builder, reply, services_builder
+from proxy.testing import (
+    FakeClock,
+    FakeUpstream,
+    called,
+    exchange_builder,
+    hang,
+    policy_builder,
+    reply,
+    services_builder,
+)
 
 Refusal = Callable[[Awaitable[Any]], Awaitable[ProxyError]]
 KEY = "sk-local-abc"
@@ -56,7 +65,7 @@ def calling(headers: dict[str, str] | None = None, *, key: str | None = KEY, **m
 
 async def test_none_lets_everyone_in_and_leaves_the_credential() -> None:
     exchange = calling(project="p")
-    await policy_builder(Authenticate, {"method": "none"}).on_request(exchange)
+    await called(policy_builder(Authenticate, {"method": "none"}).on_request(exchange))
     assert exchange.principal.id == "anonymous"
     assert exchange.project == "p"
     assert exchange.request.edits is None
@@ -78,20 +87,20 @@ async def test_none_lets_everyone_in_and_leaves_the_credential() -> None:
 )
 async def test_a_key_is_found_wherever_sdks_put_it(headers: dict[str, str]) -> None:
     exchange = calling(headers, key=None)
-    await with_key(principal="ann", project="red").on_request(exchange)
+    await called(with_key(principal="ann", project="red").on_request(exchange))
     assert (exchange.principal.id, exchange.principal.key_id, exchange.principal.method) == ("ann", "team-a", "keys")
     assert exchange.project == "red"
 
 
 async def test_a_missing_key_is_refused(refusal: Refusal) -> None:
-    error = await refusal(with_key().on_request(calling(key=None)))
+    error = await refusal(with_key().on_request, calling(key=None))
     assert (error.code, error.status) == ("invalid_api_key", 401)
     assert error.headers == ((b"www-authenticate", b"Bearer"),)
 
 
 @pytest.mark.parametrize("key", ["sk-wrong-secret", digest(KEY), "\udcff\udc80", "é" * 100])
 async def test_an_unknown_key_is_refused_and_not_shown(refusal: Refusal, key: str) -> None:
-    error = await refusal(with_key().on_request(calling({"x-api-key": key}, key=None)))
+    error = await refusal(with_key().on_request, calling({"x-api-key": key}, key=None))
     assert error.code == "invalid_api_key"
     assert key not in error.message
     assert KEY not in str(error)
@@ -100,35 +109,37 @@ async def test_an_unknown_key_is_refused_and_not_shown(refusal: Refusal, key: st
 async def test_an_expired_key_says_so(refusal: Refusal) -> None:
     clock = FakeClock(now=1_700_000_000)
     policy = with_key(clock, expires="2023-11-15")
-    await policy.on_request(calling())
+    await called(policy.on_request(calling()))
     clock.jump(86_400)
-    error = await refusal(policy.on_request(calling()))
+    error = await refusal(policy.on_request, calling())
     assert error.code == "invalid_api_key"
     assert "expired at 2023-11-15T00:00:00Z" in error.message
 
 
 async def test_an_upper_case_digest_is_the_same_key() -> None:
-    await policy_builder(
-        Authenticate, {"method": "keys", "keys": [{"id": "a", "sha256": digest(KEY).upper()}]}
-    ).on_request(calling())
+    await called(
+        policy_builder(
+            Authenticate, {"method": "keys", "keys": [{"id": "a", "sha256": digest(KEY).upper()}]}
+        ).on_request(calling())
+    )
 
 
 @pytest.mark.parametrize("claimed", ["red", "blue"])
 async def test_a_call_may_name_the_projects_of_its_key(claimed: str) -> None:
     exchange = calling(project=claimed)
-    await with_key(project="red", projects=["blue"]).on_request(exchange)
+    await called(with_key(project="red", projects=["blue"]).on_request(exchange))
     assert exchange.project == claimed
 
 
 @pytest.mark.parametrize("own", [{"project": "red", "projects": ["blue"]}, {}])
 async def test_a_foreign_project_is_refused(refusal: Refusal, own: dict[str, Any]) -> None:
-    error = await refusal(with_key(**own).on_request(calling(project="green")))
+    error = await refusal(with_key(**own).on_request, calling(project="green"))
     assert (error.code, error.status, error.param) == ("policy_refused", 403, "x-sidecar-project")
 
 
 async def test_tags_of_the_key_win_over_the_clients() -> None:
     exchange = calling(tags={"team": "mine", "job": "nightly"})
-    await with_key(tags={"team": "theirs", "task": "medical"}).on_request(exchange)
+    await called(with_key(tags={"team": "theirs", "task": "medical"}).on_request(exchange))
     assert exchange.tags == {"team": "theirs", "job": "nightly", "task": "medical"}
     assert exchange.task == "medical"
 
@@ -147,36 +158,36 @@ async def test_tags_of_the_key_win_over_the_clients() -> None:
 async def test_a_priority_is_at_most_the_keys(own: str, claimed: Any, settled: str) -> None:
     headers = {"x-sidecar-priority": claimed} if claimed else {}
     exchange = calling(headers, priority=claimed or "normal")
-    await with_key(priority=own).on_request(exchange)
+    await called(with_key(priority=own).on_request(exchange))
     assert exchange.priority == settled
 
 
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-4o", "claude-3/sonnet", "x.y"])
 async def test_models_are_allowed_by_glob(model: str) -> None:
     policy = with_key(models=["gpt-4o*", "claude*", "x.y"])
-    await policy.on_request(calling(body={"model": model}))
+    await called(policy.on_request(calling(body={"model": model})))
 
 
 @pytest.mark.parametrize("model", ["gpt-4", "xgpt-4o", "xzy", "claude" + "-" * 300, "GPT-4o"])
 async def test_other_models_are_refused(refusal: Refusal, model: str) -> None:
     policy = with_key(models=["gpt-4o*", "claude*", "x.y"])
-    error = await refusal(policy.on_request(calling(body={"model": model})))
+    error = await refusal(policy.on_request, calling(body={"model": model}))
     assert (error.code, error.status, error.param) == ("model_not_allowed", 403, "model")
     assert len(error.message) < 300
 
 
 async def test_a_limited_key_may_not_send_what_names_no_model(refusal: Refusal) -> None:
     policy = with_key(models=["gpt-4o*"])
-    error = await refusal(policy.on_request(calling(body=None, path="/v1/files")))
+    error = await refusal(policy.on_request, calling(body=None, path="/v1/files"))
     assert error.code == "model_not_allowed"
-    await policy.on_request(calling(body=None, path="/v1/files", method="GET"))
-    await with_key(models=["*"]).on_request(calling(body=None, path="/v1/files"))
+    await called(policy.on_request(calling(body=None, path="/v1/files", method="GET")))
+    await called(with_key(models=["*"]).on_request(calling(body=None, path="/v1/files")))
 
 
 async def test_unnamed_models_can_be_allowed() -> None:
     key = {"id": "a", "sha256": digest(KEY), "models": ["gpt-4o"]}
     policy = policy_builder(Authenticate, {"method": "keys", "keys": [key], "unnamed_models": "allow"})
-    await policy.on_request(calling(body=None, path="/v1/files"))
+    await called(policy.on_request(calling(body=None, path="/v1/files")))
 
 
 # --- passthrough ----------------------------------------------------------------------------
@@ -186,7 +197,7 @@ async def test_passthrough_names_the_caller_by_a_hash_and_keeps_the_credential()
     policy = policy_builder(Authenticate, {"method": "passthrough"})
     first, again, other = calling(), calling({"x-api-key": KEY}, key=None), calling(key="sk-other")
     for exchange in (first, again, other):
-        await policy.on_request(exchange)
+        await called(policy.on_request(exchange))
         assert exchange.request.edits is None
     assert first.principal.id == again.principal.id != other.principal.id
     assert KEY not in first.principal.id
@@ -195,7 +206,7 @@ async def test_passthrough_names_the_caller_by_a_hash_and_keeps_the_credential()
 
 async def test_passthrough_lets_a_call_without_credential_go_up_as_it_is() -> None:
     exchange = calling(key=None)
-    await policy_builder(Authenticate, {"method": "passthrough"}).on_request(exchange)
+    await called(policy_builder(Authenticate, {"method": "passthrough"}).on_request(exchange))
     assert exchange.principal.id == "anonymous"
 
 
@@ -203,7 +214,7 @@ async def test_a_configured_hash_key_gives_the_same_name_everywhere() -> None:
     names = []
     for hash_key in ("one", "one", "two"):
         exchange = calling()
-        await policy_builder(Authenticate, {"method": "passthrough", "hash_key": hash_key}).on_request(exchange)
+        await called(policy_builder(Authenticate, {"method": "passthrough", "hash_key": hash_key}).on_request(exchange))
         names.append(exchange.principal.id)
     assert names[0] == names[1] != names[2]
 
@@ -260,7 +271,7 @@ async def test_a_token_names_the_caller_and_what_it_may(clock: FakeClock, set_fi
         }
     )
     exchange = calling(key=token, project="blue")
-    await policy.on_request(exchange)
+    await called(policy.on_request(exchange))
     principal = exchange.principal
     assert (principal.id, principal.project, principal.projects) == ("ann@example.com", "red", ("blue",))
     assert (principal.models, principal.priority, principal.tags) == (("gpt-4o*", "o3"), "high", {"team": "core"})
@@ -294,7 +305,7 @@ async def test_wrong_tokens_are_refused_with_the_reason(
 ) -> None:
     policy = with_tokens(clock, jwks_file=str(set_file), issuer="https://good", audience=["us"])
     token = make()
-    error = await refusal(policy.on_request(calling({"x-api-key": token}, key=None)))
+    error = await refusal(policy.on_request, calling({"x-api-key": token}, key=None))
     assert (error.code, error.status) == ("invalid_api_key", 401)
     assert why in error.message
     assert token not in error.message
@@ -313,7 +324,7 @@ async def test_a_public_key_used_as_a_shared_secret_is_refused(
 
     text = part(b'{"alg":"HS256","kid":"one"}') + "." + part(json.dumps({"sub": "x", "exp": NOW + 9}).encode())
     token = text + "." + part(hmac_module.digest(pem, text.encode(), "sha256"))
-    assert "algorithm" in (await refusal(policy.on_request(calling(key=token)))).message
+    assert "algorithm" in (await refusal(policy.on_request, calling(key=token))).message
 
 
 async def test_a_token_is_good_until_it_expires_and_no_longer(
@@ -321,38 +332,38 @@ async def test_a_token_is_good_until_it_expires_and_no_longer(
 ) -> None:
     policy = with_tokens(clock, jwks_file=str(set_file))
     token = signed()
-    await policy.on_request(calling(key=token))
+    await called(policy.on_request(calling(key=token)))
     clock.jump(600 + 29)
-    await policy.on_request(calling(key=token))
+    await called(policy.on_request(calling(key=token)))
     clock.jump(2)
-    assert "expired" in (await refusal(policy.on_request(calling(key=token)))).message
-    assert "expired" in (await refusal(policy.on_request(calling(key=token)))).message
+    assert "expired" in (await refusal(policy.on_request, calling(key=token))).message
+    assert "expired" in (await refusal(policy.on_request, calling(key=token))).message
 
 
 async def test_a_verified_token_is_not_verified_again(clock: FakeClock, set_file: Path) -> None:
     policy = with_tokens(clock, jwks_file=str(set_file))
     token = signed()
     first, second = calling(key=token), calling(key=token)
-    await policy.on_request(first)
+    await called(policy.on_request(first))
     started = time.perf_counter()
-    await policy.on_request(second)
+    await called(policy.on_request(second))
     assert time.perf_counter() - started < 0.002
     assert second.principal is first.principal
 
 
 async def test_a_limiting_claim_that_is_missing_refuses(clock: FakeClock, set_file: Path, refusal: Refusal) -> None:
     policy = with_tokens(clock, jwks_file=str(set_file), claims={"models": "models"})
-    assert "allows no model" in (await refusal(policy.on_request(calling(key=signed())))).message
+    assert "allows no model" in (await refusal(policy.on_request, calling(key=signed()))).message
 
 
 async def test_a_shared_secret_signs_too(clock: FakeClock, refusal: Refusal) -> None:
     secret = "0123456789abcdef0123456789abcdef"
     policy = with_tokens(clock, secret=secret, algorithms=["HS256"])
     exchange = calling(key=signed(OctKey.import_key(secret, {"kid": "whatever"}), alg="HS256"))
-    await policy.on_request(exchange)
+    await called(policy.on_request(exchange))
     assert exchange.principal.id == "ann"
     wrong = signed(OctKey.import_key("f" * 32, {"kid": "whatever"}), alg="HS256")
-    assert "signature" in (await refusal(policy.on_request(calling(key=wrong)))).message
+    assert "signature" in (await refusal(policy.on_request, calling(key=wrong))).message
 
 
 async def test_unknown_headers_of_a_token_do_no_harm(clock: FakeClock, set_file: Path) -> None:
@@ -365,7 +376,7 @@ async def test_unknown_headers_of_a_token_do_no_harm(clock: FakeClock, set_file:
         RSA_ONE,
         registry=JWSRegistry(strict_check_header=False),
     )
-    await policy.on_request(calling(key=token))
+    await called(policy.on_request(calling(key=token)))
 
 
 async def test_the_key_set_is_fetched_once_for_all_who_wait(clock: FakeClock) -> None:
@@ -381,7 +392,7 @@ async def test_it_is_fetched_at_start_before_any_call(clock: FakeClock) -> None:
         policy = with_tokens(clock, jwks_url=issuer.url + "/jwks")
         await policy.start()
         await issuer.call(0)
-        await policy.on_request(calling(key=signed()))
+        await called(policy.on_request(calling(key=signed())))
         assert len(issuer.calls) == 1
         await policy.stop()
 
@@ -391,15 +402,15 @@ async def test_a_new_key_is_looked_for_but_not_at_every_strangers_wish(clock: Fa
         reply(key_set(RSA_ONE)), reply(key_set(RSA_ONE)), default=reply(key_set(RSA_ONE, RSA_TWO))
     ) as issuer:
         policy = with_tokens(clock, jwks_url=issuer.url + "/jwks")
-        await policy.on_request(calling(key=signed()))
-        await refusal(policy.on_request(calling(key=signed(RSA_TWO))))
+        await called(policy.on_request(calling(key=signed())))
+        await refusal(policy.on_request, calling(key=signed(RSA_TWO)))
         assert len(issuer.calls) == 1, "the set was fetched a moment ago"
         clock.advance(10)
-        await refusal(policy.on_request(calling(key=signed(RSA_TWO))))
-        await refusal(policy.on_request(calling(key=signed(RSA_TWO, sub="b"))))
+        await refusal(policy.on_request, calling(key=signed(RSA_TWO)))
+        await refusal(policy.on_request, calling(key=signed(RSA_TWO, sub="b")))
         assert len(issuer.calls) == 2
         clock.advance(10)
-        await policy.on_request(calling(key=signed(RSA_TWO)))
+        await called(policy.on_request(calling(key=signed(RSA_TWO))))
         assert len(issuer.calls) == 3
 
 
@@ -412,23 +423,23 @@ async def test_an_issuer_that_is_down_is_asked_with_a_back_off(
         policy = with_tokens(clock, jwks_url=issuer.url + "/jwks")
         for number, wait in enumerate((1, 2, 4), start=1):
             with caplog.at_level(logging.ERROR, "llm_sidecar.authenticate"):
-                error = await refusal(policy.on_request(calling(key=signed())))
+                error = await refusal(policy.on_request, calling(key=signed()))
             assert (error.code, error.status) == ("overloaded", 503)
-            await refusal(policy.on_request(calling(key=signed())))
+            await refusal(policy.on_request, calling(key=signed()))
             assert len(issuer.calls) == number
             clock.advance(wait)
-        await policy.on_request(calling(key=signed()))
+        await called(policy.on_request(calling(key=signed())))
     assert len(caplog.records) == 3
 
 
 async def test_old_keys_stay_good_while_the_issuer_is_down(clock: FakeClock) -> None:
     async with FakeUpstream(reply(key_set(RSA_ONE)), default=reply(status=500)) as issuer:
         policy = with_tokens(clock, jwks_url=issuer.url + "/jwks", refresh="1m")
-        await policy.on_request(calling(key=signed()))
+        await called(policy.on_request(calling(key=signed())))
         clock.advance(61)
-        await policy.on_request(calling(key=signed(sub="bob")))
+        await called(policy.on_request(calling(key=signed(sub="bob"))))
         await issuer.call(1)
-        await policy.on_request(calling(key=signed(sub="eve")))
+        await called(policy.on_request(calling(key=signed(sub="eve"))))
         await policy.stop()
 
 
@@ -438,7 +449,7 @@ async def test_a_caller_that_leaves_does_not_end_the_fetch(clock: FakeClock) -> 
         leaving = asyncio.create_task(policy.on_request(calling(key=signed())))
         await issuer.call(0)
         leaving.cancel()
-        await policy.on_request(calling(key=signed()))
+        await called(policy.on_request(calling(key=signed())))
         assert len(issuer.calls) == 1
 
 
@@ -456,7 +467,7 @@ async def test_a_rehearsal_fetches_nothing(clock: FakeClock) -> None:
         services = services_builder(clock, dry=True)
         options = {"method": "jwt", "jwt": {"jwks_url": issuer.url + "/jwks"}}
         exchange = calling(key=signed())
-        await policy_builder(Authenticate, options, services=services).on_request(exchange)
+        await called(policy_builder(Authenticate, options, services=services).on_request(exchange))
         assert issuer.connections == 0
     assert exchange.principal.id == "anonymous"
     assert "not verified" in exchange.notes[0][1]
@@ -467,7 +478,7 @@ async def test_a_shared_secret_in_a_published_set_is_not_used(
 ) -> None:
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "one"}]}))
-    error = await refusal(with_tokens(clock, jwks_file=str(path)).on_request(calling(key=signed())))
+    error = await refusal(with_tokens(clock, jwks_file=str(path)).on_request, calling(key=signed()))
     assert error.code == "overloaded"
 
 

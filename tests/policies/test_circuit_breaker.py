@@ -15,7 +15,7 @@ from proxy.policies.circuit_breaker import CircuitBreaker, CircuitBreakerOptions
 from proxy.policy import Verdict, Veto, Wait
 from proxy.services import Services
 from proxy.state.memory import MemoryState
-from proxy.testing import FakeClock, exchange_builder, policy_builder, services_builder
+from proxy.testing import FakeClock, called, exchange_builder, policy_builder, services_builder
 from proxy.upstream.breakers import Breakers
 
 
@@ -60,10 +60,10 @@ async def ends(
 ) -> Veto | Wait | None:
     """One attempt, sent when it is let through."""
     exchange = exchange or call()
-    said = await breaker.on_attempt(exchange, attempt)
+    said = await called(breaker.on_attempt(exchange, attempt))
     attempt.outcome = "vetoed" if said is not None else "failed" if failure else "answered"
     attempt.failure = failure  # type: ignore[assignment]
-    await breaker.on_attempt_end(exchange, attempt)
+    await called(breaker.on_attempt_end(exchange, attempt))
     return said
 
 
@@ -109,10 +109,10 @@ async def test_cancelled_and_vetoed_attempts_free_the_probe(services: Services, 
     clock.advance(5.0)
     for outcome in ("cancelled", "vetoed", "lost", "stopped"):
         attempt = to()
-        assert await breaker.on_attempt(call(), attempt) is None
-        assert isinstance(await breaker.on_attempt(call(), to()), Veto)
+        assert await called(breaker.on_attempt(call(), attempt)) is None
+        assert isinstance(await called(breaker.on_attempt(call(), to())), Veto)
         attempt.outcome = outcome
-        await breaker.on_attempt_end(call(), attempt)
+        await called(breaker.on_attempt_end(call(), attempt))
     assert await ends(breaker, to()) is None
     assert await ends(breaker, to()) is None
 
@@ -122,11 +122,11 @@ async def test_probe_closes_when_its_answer_begins(services: Services, clock: Fa
     await ends(breaker, to(), "timeout")
     clock.advance(5.0)
     attempt = to()
-    await breaker.on_attempt(call(), attempt)
-    await breaker.on_result(call(), attempt, Verdict(None, status=200))
+    await called(breaker.on_attempt(call(), attempt))
+    await called(breaker.on_result(call(), attempt, Verdict(None, status=200)))
     assert await ends(breaker, to()) is None
     attempt.outcome = "truncated"
-    await breaker.on_attempt_end(call(), attempt)
+    await called(breaker.on_attempt_end(call(), attempt))
     assert isinstance(await ends(breaker, to()), Veto)
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from proxy.dialects.base import Dialect
 from proxy.exchange import Exchange, Target
 from proxy.policies.defaults import Defaults
-from proxy.testing import exchange_builder, policy_builder
+from proxy.testing import called, exchange_builder, policy_builder
 
 
 class Chat(Dialect):
@@ -37,7 +37,7 @@ def asking(more: dict[str, Any] | None = None, **context: Any) -> Exchange:
 
 async def after(rules: list[dict[str, Any]], more: dict[str, Any] | None = None, **context: Any) -> Exchange:
     exchange = asking(more, **context)
-    assert await policy_builder(Defaults, {"rules": rules}).on_request(exchange) is None
+    assert await called(policy_builder(Defaults, {"rules": rules}).on_request(exchange)) is None
     return exchange
 
 
@@ -170,24 +170,24 @@ async def test_true_and_one_are_different_values() -> None:
 async def test_what_a_call_gets_is_its_own() -> None:
     policy = policy_builder(Defaults, {"rules": [{"set": {"metadata": {"tags": ["a"]}}}]})
     first, second = asking(), asking()
-    await policy.on_request(first)
+    await called(policy.on_request(first))
     assert first.tree is not None
     first.tree["metadata"]["tags"].append("b")
-    await policy.on_request(second)
+    await called(policy.on_request(second))
     assert tree(second) == {"metadata": {"tags": ["a"]}}
 
 
 async def test_calls_without_a_body_only_get_a_target() -> None:
     exchange = exchange_builder(None, dialect=None, path="/v1/files")
     rules = [{"set": {"a": 1}, "system": "x", "upstream": "azure"}]
-    await policy_builder(Defaults, {"rules": rules}).on_request(exchange)
+    await called(policy_builder(Defaults, {"rules": rules}).on_request(exchange))
     assert exchange.target.upstream == "azure"
 
 
 async def test_observe_says_what_it_would_do() -> None:
     exchange = asking({"temperature": 2})
     rules = [{"clamp": {"temperature": [0, 1]}, "set": {"user": "u"}, "system": "x", "upstream": "azure"}]
-    await policy_builder(Defaults, {"rules": rules}, observe=True).on_request(exchange)
+    await called(policy_builder(Defaults, {"rules": rules}, observe=True).on_request(exchange))
     assert exchange.notes == [
         ("defaults", "would change: user = u; temperature = 1; a system prompt; target azure"),
     ]

@@ -9,7 +9,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Exchange, Target
 from proxy.policies.fallback import FallbackOptions, Fallbacks
 from proxy.policy import Fallback, Verdict, Veto
-from proxy.testing import exchange_builder, policy_builder
+from proxy.testing import called, exchange_builder, policy_builder
 
 TARGETS = [{"upstream": "second", "model": "big"}, {"upstream": "third"}]
 
@@ -26,7 +26,7 @@ async def ask(
     policy: Fallbacks, verdict: Verdict, exchange: Exchange | None = None, target: Target | None = None
 ) -> Fallback | None:
     attempt = Attempt(1, 1, target or Target("first"), "first", 0.0)
-    return await policy.on_result(exchange or call(), attempt, verdict)
+    return await called(policy.on_result(exchange or call(), attempt, verdict))
 
 
 def vetoed(code: str, scope: str = "target") -> Verdict:
@@ -79,13 +79,13 @@ async def test_calls_do_not_share_their_progress() -> None:
 
 async def test_the_chain_below_knows_all_targets() -> None:
     exchange = call()
-    await fallbacks().on_request(exchange)
+    await called(fallbacks().on_request(exchange))
     assert exchange.alternatives == (Target("first"), Target("second", "big"), Target("third"))
 
 
 async def test_observe_only_says_so() -> None:
     exchange, policy = call(), fallbacks(observe=True)
-    await policy.on_request(exchange)
+    await called(policy.on_request(exchange))
     assert await ask(policy, Verdict("timeout"), exchange) is None
     assert exchange.alternatives == ()
     assert exchange.notes == [("fallback", "would go from first to second/big: timeout")]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from proxy.exchange import Answer, Exchange
 from proxy.policies.headers import Headers
-from proxy.testing import exchange_builder, policy_builder
+from proxy.testing import called, exchange_builder, policy_builder
 
 
 def calling(headers: dict[str, str]) -> Exchange:
@@ -22,21 +22,21 @@ def answering(*headers: tuple[bytes, bytes]) -> Answer:
 
 async def test_a_header_is_set_in_place_of_the_clients() -> None:
     exchange = calling({"X-Team": "mine"})
-    await policy_builder(Headers, {"set": {"X-Team": "theirs", "x-new": " 1 "}}).on_request(exchange)
+    await called(policy_builder(Headers, {"set": {"X-Team": "theirs", "x-new": " 1 "}}).on_request(exchange))
     assert exchange.request.header("x-team") == "theirs"
     assert exchange.request.header("x-new") == "1"
 
 
 async def test_headers_are_removed_by_name_and_pattern() -> None:
     exchange = calling({"X-Internal-A": "1", "x-internal-b": "2", "Cookie": "3", "x-kept": "4"})
-    await policy_builder(Headers, {"remove": ["X-Internal-*", "cookie", "x-absent"]}).on_request(exchange)
+    await called(policy_builder(Headers, {"remove": ["X-Internal-*", "cookie", "x-absent"]}).on_request(exchange))
     assert exchange.request.edits == {"x-internal-a": None, "x-internal-b": None, "cookie": None}
     assert exchange.request.header("x-kept") == "4"
 
 
 async def test_a_pattern_never_takes_what_frames_the_call() -> None:
     exchange = calling({"x-a": "1"})
-    await policy_builder(Headers, {"remove": "*"}).on_request(exchange)
+    await called(policy_builder(Headers, {"remove": "*"}).on_request(exchange))
     assert exchange.request.edits is not None
     assert {"host", "content-length"}.isdisjoint(exchange.request.edits)
     assert exchange.request.edits["x-a"] is None
@@ -44,13 +44,13 @@ async def test_a_pattern_never_takes_what_frames_the_call() -> None:
 
 async def test_what_is_removed_may_be_set_anew() -> None:
     exchange = calling({"x-a": "1", "x-b": "2"})
-    await policy_builder(Headers, {"remove": ["x-*"], "set": {"x-a": "new"}}).on_request(exchange)
+    await called(policy_builder(Headers, {"remove": ["x-*"], "set": {"x-a": "new"}}).on_request(exchange))
     assert exchange.request.edits == {"x-a": "new", "x-b": None}
 
 
 async def test_nothing_to_do_edits_nothing() -> None:
     exchange = calling({"x-a": "1"})
-    await policy_builder(Headers, {"remove": ["x-b"]}).on_request(exchange)
+    await called(policy_builder(Headers, {"remove": ["x-b"]}).on_request(exchange))
     assert exchange.request.edits is None
 
 
@@ -60,7 +60,7 @@ SENT = ((b"Server", b"s"), (b"X-Debug-1", b"1"), (b"cache-control", b"public"), 
 
 async def test_headers_of_a_whole_answer_are_edited() -> None:
     answer = answering(*SENT)
-    assert await policy_builder(Headers, RESPONSE).on_response(calling({}), answer) is None
+    assert await called(policy_builder(Headers, RESPONSE).on_response(calling({}), answer)) is None
     assert answer.headers == [(b"a", b"b"), (b"cache-control", b"no-store")]
 
 
@@ -73,8 +73,8 @@ async def test_headers_of_a_streamed_answer_are_edited_and_its_events_left_alone
 async def test_observe_says_names_and_changes_nothing() -> None:
     exchange, answer = calling({"cookie": "secret"}), answering(*SENT)
     policy = policy_builder(Headers, {"remove": "cookie", "set": {"x-key": "sk-1"}, **RESPONSE}, observe=True)
-    await policy.on_request(exchange)
-    await policy.on_response(exchange, answer)
+    await called(policy.on_request(exchange))
+    await called(policy.on_response(exchange, answer))
     assert exchange.request.edits is None
     assert answer.headers == list(SENT)
     assert [text for _, text in exchange.notes] == [
@@ -88,7 +88,7 @@ async def test_explain_names_headers_without_their_values() -> None:
     told: list[tuple[str, str]] = []
     exchange = calling({"cookie": "secret"})
     exchange.explain = lambda policy, text: told.append((policy, text))
-    await policy_builder(Headers, {"remove": "cookie", "set": {"x-key": "sk-1"}}).on_request(exchange)
+    await called(policy_builder(Headers, {"remove": "cookie", "set": {"x-key": "sk-1"}}).on_request(exchange))
     assert told == [("headers", "removes cookie"), ("headers", "sets x-key")]
 
 

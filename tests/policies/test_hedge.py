@@ -11,7 +11,7 @@ from proxy.dialects.base import Dialect
 from proxy.exchange import Attempt, Exchange, Target
 from proxy.policies.hedge import Hedge, HedgeOptions
 from proxy.policy import Veto
-from proxy.testing import FakeClock, exchange_builder, policy_builder, services_builder
+from proxy.testing import FakeClock, called, exchange_builder, policy_builder, services_builder
 
 
 class Spoken(Dialect):
@@ -38,14 +38,14 @@ def first(target: str = "a") -> Attempt:
 
 async def armed(policy: Hedge, exchange: Exchange | None = None, target: str = "a") -> float | None:
     attempt = first(target)
-    assert await policy.on_attempt(exchange or call(), attempt) is None
+    assert await called(policy.on_attempt(exchange or call(), attempt)) is None
     return attempt.hedge_after
 
 
 async def fire(policy: Hedge, exchange: Exchange | None = None) -> Veto | None:
     attempt = Attempt(2, 1, Target("a"), "a", 0.0)
     attempt.hedge_of = first()
-    return await policy.on_attempt(exchange or call(), attempt)
+    return await called(policy.on_attempt(exchange or call(), attempt))
 
 
 async def test_a_duration_arms_every_attempt() -> None:
@@ -59,7 +59,7 @@ async def test_a_quantile_waits_until_enough_was_seen() -> None:
         attempt = first()
         attempt.first_byte_at = float(number)
         attempt.outcome = "answered"
-        await policy.on_attempt_end(call(), attempt)
+        await called(policy.on_attempt_end(call(), attempt))
     assert await armed(policy) == 18.0
     assert await armed(policy, target="b") is None
 
@@ -69,7 +69,7 @@ async def test_lost_attempts_keep_the_quantile_honest() -> None:
     for _ in range(20):
         attempt = first()
         attempt.outcome, attempt.ended_at = "lost", 7.0
-        await policy.on_attempt_end(call(), attempt)
+        await called(policy.on_attempt_end(call(), attempt))
     assert await armed(policy) == 7.0
 
 
@@ -102,9 +102,9 @@ async def test_a_hedge_that_was_never_sent_costs_nothing() -> None:
     for _ in range(10):
         attempt = Attempt(2, 1, Target("a"), "a", 0.0)
         attempt.hedge_of = first()
-        assert await policy.on_attempt(call(), attempt) is None
+        assert await called(policy.on_attempt(call(), attempt)) is None
         attempt.outcome = "vetoed"
-        await policy.on_attempt_end(call(), attempt)
+        await called(policy.on_attempt_end(call(), attempt))
 
 
 async def test_observe_never_arms() -> None:

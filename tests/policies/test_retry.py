@@ -11,7 +11,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Exchange, Target
 from proxy.policies.retry import Retries, RetryOptions
 from proxy.policy import Retry, Verdict, Veto
-from proxy.testing import FakeClock, exchange_builder, policy_builder, services_builder
+from proxy.testing import FakeClock, called, exchange_builder, policy_builder, services_builder
 
 
 def retries(clock: FakeClock | None = None, *, observe: bool = False, **options: object) -> Retries:
@@ -27,7 +27,7 @@ def attempt(tries: int = 1) -> Attempt:
 
 
 async def ask(policy: Retries, verdict: Verdict, tries: int = 1, exchange: Exchange | None = None) -> Retry | None:
-    return await policy.on_result(exchange or call(), attempt(tries), verdict)
+    return await called(policy.on_result(exchange or call(), attempt(tries), verdict))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ async def test_no_wait_that_reaches_past_the_deadline() -> None:
 
 async def test_deadline_holds_for_the_whole_call_and_only_shortens() -> None:
     exchange = call()
-    await retries(deadline="20s").on_request(exchange)
+    await called(retries(deadline="20s").on_request(exchange))
     assert exchange.deadline == exchange.started_at + 20.0
-    await retries(deadline="5s").on_request(exchange)
+    await called(retries(deadline="5s").on_request(exchange))
     assert exchange.deadline == exchange.started_at + 5.0
-    await retries(deadline="50s").on_request(exchange)
+    await called(retries(deadline="50s").on_request(exchange))
     assert exchange.deadline == exchange.started_at + 5.0
 
 

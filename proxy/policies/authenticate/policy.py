@@ -9,7 +9,7 @@ attempt, by ``principal.method``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from hmac import compare_digest
@@ -22,7 +22,7 @@ from proxy.policies.authenticate.options import AuthenticateOptions, VirtualKey
 from proxy.policy import Policy
 
 if TYPE_CHECKING:
-    from proxy.exchange import Answer, Exchange, Request
+    from proxy.exchange import Exchange, Request
     from proxy.policies.authenticate.tokens import Tokens
     from proxy.services import Services
 
@@ -54,6 +54,8 @@ class Authenticate(Policy):
         self._hash_key = options.hash_key.get_secret_value().encode()[:64] if options.hash_key else _PROCESS_KEY
         self._passing: dict[bytes, Principal] = {}
         self._tokens: Tokens | None = None
+        if options.method == "none":
+            self.unused = frozenset({"on_request"})
         if options.jwt is not None:
             from proxy.policies.authenticate.tokens import Tokens  # noqa: PLC0415 - only this method pays for it
 
@@ -67,7 +69,7 @@ class Authenticate(Policy):
         if self._tokens is not None:
             await self._tokens.stop()
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Awaitable[None] | None:
         method = self.options.method
         if method == "none":
             return None
@@ -89,16 +91,20 @@ class Authenticate(Policy):
                     self.label, f"the token is not verified here: its keys are at {self.options.jwt.jwks_url}"
                 )
                 return None
-            principal = await self._tokens.verify(given)
-        else:
-            principal = self._known(given)
+            return self._verify(exchange, self._tokens, given)
+        self._enter(exchange, self._known(given))
+        return None
+
+    async def _verify(self, exchange: Exchange, tokens: Tokens, given: str) -> None:
+        self._enter(exchange, await tokens.verify(given))
+
+    def _enter(self, exchange: Exchange, principal: Principal) -> None:
         exchange.principal = principal
         self._settle(exchange, principal)
         if principal.models:
             self._check_model(exchange, principal.models)
         if exchange.explain is not None:
             exchange.explain(self.label, f"the caller is {principal.id} (key {principal.key_id or '-'})")
-        return None
 
     def _known(self, given: str) -> Principal:
         digest = sha256(given.encode("utf-8", "surrogatepass")).hexdigest()

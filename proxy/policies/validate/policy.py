@@ -25,7 +25,7 @@ class Validate(Policy):
     Options = Limits
     options: Limits
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         try:
             self._check(exchange)
         except ProxyError as error:
