@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.accounting import record
+from proxy.accounting.ledger.base import Position
 from proxy.accounting.segments import Directory, claim, read_lines, repair
 
 __all__ = ["Journal", "recover"]
@@ -75,8 +76,6 @@ class Journal:
         self.recovered = 0
         """Calls found as abandoned when the journal was opened."""
         self.ids = record.Ids()
-        self.grew = asyncio.Event()
-        """Set whenever lines reached the file; the ledger's writer waits for it."""
         self._pending: list[bytes] = []
         self._open: dict[int, bytes] = {}
         self._scheduled = False
@@ -96,10 +95,12 @@ class Journal:
         self.directory = claim(self._root)
         left = recover(self.directory)
         self.recovered = len(left)
-        numbers = self.directory.segments()
-        self.number = numbers[-1] if numbers else 1
+        # A new file for each start: a power cut may have made the old one shorter than the ledger remembers it, and
+        # what is added below that place would never be read.
+        self.number = max(self.directory.segments(), default=0) + 1
         self._loop = asyncio.get_running_loop()
         self._fd = -1
+        self._size = 0
         self.state = "ok"
         self._pending = left
         try:
@@ -135,7 +136,6 @@ class Journal:
             self._fd = -1
         self.state = "closed"
         self.refusing = False
-        self.grew.set()
         self.directory.release()
 
     # --- writing
@@ -172,7 +172,6 @@ class Journal:
         took = _monotonic() - started
         if took > SLOW_WRITE:
             self._too_slow(took)
-        self.grew.set()
 
     def flushed(self) -> asyncio.Future[bool]:
         """Done when everything appended so far stands in the file: True. False at once if there is no room for it."""
@@ -186,6 +185,11 @@ class Journal:
         else:
             waiter.set_result(True)
         return waiter
+
+    @property
+    def place(self) -> Position:
+        """The end of what stands in the files."""
+        return Position(self.number, self._size)
 
     @property
     def held(self) -> int:
@@ -227,7 +231,6 @@ class Journal:
         self.direct = self.state == "ok" and not self._in_thread and self._writing is None and not self._pending
 
     def _written(self) -> None:
-        self.grew.set()
         if not self._pending:
             _wake(self._waiters, written=True)
             self._go_on()
@@ -248,7 +251,6 @@ class Journal:
                     self._no_room(error)
                     return
                 _wake(self._in_flight, written=True)
-                self.grew.set()
                 self._judge(time.monotonic() - started)
         finally:
             self._writing = None

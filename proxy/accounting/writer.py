@@ -4,6 +4,10 @@ The journal is read from its files also while this process writes them: one way 
 process left, and for what piled up while the database was down. The ledger holds the position up to which it has
 each journal and moves it in the transaction that brings the rows, so a batch is in there whole or not at all,
 and a commit whose answer was lost is seen when the position is read again.
+
+All of it happens in one thread with a loop of its own, which sleeps for a second, takes what has gathered, and sleeps
+again. The loop that serves calls is never asked, and of the interpreter only short pieces are taken at a time: a thread
+that runs into the loop's way at every row costs the calls ten times what it needs itself.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,23 +23,27 @@ from pathlib import Path
 from proxy.accounting.journal import Journal, recover
 from proxy.accounting.ledger.base import Conflict, Ledger, Position
 from proxy.accounting.ledger.batch import Batch
-from proxy.accounting.segments import Directory, free_directories, read_ends
+from proxy.accounting.segments import Directory, free_directories
+from proxy.accounting.tail import Tail
 
 __all__ = ["Retention", "Writer"]
 
 log = logging.getLogger("proxy.accounting")
 
-_CHUNK = 1 << 20  # some 2,000 calls
-_LONGEST_LINE = 16 << 20
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 10.0
+_PRUNE_EVERY = 60.0
+_PRUNED_AT_ONCE = 500
+_PRUNE_STEPS = 20
+_PRUNE_PAUSE = 0.02
+_LAST_MOMENT = 1.0
 
 Retention = Mapping[str, float]
 """Table (``calls``, ``hours``, ``days``, ``costs``) -> seconds that its rows are kept; a table left out keeps all."""
 
 
 class Writer:
-    """Runs as one task beside a journal; ``close`` brings over what it can within a time."""
+    """Runs in a thread beside a journal; ``close`` brings over what it can within a time."""
 
     def __init__(
         self,
@@ -49,7 +58,7 @@ class Writer:
     ) -> None:
         """``gather``: seconds that records gather before a transaction. ``root``: where journals of dead processes lie.
 
-        ``alarm(state, text)`` is told ``down`` and ``up`` of the ledger, once each time.
+        ``alarm(state, text)`` is told ``down`` and ``up`` of the ledger, once each time, on the loop that ``start``ed.
         """
         self._journal = journal
         self._ledger = ledger
@@ -59,33 +68,39 @@ class Writer:
         self._alarm = alarm
         self._clock = clock
         self._numbers: dict[str, int] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()
         self._position: Position | None = None
+        self._thread: threading.Thread | None = None
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
         self.state = "up"
         self.written = 0
         """Rows brought over by this process."""
         self.error = ""
         """What the ledger said last, while it is down."""
 
+    # --- on the loop that serves calls
+
     def start(self) -> None:
         """Begin to move records. The journal must be open."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="ledger-writer")
+        self._callers = asyncio.get_running_loop()
+        self._over = self._callers.create_future()
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._run(), name="ledger-writer")
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        self._thread.start()
 
     async def close(self, timeout: float = 5.0) -> bool:
         """Bring over what is left, for at most ``timeout`` seconds; whether all is in the ledger. The rest comes at the
         next start. Close the journal before, so that its last lines are in its file.
         """
-        if self._task is None:
+        if self._thread is None:
             return True
-        self._stop.set()
-        self._journal.grew.set()
-        done, _ = await asyncio.wait((self._task,), timeout=timeout)
+        self._ask(self._stop.set)
+        done, _ = await asyncio.wait((self._over,), timeout=timeout)
         if done:
             return self.state == "up"
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        self._ask(self._task.cancel)
+        await asyncio.wait((self._over,), timeout=_LAST_MOMENT)  # one that hangs in its driver is left behind
         return False
 
     @property
@@ -106,72 +121,119 @@ class Writer:
         """Return when everything that stood in the journal's files at the call is in the ledger. Waits for a ledger
         that is down; give it a deadline.
         """
-        while self._position is None or self.behind:
-            self._journal.grew.set()
+        wanted = self._journal.place
+        while self._position is None or self._position < wanted:
+            self._ask(self._wake.set)
             await asyncio.sleep(0.01)
 
-    # --- the task
+    def _ask(self, call: Callable[[], object]) -> None:
+        """Have something called in the thread, unless it has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
+    # --- in the thread
+
+    def _work(self) -> None:
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._task)
+        finally:
+            self._loop.close()
+            self._tell_callers(self._ended)
+
+    def _ended(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _tell_callers(self, call: Callable[..., object], *arguments: str) -> None:
+        with contextlib.suppress(RuntimeError):  # their loop may be gone
+            self._callers.call_soon_threadsafe(call, *arguments)
 
     async def _run(self) -> None:
+        tail = Tail(self._journal.directory)
+        try:
+            await self._follow(tail)
+        finally:
+            tail.close()
+            with contextlib.suppress(Exception):  # a database that is down cannot be left better
+                await self._ledger.release()
+
+    async def _follow(self, tail: Tail) -> None:
         pause = _FIRST_PAUSE
         pruned = 0.0
         while True:
             closing = self._stop.is_set()
-            self._journal.grew.clear()
+            self._wake.clear()
             try:
                 if self._root is not None:
                     await self._take_over()
-                while await self._move(self._journal.directory):
+                while await self._move_own(tail):
                     pass
                 pause = _FIRST_PAUSE
                 self._is_up()
-                if not closing and time.monotonic() - pruned > 60:
-                    await self._prune()
+                if not closing and time.monotonic() - pruned > _PRUNE_EVERY and not await self._prune():
                     pruned = time.monotonic()
-            except asyncio.CancelledError:
-                raise
             except Exception as error:  # whatever a driver raises: the records wait in the journal
                 self._is_down(error)
                 if closing:
                     return
-                await self._wait(pause)
+                await self._sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
             if closing:
                 return
-            await self._journal.grew.wait()
-            await self._wait(self._gather)
+            await self._until_grown()
 
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+    async def _until_grown(self) -> None:
+        """Let records gather. Nobody tells that one has come: a look once a second costs less than telling."""
+        while not self._stop.is_set() and not self._wake.is_set():
+            await self._sleep(self._gather, wake=True)
+            if self._position != self._journal.place:
+                return
 
-    async def _move(self, directory: Directory) -> bool:
-        """Bring one chunk over; whether there may be more."""
-        own = directory is self._journal.directory
-        position = self._position if own else None
-        if position is None:
-            position = await self._ledger.position(directory.source)
-        begun, reached, batch = await asyncio.to_thread(self._read, directory, position)
-        if reached == begun and not batch.calls:
-            if own:
-                self._position = begun
-            return False
+    async def _sleep(self, seconds: float, *, wake: bool = False) -> None:
+        """Until the writer is closed, and with ``wake`` until somebody waits, but for ``seconds`` at most."""
+        events = [self._loop.create_task(self._stop.wait())]
+        if wake:
+            events.append(self._loop.create_task(self._wake.wait()))
         try:
-            await self._apply(directory.source, begun, reached, batch)
+            await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for event in events:
+                event.cancel()
+
+    async def _move_own(self, tail: Tail) -> bool:
+        """Bring one chunk of our own journal over; whether there may be more."""
+        position = self._position
+        newest = self._journal.number  # asked before the file is read: what stands in an older one is all of it
+        if position is None:
+            position = await self._ledger.position(tail.directory.source)
+        try:
+            moved, self._position = await self._move(tail, position, newest)
         except Conflict:
             self._position = None
-            self._numbers.clear()
             return True
         except BaseException:
             self._position = None  # the commit may or may not have got through: the ledger knows
+            raise
+        return moved
+
+    async def _move(self, tail: Tail, position: Position | None, newest: int) -> tuple[bool, Position]:
+        """Bring one chunk over; whether there may be more, and the place reached."""
+        piece = tail.read(position, newest)
+        if piece.reached == piece.begun:
+            return False, piece.begun
+        batch = Batch(self._numbers)
+        try:
+            for records in piece.records():
+                batch.add(records)
+            await self._apply(tail.directory.source, piece.begun, piece.reached, batch)
+        except BaseException:
             self._numbers.clear()  # groups of this batch may not be in there
             raise
-        if own:
-            self._position = reached
         self.written += len(batch.calls)
-        await asyncio.to_thread(_remove_before, directory, reached.segment)
-        return True
+        tail.remove_before(piece.reached.segment)
+        return True, piece.reached
 
     async def _apply(self, source: str, begun: Position, reached: Position, batch: Batch) -> None:
         try:
@@ -183,90 +245,68 @@ class Writer:
             batch.mend()
             await self._ledger.apply(source, begun, reached, batch)
 
-    def _read(self, directory: Directory, position: Position | None) -> tuple[Position, Position, Batch]:
-        """From, to, and the rows between. Runs in a thread."""
-        batch = Batch(self._numbers)
-        numbers = directory.segments()
-        if not numbers:
-            begun = position or Position(1, 0)
-            return begun, begun, batch
-        begun = position or Position(numbers[0], 0)
-        segment, place = begun
-        if segment < numbers[0]:
-            segment, place = numbers[0], 0
-        file = directory.file(segment)
-        newer = [number for number in numbers if number > segment]
-        try:
-            with file.open("rb") as stream:
-                stream.seek(place)
-                data = stream.read(_CHUNK)
-                while data and b"\n" not in data and len(data) < _LONGEST_LINE and (more := stream.read(_CHUNK)):
-                    data += more
-        except FileNotFoundError:  # someone tidied up by hand
-            data = b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole:
-            for records in read_ends(whole, str(file)):
-                batch.add(records)
-            return begun, Position(segment, place + len(whole)), batch
-        if newer:  # this one is done, a newer one has begun: nothing is added here any more
-            if data:
-                log.error("journal %s: skipped %d bytes at its end that are no line", file, len(data))
-            return begun, Position(newer[0], 0), batch
-        return begun, begun if segment == begun.segment else Position(segment, place), batch
-
     async def _take_over(self) -> None:
         """Bring the journals of processes that are gone over, then delete them."""
         assert self._root is not None
-        for directory in await asyncio.to_thread(lambda root: list(free_directories(root)), self._root):
+        for directory in list(free_directories(self._root)):
             try:
-                left = await asyncio.to_thread(recover, directory)
-                if left:
-                    await asyncio.to_thread(_append, directory, left)
-                while await self._move(directory):
-                    pass
+                await self._take(directory)
             except BaseException:
                 directory.release()
                 raise
-            await asyncio.to_thread(directory.remove)
+            directory.remove()
             log.info("journal %s: taken over from a process that is gone", directory.path)
         self._root = None
 
-    async def _prune(self) -> None:
-        """Delete what is older than its retention, a few rows a step, with room for calls between the steps."""
+    async def _take(self, directory: Directory) -> None:
+        left = recover(directory)
+        if left:
+            with directory.file(directory.segments()[-1]).open("ab") as stream:
+                stream.write(b"".join(left))
+        newest = max(directory.segments(), default=1)
+        tail = Tail(directory)
+        try:
+            more, position = True, await self._ledger.position(directory.source)
+            while more:
+                try:
+                    more, position = await self._move(tail, position, newest)
+                except Conflict:
+                    position = await self._ledger.position(directory.source)
+        finally:
+            tail.close()
+
+    async def _prune(self) -> bool:
+        """Delete what is older than its retention, a few rows a step, with room for others between the steps; whether
+        there is more. Records are moved in between.
+        """
+        steps = _PRUNE_STEPS
         for table, seconds in self._retention.items():
             before = int((self._clock() - seconds) * 1000)
-            while await self._ledger.prune(table, before, 500) and not self._stop.is_set():
-                await self._wait(0.02)
+            while await self._ledger.prune(table, before, _PRUNED_AT_ONCE):
+                steps -= 1
+                if self._stop.is_set() or not steps:
+                    self._wake.set()
+                    return True
+                await self._sleep(_PRUNE_PAUSE)
+        return False
 
     def _is_up(self) -> None:
         if self.state != "up":
             self.state, self.error = "up", ""
-            self._tell("up", "the ledger answers again; what waited in the journal is in it")
+            self._say("up", "the ledger answers again; what waited in the journal is in it")
 
     def _is_down(self, error: Exception) -> None:
         self.error = f"{type(error).__name__}: {error}"
         if self.state != "down":
             self.state = "down"
-            self._tell("down", f"the ledger cannot be written ({self.error}); records wait in the journal, calls go on")
+            self._say("down", f"the ledger cannot be written ({self.error}); records wait in the journal, calls go on")
 
-    def _tell(self, state: str, text: str) -> None:
+    def _say(self, state: str, text: str) -> None:
         log.log(logging.INFO if state == "up" else logging.ERROR, "%s", text)
         if self._alarm is not None:
-            self._alarm(state, text)
+            self._tell_callers(self._alarm, state, text)
 
 
 def _is_data_error(error: Exception) -> bool:
     """PostgreSQL's class 22: a value is at fault, not the connection."""
     return str(getattr(error, "sqlstate", "")).startswith("22")
-
-
-def _append(directory: Directory, lines: list[bytes]) -> None:
-    with directory.file(directory.segments()[-1]).open("ab") as stream:
-        stream.write(b"".join(lines))
-
-
-def _remove_before(directory: Directory, segment: int) -> None:
-    for number in directory.segments():
-        if number < segment:
-            directory.file(number).unlink(missing_ok=True)

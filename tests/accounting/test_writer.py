@@ -307,3 +307,52 @@ async def test_two_replicas_fill_one_postgres(postgres_url, tmp_path, call):
 
 def test_schema_files_ship_with_the_package():
     assert (Path(__file__).parents[2] / "proxy/accounting/ledger/schema.sql").exists()
+
+
+async def test_the_loop_that_serves_calls_does_nothing_for_the_writer(journal, tmp_path, call):
+    """No callback, no task and no executor job of the serving loop: a thread of its own brings everything over."""
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+    writer = Writer(journal, ledger, gather=0.01)
+    writer.start()
+    deadline = time.monotonic() + 20
+    written = 0
+    while writer.written < 4_000 and time.monotonic() < deadline:  # the loop stands still all the time
+        if written < 4_000:
+            call(journal)
+            written += 1
+    assert writer.written == 4_000
+    assert await writer.close()
+    assert await total(ledger) == 4_000
+    await ledger.close()
+
+
+async def test_after_a_restart_nothing_is_added_below_the_place_that_the_ledger_knows(tmp_path, ledger, call):
+    """A power cut made the file shorter than what was read of it: new records must not fall into the gap."""
+    first = Journal(tmp_path / "j")
+    first.open()
+    for _ in range(5):
+        call(first)
+    await drained(first, ledger)
+    await first.close()
+    file = first.directory.file(first.number)
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size // 2)
+    again = Journal(tmp_path / "j")
+    again.open()
+    call(again, principal="new")
+    await drained(again, ledger)
+    assert ("new",) in await ask_totals(ledger, *ALL, ("principal",))
+    await again.close()
+
+
+async def test_rows_of_any_number_go_in(ledger):
+    """Blocks and what is left of them: 1 to 130 rows, each once."""
+    for place, count in enumerate((1, 2, 63, 64, 65, 127, 130)):
+        batch = Batch({})
+        who = record.attribution(model=f"m{count}")
+        batch.add([["e", n, 1_000, f"r{n}", who, 0, 200, 0, 1, 1, 1, 5 + n, 0, "", [1, 1], []] for n in range(count)])
+        await ledger.apply("s", Position(1, place), Position(1, place + 1), batch)
+    sums = await ask_totals(ledger, *ALL, ("model",))
+    assert {model: row["calls"] for (model,), row in sums.items()} == {f"m{n}": n for n in (1, 2, 63, 64, 65, 127, 130)}
+    found = await ledger.rows("SELECT COUNT(*), SUM(calls) FROM costs", ())
+    assert int(found[0][1]) == 452

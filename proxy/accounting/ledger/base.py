@@ -41,13 +41,19 @@ class Conflict(Exception):  # noqa: N818 - not an error: a fact the writer acts 
 
 
 class Ledger(Protocol):
-    """One database. Every method may raise the driver's errors; nothing is half done when it does."""
+    """One database. Every method may raise the driver's errors; nothing is half done when it does.
+
+    Written by the loop of the writer's thread, read by the loop that serves: no connection is shared between loops.
+    """
 
     async def open(self) -> None:
         """Connect and make the tables if they are not there."""
 
     async def close(self) -> None:
         """Disconnect."""
+
+    async def release(self) -> None:
+        """Close what the running loop has opened to write: its last call before it ends."""
 
     async def position(self, source: str) -> Position | None:
         """How far journal ``source`` is in here; None if never seen."""

@@ -6,7 +6,8 @@ New rows come by COPY into a temporary table and go from there, in one transacti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from proxy.accounting.ledger.base import Conflict, Position
@@ -24,36 +25,40 @@ _COMMAND = 30.0
 
 
 class PostgresLedger:
-    """See ``Ledger``. One connection for the writer, one for queries; after an error it is made anew."""
+    """See ``Ledger``. One connection for each loop that writes, one for queries; after an error it is made anew."""
 
     dialect = Dialect("$", "incoming")
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._writer: asyncpg.Connection | None = None
+        self._writers: dict[asyncio.AbstractEventLoop, _Session] = {}
         self._reader: asyncpg.Connection | None = None
-        self._writing = asyncio.Lock()
         self._reading = asyncio.Lock()
 
     async def open(self) -> None:
-        async with self._writing:
-            await self._connect()
+        session = self._session()
+        async with session.lock:
+            await self._connect(session)
 
     async def close(self) -> None:
-        for connection in (self._writer, self._reader):
-            if connection is not None:
-                await connection.close(timeout=_CONNECT)
-        self._writer = self._reader = None
+        await self.release()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close(timeout=_CONNECT)
+
+    async def release(self) -> None:
+        session = self._writers.pop(asyncio.get_running_loop(), None)
+        if session is not None and session.connection is not None:
+            await session.connection.close(timeout=_CONNECT)
 
     async def position(self, source: str) -> Position | None:
-        async with self._writing:
-            connection = await self._connect()
-            row = await self._guard(connection.fetchrow(self.dialect.read_position, source))
+        async with self._writing() as connection:
+            row = await connection.fetchrow(self.dialect.read_position, source)
         return Position(row[0], row[1]) if row else None
 
     async def apply(self, source: str, begun: Position, reached: Position, batch: Batch) -> None:
-        async with self._writing:
-            await self._guard(self._apply(await self._connect(), source, begun, reached, batch))
+        async with self._writing() as connection:
+            await self._apply(connection, source, begun, reached, batch)
 
     async def rows(self, sql: str, parameters: Sequence[Any]) -> list[Sequence[Any]]:
         async with self._reading:
@@ -63,8 +68,8 @@ class PostgresLedger:
 
     async def prune(self, table: str, before: int, limit: int) -> int:
         _, step = TABLES[table]
-        async with self._writing:
-            return int(await self._guard(self._prune(await self._connect(), table, before // step, step, limit)))
+        async with self._writing() as connection:
+            return await self._prune(connection, table, before // step, step, limit)
 
     async def _prune(self, connection: asyncpg.Connection, table: str, before: int, step: int, limit: int) -> int:
         async with connection.transaction():
@@ -83,7 +88,7 @@ class PostgresLedger:
                 raise Conflict(source)
             if batch.groups:
                 rows = [row for _, row in sorted(batch.groups.items())]  # in one order: no deadlock
-                await connection.executemany(self.dialect.insert_group, rows)
+                await connection.executemany(self.dialect.insert_groups(1), rows)
             if batch.calls:
                 await connection.copy_records_to_table("incoming", records=batch.calls, columns=list(CALL_COLUMNS))
                 names = ", ".join(CALL_COLUMNS)
@@ -92,11 +97,30 @@ class PostgresLedger:
                 for statement in self.dialect.roll_up:
                     await connection.execute(statement)
                 costs = [(*place, calls) for place, calls in sorted(batch.costs.items())]
-                await connection.executemany(self.dialect.insert_costs, costs)
+                await connection.executemany(self.dialect.insert_costs(1), costs)
                 await connection.execute("TRUNCATE incoming, fresh")
 
-    async def _connect(self) -> asyncpg.Connection:
-        if self._writer is None or self._writer.is_closed():
+    def _session(self) -> _Session:
+        return self._writers.setdefault(asyncio.get_running_loop(), _Session())
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[asyncpg.Connection]:
+        """The running loop's connection; after any error but a conflict it is thrown away, whatever state it is in."""
+        session = self._session()
+        async with session.lock:
+            try:
+                yield await self._connect(session)
+            except Conflict:
+                raise
+            except BaseException:
+                connection, session.connection = session.connection, None
+                if connection is not None:
+                    connection.terminate()
+                raise
+
+    async def _connect(self, session: _Session) -> asyncpg.Connection:
+        connection = session.connection
+        if connection is None or connection.is_closed():
             connection = await self._dial()
             async with connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
@@ -105,8 +129,8 @@ class PostgresLedger:
             await connection.execute("CREATE TEMP TABLE incoming (LIKE calls INCLUDING DEFAULTS)")
             await connection.execute("ALTER TABLE incoming DROP COLUMN id")
             await connection.execute(fresh_table())
-            self._writer = connection
-        return self._writer
+            session.connection = connection
+        return connection
 
     async def _dial(self) -> asyncpg.Connection:
         import asyncpg as driver  # noqa: PLC0415 - heavy and optional
@@ -115,14 +139,10 @@ class PostgresLedger:
             self._url, timeout=_CONNECT, command_timeout=_COMMAND, server_settings={"application_name": "llm-sidecar"}
         )
 
-    async def _guard(self, work: Any) -> Any:
-        """Run ``work``; after any error but a conflict the connection is thrown away, whatever state it is in."""
-        try:
-            return await work
-        except Conflict:
-            raise
-        except BaseException:
-            connection, self._writer = self._writer, None
-            if connection is not None:
-                connection.terminate()
-            raise
+
+class _Session:
+    """What one loop writes with: a connection belongs to its loop."""
+
+    def __init__(self) -> None:
+        self.connection: asyncpg.Connection | None = None
+        self.lock = asyncio.Lock()

@@ -1,17 +1,23 @@
-"""The ledger in one SQLite file: WAL, one thread that writes, one that reads. Right for one machine.
+"""The ledger in one SQLite file: WAL. Right for one machine.
 
-Several processes may share the file (workers): each transaction takes the write lock at its start and waits for it
-up to five seconds.
+What writes blocks its caller: that is the writer's thread. Queries run in a thread of their own, because the loop asks
+them. Several processes may share the file (workers): each transaction takes the write lock at its start and waits for
+it up to five seconds.
+
+Rows go in by many at a time: with every step of a statement the interpreter's lock is given away and asked for again,
+and a busy loop pays for each of these changes ten times what the row costs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from proxy.accounting.ledger.base import Conflict, Position
 from proxy.accounting.ledger.batch import Batch
@@ -19,11 +25,8 @@ from proxy.accounting.ledger.statements import TABLES, Dialect, fresh_table, sch
 
 __all__ = ["SqliteLedger"]
 
-T = TypeVar("T")
-
-
-def _flat(batch: Batch) -> list[tuple[int, ...]]:
-    return [(*place, calls) for place, calls in batch.costs.items()]
+_AT_ONCE = 64
+"""Rows a statement: with more each takes longer (SQLite keeps their values apart), with fewer there are more steps."""
 
 
 class SqliteLedger:
@@ -34,45 +37,69 @@ class SqliteLedger:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._writer: sqlite3.Connection | None = None
+        self._writing = threading.RLock()
         self._reader: sqlite3.Connection | None = None
-        self._write_thread = ThreadPoolExecutor(1, "ledger-write")
         self._read_thread = ThreadPoolExecutor(1, "ledger-read")
 
     async def open(self) -> None:
-        await self._run(self._write_thread, self._connect)
+        with self._writing:
+            self._connect()
 
     async def close(self) -> None:
-        await self._run(self._read_thread, self._drop_reader)
-        await self._run(self._write_thread, self._drop_writer)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._read_thread, self._drop_reader)
+        await loop.run_in_executor(self._read_thread, self._drop_writer)  # waits for a transaction that still runs
         self._read_thread.shutdown()
-        self._write_thread.shutdown()
+
+    async def release(self) -> None:
+        self._drop_writer()
 
     async def position(self, source: str) -> Position | None:
-        return await self._run(self._write_thread, lambda: self._position(source))
+        with self._writing:
+            row = self._connect().execute(self.dialect.read_position, (source,)).fetchone()
+        return Position(*row) if row else None
 
     async def apply(self, source: str, begun: Position, reached: Position, batch: Batch) -> None:
-        await self._run(self._write_thread, lambda: self._apply(source, begun, reached, batch))
+        with self._writing:
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._enter(connection, source, begun, reached, batch)
+                connection.execute("COMMIT")
+            except Conflict:
+                connection.execute("ROLLBACK")
+                raise
+            except BaseException:
+                self._drop_writer()  # rolls back; a full or lost disk may have left the connection in any state
+                raise
 
     async def rows(self, sql: str, parameters: Sequence[Any]) -> list[Sequence[Any]]:
-        return await self._run(self._read_thread, lambda: self._read(sql, parameters))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._read_thread, self._read, sql, parameters)
 
     async def prune(self, table: str, before: int, limit: int) -> int:
-        return await self._run(self._write_thread, lambda: self._prune(table, before, limit))
+        _, step = TABLES[table]
+        with self._writing:
+            connection = self._connect()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                count = connection.execute(self.dialect.prune(table, limit), (before // step,)).rowcount
+                if count:
+                    connection.execute(self.dialect.mark_pruned, (table, before // step * step))
+                connection.execute("COMMIT")
+                if count:
+                    connection.execute("PRAGMA incremental_vacuum(64)").fetchall()
+            except BaseException:
+                self._drop_writer()
+                raise
+        return count
 
-    async def execute(self, sql: str) -> None:
-        """Run one statement in the writing thread (tests, maintenance)."""
-        await self._run(self._write_thread, lambda: self._connect().execute(sql).close())
-
-    @staticmethod
-    async def _run(thread: ThreadPoolExecutor, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(thread, job)
-
-    # --- in the writing thread
+    # --- what writes
 
     def _connect(self) -> sqlite3.Connection:
         if self._writer is None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            # autocommit: transactions are begun and ended by name below
+            # autocommit: transactions are begun and ended by name
             connection = sqlite3.connect(self.file, timeout=5.0, isolation_level=None, check_same_thread=False)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -88,56 +115,28 @@ class SqliteLedger:
             self._writer = connection
         return self._writer
 
-    def _position(self, source: str) -> Position | None:
-        row = self._connect().execute(self.dialect.read_position, (source,)).fetchone()
-        return Position(*row) if row else None
-
-    def _apply(self, source: str, begun: Position, reached: Position, batch: Batch) -> None:
-        connection = self._connect()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(self.dialect.start_position, (source, *begun))
-            moved = connection.execute(self.dialect.move_position, (source, *reached, *begun)).rowcount
-            if moved != 1:
-                raise Conflict(source)
-            if batch.groups:
-                connection.executemany(self.dialect.insert_group, batch.groups.values())
-            if batch.calls:
-                last = connection.execute("SELECT COALESCE(MAX(id), 0) FROM calls").fetchone()[0]
-                connection.executemany(self.dialect.insert_call, batch.calls)
-                connection.execute(self.dialect.sum_up, (last,))
-                for statement in self.dialect.roll_up:
-                    connection.execute(statement)
-                connection.execute("DELETE FROM fresh")
-                connection.executemany(self.dialect.insert_costs, _flat(batch))
-            connection.execute("COMMIT")
-        except Conflict:
-            connection.execute("ROLLBACK")
-            raise
-        except BaseException:
-            self._drop_writer()  # rolls back; a full or lost disk may have left the connection in any state
-            raise
-
-    def _prune(self, table: str, before: int, limit: int) -> int:
-        _, step = TABLES[table]
-        connection = self._connect()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            count = connection.execute(self.dialect.prune(table, limit), (before // step,)).rowcount
-            if count:
-                connection.execute(self.dialect.mark_pruned, (table, before // step * step))
-            connection.execute("COMMIT")
-            if count:
-                connection.execute("PRAGMA incremental_vacuum(64)").fetchall()
-        except BaseException:
-            self._drop_writer()
-            raise
-        return count
+    def _enter(
+        self, connection: sqlite3.Connection, source: str, begun: Position, reached: Position, batch: Batch
+    ) -> None:
+        dialect = self.dialect
+        connection.execute(dialect.start_position, (source, *begun))
+        if connection.execute(dialect.move_position, (source, *reached, *begun)).rowcount != 1:
+            raise Conflict(source)
+        _insert(connection, dialect.insert_groups, list(batch.groups.values()))
+        if batch.calls:
+            last = connection.execute("SELECT COALESCE(MAX(id), 0) FROM calls").fetchone()[0]
+            _insert(connection, dialect.insert_calls, batch.calls)
+            connection.execute(dialect.sum_up, (last,))
+            for statement in dialect.roll_up:
+                connection.execute(statement)
+            connection.execute("DELETE FROM fresh")
+            _insert(connection, dialect.insert_costs, [(*place, calls) for place, calls in batch.costs.items()])
 
     def _drop_writer(self) -> None:
-        connection, self._writer = self._writer, None
-        if connection is not None:
-            connection.close()
+        with self._writing:
+            connection, self._writer = self._writer, None
+            if connection is not None:
+                connection.close()
 
     # --- in the reading thread
 
@@ -156,3 +155,13 @@ class SqliteLedger:
         connection, self._reader = self._reader, None
         if connection is not None:
             connection.close()
+
+
+def _insert(connection: sqlite3.Connection, statement: Callable[[int], str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Enter rows with ``statement(rows at once)``: whole blocks first, then what is left by halves of a block."""
+    place, block = 0, _AT_ONCE
+    while place < len(rows):
+        while block > len(rows) - place:
+            block //= 2
+        connection.execute(statement(block), list(chain.from_iterable(rows[place : place + block])))
+        place += block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 
 from proxy.accounting.ledger.batch import CALL_COLUMNS, GROUP_COLUMNS, SUMS
@@ -20,12 +21,6 @@ class Dialect:
     def __init__(self, mark: str, new_calls: str) -> None:
         """``new_calls``: the SQL source of the rows that a transaction has just brought."""
         self._mark = mark
-        names = ", ".join(CALL_COLUMNS)
-        self.insert_call = f"INSERT INTO calls ({names}) VALUES ({self.marks(len(CALL_COLUMNS))})"
-        self.insert_group = (
-            f"INSERT INTO groups ({', '.join(GROUP_COLUMNS)}) VALUES ({self.marks(len(GROUP_COLUMNS))}) "
-            "ON CONFLICT (id) DO NOTHING"
-        )
         self.read_position = f"SELECT segment, place FROM positions WHERE source = {mark}1"
         self.start_position = (
             f"INSERT INTO positions (source, segment, place) VALUES ({self.marks(3)}) ON CONFLICT (source) DO NOTHING"
@@ -36,14 +31,34 @@ class Dialect:
         )
         self.sum_up = self._sum_up(new_calls)
         self.roll_up = (self._roll_up("hours", 1), self._roll_up("days", 24))
-        self.insert_costs = (
-            f"INSERT INTO costs (slot, grp, bucket, calls) VALUES ({self.marks(4)}) "
+
+    @cache  # noqa: B019 - two dialects, a handful of counts
+    def insert_calls(self, rows: int) -> str:
+        """So many rows of ``calls`` with one statement."""
+        return f"INSERT INTO calls ({', '.join(CALL_COLUMNS)}) VALUES {self._rows(rows, len(CALL_COLUMNS))}"
+
+    @cache  # noqa: B019 - see above
+    def insert_groups(self, rows: int) -> str:
+        """So many rows of ``groups``; those there are stay."""
+        return (
+            f"INSERT INTO groups ({', '.join(GROUP_COLUMNS)}) VALUES {self._rows(rows, len(GROUP_COLUMNS))} "
+            "ON CONFLICT (id) DO NOTHING"
+        )
+
+    @cache  # noqa: B019 - see above
+    def insert_costs(self, rows: int) -> str:
+        """So many rows of ``costs``, added to those there are."""
+        return (
+            f"INSERT INTO costs (slot, grp, bucket, calls) VALUES {self._rows(rows, 4)} "
             "ON CONFLICT (slot, grp, bucket) DO UPDATE SET calls = costs.calls + excluded.calls"
         )
 
-    def marks(self, count: int) -> str:
+    def marks(self, count: int, first: int = 1) -> str:
         """``?1, ?2, ...``"""
-        return ", ".join(f"{self._mark}{number}" for number in range(1, count + 1))
+        return ", ".join(f"{self._mark}{number}" for number in range(first, first + count))
+
+    def _rows(self, rows: int, columns: int) -> str:
+        return ", ".join(f"({self.marks(columns, row * columns + 1)})" for row in range(rows))
 
     def _sum_up(self, new_calls: str) -> str:
         """The new rows by hour and group, into the temporary table ``fresh``: read once for both roll-ups."""
