@@ -30,7 +30,7 @@ class AnswerLimit(Policy):
     edits_request: ClassVar[bool] = True  # part of the cache's key: another limit is another question
     options: AnswerLimitOptions
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
+    def on_request(self, exchange: Exchange) -> Answer | None:
         tree = exchange.tree  # the parsed body; None where it is no JSON that is understood
         if tree is None or exchange.body is None or exchange.dialect is None or not self.options.tell or self.observe:
             return None
@@ -38,7 +38,7 @@ class AnswerLimit(Policy):
         exchange.body.touch()  # from now on the tree is what is sent, not the bytes received
         return None
 
-    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
         if answer.failed or answer.body is None or exchange.dialect is None:
             return None
         texts = exchange.dialect.answer_texts(answer.body.lenient())

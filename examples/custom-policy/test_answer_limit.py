@@ -38,28 +38,28 @@ def config(upstream: FakeUpstream, **options: Any) -> dict[str, Any]:
     }
 
 
-async def test_the_model_is_told_before_it_answers() -> None:
+def test_the_model_is_told_before_it_answers() -> None:
     policy = policy_builder(AnswerLimit, {"chars": 50})
     exchange = exchange_builder(QUESTION)
-    await policy.on_request(exchange)
+    policy.on_request(exchange)
     assert exchange.tree is not None
     assert exchange.tree["messages"][0] == {"role": "system", "content": "Answer in at most 50 characters."}
 
 
-async def test_observe_reports_and_changes_nothing() -> None:
+def test_observe_reports_and_changes_nothing() -> None:
     policy = policy_builder(AnswerLimit, {"chars": 5}, observe=True)
     exchange = exchange_builder(QUESTION)
-    await policy.on_request(exchange)
-    await policy.on_response(exchange, Answer(200, [], origin="upstream", body=Document.of(chat_answer("Too long"))))
+    policy.on_request(exchange)
+    policy.on_response(exchange, Answer(200, [], origin="upstream", body=Document.of(chat_answer("Too long"))))
     assert exchange.tree == QUESTION
     assert exchange.notes == [("answer_limit", "would refuse an answer of 8 characters")]
 
 
-async def test_a_long_answer_is_refused() -> None:
+def test_a_long_answer_is_refused() -> None:
     policy = policy_builder(AnswerLimit, {"chars": 5})
     with pytest.raises(ProxyError, match="longer than 5 characters"):
         answer = Answer(200, [], origin="upstream", body=Document.of(chat_answer("Too long")))
-        await policy.on_response(exchange_builder(QUESTION), answer)
+        policy.on_response(exchange_builder(QUESTION), answer)
 
 
 async def test_a_whole_call_that_answers_too_much_is_refused_in_the_clients_own_shape() -> None:
