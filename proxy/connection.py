@@ -243,6 +243,11 @@ class Connection(RequestHandler):
                     left -= len(await payload.readany())
         return bool(payload.is_eof()) and left > 0
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that said goodbye on a websocket may still hear ours; any other that sends no more has left."""
+        reader = self._payload_parser
+        return None if reader is None else bool(reader.half_closed())
+
     def close_if_idle(self) -> None:
         """Close now when no call is in progress; else the connection closes after its call."""
         if self._waiter is not None and not self._messages:
@@ -359,6 +364,16 @@ class Connection(RequestHandler):
                 self._writing_held = True
                 source.pause()
 
+    def switch(self, headers: list[tuple[bytes, bytes]], reader: Any, source: Pausable) -> None:
+        """101: from now on the bytes are a websocket's. reader takes them (``feed_data``, ``feed_eof``), beginning with
+        those that came behind the request; source is paused while the client does not drink."""
+        head = self._head(101, headers, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        self._begun = True
+        self._source = source
+        if self.transport is not None:
+            self.transport.write(head)
+        self.set_parser(reader)
+
     def write(self, data: bytes) -> None:
         """A piece of a streamed answer."""
         transport = self.transport
@@ -410,7 +425,7 @@ class Connection(RequestHandler):
         lines = [b": ".join(pair) for pair in headers]
         if self._close or self._listener.draining or self._continue_due:
             self._keep = False
-        if not self._keep:
+        if not self._keep and status != 101:
             framing += b"Connection: close\r\n"
         elif self.http10:
             framing += b"Connection: keep-alive\r\n"

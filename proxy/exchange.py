@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.errors import ProxyError
     from proxy.head import Head
+    from proxy.websocket.handshake import Upgrade
 
 RawHeaders = list[tuple[bytes, bytes]]
 Origin = Literal["upstream", "cache", "policy", "sidecar"]
@@ -84,6 +85,7 @@ class Request:
     raw_path: as received, slashes collapsed. query: raw, without ``?``. peer: the client's address.
     body: the JSON document of an API that is understood; None when the body is streamed or absent.
     stream: the body's pieces when it is not held. content_encoding of ``raw_body`` as received.
+    upgrade: the client asks for a websocket, of which no policy sees a message.
     """
 
     body: Document | None = None
@@ -92,6 +94,7 @@ class Request:
     content_length: int | None = None
     edits: dict[str, str | None] | None = None
     head: Head | None = None
+    upgrade: Upgrade | None = None
 
     def __init__(
         self,
@@ -386,6 +389,11 @@ class Exchange:
             if body is not None and body.was_read and isinstance(body.lenient(), dict):
                 self._look()
         return self._model
+
+    def name_model(self, model: str | None) -> None:
+        """The call names its model outside of a body; None: it names none."""
+        self._model = model
+        self._streaming = False
 
     def look_again(self) -> None:
         """The body's model or stream field was edited."""

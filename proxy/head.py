@@ -36,6 +36,7 @@ class Head:
     """What the parser made of a request's head, and what every call asks of it. Frozen: calls may share one.
 
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
+    upgrade: another protocol is asked for.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
     headers. size: bytes of the target and of all header names and values. Two more are remembered only on a head that
     may come again: sent_up, the header lines that go up and their count, by what is left out of them
@@ -44,7 +45,7 @@ class Head:
 
     __slots__ = (
         "admitted", "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin",
-        "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target",
+        "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target", "upgrade",
     )  # fmt: skip
 
     def __init__(self, message: RawRequestMessage) -> None:
@@ -66,6 +67,7 @@ class Head:
         expects = get(hdrs.EXPECT)
         self.expects = expects is not None and expects.lower() == "100-continue"
         self.http10 = message.version < (1, 1)
+        self.upgrade = message.upgrade
         self.keep = not message.should_close and not message.upgrade
         self.ours = False
         for name, _ in message.raw_headers:

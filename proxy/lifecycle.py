@@ -91,6 +91,12 @@ async def _match_and_read(flow: Flow, connection: Connection, payload: Payload) 
     """2 and 3, where something has to be waited for: the body is read before the match only when a route asks for
     the model. An Answer: a preflight."""
     snapshot, exchange = flow.snapshot, flow.exchange
+    head = exchange.request.head
+    if head is not None and head.upgrade:
+        from proxy.websocket import handshake  # noqa: PLC0415 - only for websockets
+
+        if handshake.asked(head):
+            handshake.prepare(exchange)
     if snapshot.routes_read_body:
         chain = await snapshot.match_reading(exchange, lambda: _read(flow, connection, payload))
     else:
@@ -101,7 +107,7 @@ async def _match_and_read(flow: Flow, connection: Connection, payload: Payload) 
     if exchange.request.body is None and exchange.request.stream is None:
         await _read(flow, connection, payload)
     snapshot.settle_target(exchange)
-    return chain
+    return chain if exchange.request.upgrade is None else snapshot.for_upgrade(exchange, chain)
 
 
 async def _read(flow: Flow, connection: Connection, payload: Payload) -> None:
@@ -154,6 +160,13 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
     exchange, chain, snapshot = flow.exchange, flow.chain, flow.snapshot
     assert chain is not None and answer.source is not None
     exchange.answer = answer
+    if answer.status == 101:
+        from proxy.websocket.session import converse  # noqa: PLC0415 - only for websockets
+
+        refusal = await converse(flow, connection, answer)
+        if refusal is not None:
+            await _send_whole(flow, connection, refusal)
+        return
     pipe = flow.pipe
     if pipe is None and answer.events and (chain.opens_streams or chain.settles):
         # A source of events that has no pipe yet: a subscription to a flight, a replayed hit.

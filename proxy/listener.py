@@ -143,6 +143,8 @@ class Listener:
         """Cut what is left."""
         tasks = [c._task_handler for c in self.connections if c._task_handler is not None]
         for connection in list(self.connections):
+            if connection._payload_parser is not None:
+                connection._payload_parser.going_away()
             connection.force_close()
         for task in tasks:
             task.cancel()

@@ -99,6 +99,7 @@ class Snapshot:
         self._origins = {name: Origins(cors_of(chain), loopback=loopback) for name, chain in self.chains.items()}
         self._trusted = networks(config.server.trusted_proxies) if config.server.trusted_proxies else None
         self._readers: dict[int, Reader] = {}
+        self._unsplit: dict[str, Chain] = {}
         for chain in self.chains.values():
             self._make_readers(chain)
 
@@ -197,7 +198,7 @@ class Snapshot:
                 self.settle_target(exchange)
             return chain
         self._hosts.check(head.host)
-        if self.routes_read_body or head.origin is not None:
+        if self.routes_read_body or head.origin is not None or head.upgrade:
             return None
         whole = payload is EMPTY_PAYLOAD
         if not whole:
@@ -314,13 +315,26 @@ class Snapshot:
             f"No route matches {request.method} {request.path[:200]}. Routes missed: {missed or 'there are none'}.",
         )
 
+    def for_upgrade(self, exchange: Exchange, chain: Chain) -> Chain:
+        """The same chain for a call that becomes a websocket: nothing splits it, since there is nothing to share."""
+        if chain.split is None:
+            return chain
+        exchange.cache_status = "bypass"
+        found = self._unsplit.get(chain.name)
+        if found is None:
+            steps = [step for step in chain.all_steps if step is not chain.split]
+            found = self._unsplit[chain.name] = Chain(chain.name, steps, digest=chain.digest)
+            self._make_readers(found)
+        return found
+
     def check_origin(self, exchange: Exchange, chain: Chain) -> Answer | None:
         """Refuse foreign pages; an Answer is a preflight's."""
         return self._origins[chain.name].check(exchange)
 
     def settle_target(self, exchange: Exchange) -> None:
         """Model aliases, and the local answers of ``/v1/models``."""
-        if self._aliases and exchange.request.body is not None and exchange.target.model is None:
+        request = exchange.request
+        if self._aliases and (request.body is not None or request.upgrade) and exchange.target.model is None:
             model = exchange.model_asked
             alias = self._aliases.get(model) if model is not None else None
             if alias is not None:

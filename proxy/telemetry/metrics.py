@@ -145,7 +145,7 @@ class Metrics:
 
     def _admit(self, model: str, status: int) -> str:
         """A model becomes known by an answer, so that made-up names cannot use the places up."""
-        if status != 200 or len(self._models) >= MOST_MODELS or len(model) > 120:
+        if status not in (101, 200) or len(self._models) >= MOST_MODELS or len(model) > 120:
             return OTHER
         self._models.add(model)
         return model

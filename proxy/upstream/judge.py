@@ -95,6 +95,10 @@ class Reader:
 
 async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, reader: Reader) -> Tried:
     """Send one attempt and judge it. Returns when its answer could be committed; never raises but on cancel."""
+    if exchange.request.upgrade is not None:
+        from proxy.websocket.attempt import try_upgrade  # noqa: PLC0415 - only for websockets
+
+        return await try_upgrade(exchange, attempt, upstream, reader)
     # A client that asked for the usage itself gets to see it.
     ask_usage = reader.usage and upstream.asks_usage and exchange.streaming and not _asked_usage(exchange)
     outgoing = render(
@@ -125,7 +129,7 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     attempt.response_headers = incoming.headers
     try:
         if incoming.status >= 400:
-            tried = await _error(exchange, attempt, incoming, reader)
+            tried = await read_error(exchange, attempt, incoming, reader)
             learns = ask_usage and upstream.config.stream_usage == "auto"
             if learns and incoming.status in _UNKNOWN_FIELD and _refuses_usage(tried):
                 # The client wrote no such thing: the same call without our question, which is not put again.
@@ -139,7 +143,7 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
             attempt.received_bytes = len(raw)
             answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
             return Tried(_good(incoming.status), answer)
-        return await _success(
+        return await read_success(
             exchange, attempt, incoming, reader, headers, encoding, kind, length, hide_usage=ask_usage
         )
     except TransportError as error:
@@ -170,7 +174,7 @@ def _asked_usage(exchange: Exchange) -> bool:
     return exchange.dialect.asks_usage(exchange.tree)
 
 
-async def _error(exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader) -> Tried:
+async def read_error(exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader) -> Tried:
     """An answer with an error status: its body is read so that its code can be judged, and passes unchanged."""
     headers, encoding, _, length = answer_headers(incoming.headers)
     retry_after = attempt.retry_after = parse_retry_after(incoming.headers)
@@ -205,7 +209,7 @@ def _code(exchange: Exchange, raw: bytes, encoding: bytes | None) -> str | None:
     return exchange.dialect.upstream_error(tree)
 
 
-async def _success(
+async def read_success(
     exchange: Exchange,
     attempt: Attempt,
     incoming: Incoming,
@@ -215,8 +219,9 @@ async def _success(
     kind: bytes,
     length: int | None,
     *,
-    hide_usage: bool,
+    hide_usage: bool = False,
 ) -> Tried:
+    """An answer without an error status: read as far as somebody wants to know of it, or left to stream."""
     dialect = exchange.dialect
     assert dialect is not None
     if reader.asks and kind.startswith(b"text/event-stream") and exchange.request.method != "HEAD":
