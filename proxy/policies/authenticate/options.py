@@ -127,8 +127,8 @@ class AuthenticateOptions(PolicyOptions):
     jwt: Jwt | None = Field(None, description="How the tokens of `method: jwt` are verified.")
     unnamed_models: Literal["refuse", "allow"] = Field(
         "refuse",
-        description="Calls that send something but name no model that can be seen (uploads, batches), from a caller "
-        "who is limited to certain models.",
+        description="Calls that send something but name no model that can be seen (uploads, batches, websockets other "
+        "than `/v1/realtime?model=`), from a caller who is limited to certain models.",
     )
     hash_key: SecretStr | None = Field(
         None,

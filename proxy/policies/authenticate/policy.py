@@ -157,8 +157,12 @@ class Authenticate(Policy):
 
     def _check_model(self, exchange: Exchange, models: tuple[str, ...]) -> None:
         asked = exchange.model_asked
+        upgrade = exchange.request.upgrade
+        if upgrade is not None and not upgrade.fixes_model:
+            asked = None  # whatever its query says, each message of such a websocket may name a model
         if asked is None:
-            if exchange.request.method in _NOTHING_SENT or self.options.unnamed_models == "allow" or "*" in models:
+            sends = upgrade is not None or exchange.request.method not in _NOTHING_SENT
+            if not sends or self.options.unnamed_models == "allow" or "*" in models:
                 return
             raise ProxyError(
                 "model_not_allowed",

@@ -65,7 +65,8 @@ class PiiOptions(PolicyOptions):
     )
     custom: tuple[CustomOption, ...] = Field(default=(), description="Entities of your own.")
     on_opaque: Literal["allow", "block"] = Field(
-        default="allow", description="What to do with images, audio, uploads and token arrays, which cannot be read."
+        default="allow",
+        description="What to do with images, audio, uploads, websockets and token arrays, which cannot be read.",
     )
     described: bool = Field(
         default=False, description="Look at tool descriptions too, and hash `user` and `metadata` values."

@@ -72,11 +72,11 @@ class Pii(Policy):
 
     def on_request(self, exchange: Exchange) -> Answer | None:
         """Judge every text, then refuse or replace."""
-        if not self._requests:
-            return None
         body, dialect = exchange.body, exchange.dialect
-        if body is None or dialect is None:
-            if exchange.request.stream is not None or exchange.request.raw_body:
+        if not self._requests or body is None or dialect is None:
+            if exchange.request.upgrade is not None:
+                self._opaque(exchange, ("a websocket, in either direction",))
+            elif self._requests and (exchange.request.stream is not None or exchange.request.raw_body):
                 self._opaque(exchange, ("upload",))
             return None
         tree = body.strict()
