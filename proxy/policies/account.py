@@ -83,7 +83,7 @@ class Account(Policy):
 
     async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
         ticket: Ticket | None = exchange.local.get(TICKET)
-        if ticket is None or answer.failed or answer.origin in ("policy", "sidecar"):
+        if ticket is None or not 200 <= answer.status < 400 or answer.origin in ("policy", "sidecar"):
             return None
         cost = ticket.cost(exchange)
         if cost is not None:
