@@ -102,7 +102,7 @@ class Switched(asyncio.Protocol):
     It is the `source` of a 101 answer, so that whoever gives up answers gives this one up, too.
     """
 
-    __slots__ = ("_connection", "_held", "_kept", "_linger", "_listener", "_over", "_transport")
+    __slots__ = ("_connection", "_full", "_held", "_kept", "_linger", "_listener", "_over", "_transport")
 
     def __init__(self, connection: Connection, transport: asyncio.Transport, tail: bytes) -> None:
         self._connection = connection
@@ -110,6 +110,7 @@ class Switched(asyncio.Protocol):
         self._listener: Listener | None = None
         self._kept = [tail] if tail else []
         self._held = False
+        self._full = False
         self._over = False  # nothing is read or written any more
         self._linger: asyncio.TimerHandle | None = None
 
@@ -118,6 +119,8 @@ class Switched(asyncio.Protocol):
     def listen(self, listener: Listener) -> None:
         """Hear of the socket from now on; what came before is told before this returns."""
         self._listener = listener
+        if self._full:
+            listener.full()
         kept, self._kept = self._kept, []
         for piece in kept:
             listener.received(piece)
@@ -200,10 +203,12 @@ class Switched(asyncio.Protocol):
             listener.lost()
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._listener is not None:
             self._listener.full()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self._listener is not None:
             self._listener.drained()
 
