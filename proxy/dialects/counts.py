@@ -48,21 +48,21 @@ def openai_usage(counts: Any) -> Usage | None:
             given = counts.get("total_tokens")
             if given is None:
                 return None
+    usage = Usage(input=_count(given), output=_count(made))
     inputs = _details(counts, "prompt_tokens_details", "input_tokens_details")
+    if any(inputs.values()):
+        usage.cached_input = _count(inputs.get("cached_tokens"))
+        usage.cache_write = _count(inputs.get("cache_write_tokens")) or _count(inputs.get("cache_creation_tokens"))
+        usage.audio_input = _count(inputs.get("audio_tokens"))
+        usage.image_input = _count(inputs.get("image_tokens"))
+    if not usage.cached_input and "prompt_cache_hit_tokens" in counts:
+        usage.cached_input = _count(counts["prompt_cache_hit_tokens"])
     outputs = _details(counts, "completion_tokens_details", "output_tokens_details")
-    cached = _count(inputs.get("cached_tokens")) or _count(counts.get("prompt_cache_hit_tokens"))
-    written = _count(inputs.get("cache_write_tokens")) or _count(inputs.get("cache_creation_tokens"))
-    return Usage(
-        input=_count(given),
-        cached_input=cached,
-        cache_write=written,
-        output=_count(made),
-        reasoning=_count(outputs.get("reasoning_tokens")),
-        audio_input=_count(inputs.get("audio_tokens")),
-        audio_output=_count(outputs.get("audio_tokens")),
-        image_input=_count(inputs.get("image_tokens")),
-        image_output=_count(outputs.get("image_tokens")),
-    )
+    if any(outputs.values()):
+        usage.reasoning = _count(outputs.get("reasoning_tokens"))
+        usage.audio_output = _count(outputs.get("audio_tokens"))
+        usage.image_output = _count(outputs.get("image_tokens"))
+    return usage
 
 
 def anthropic_usage(counts: Any) -> Usage | None:

@@ -143,6 +143,12 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
             attempt.received_bytes = len(raw)
             answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
             return Tried(_good(incoming.status), answer)
+        if incoming.ended and encoding is None and b"json" in kind and _wants_body(exchange, reader):
+            # The usual answer, whole, in a chain that reads it.
+            raw = incoming.take()
+            if len(raw) <= reader.max_body:
+                return _whole(exchange, attempt, incoming.status, headers, raw, reader)
+            raise BodyTooLarge(f"the upstream's answer is larger than {reader.max_body} bytes")
         return await read_success(
             exchange, attempt, incoming, reader, headers, encoding, kind, length, hide_usage=ask_usage
         )
@@ -232,15 +238,12 @@ async def read_success(
         if not reader.commits_late:
             return Tried(_good(incoming.status), answer, pipe, incoming)
         return await _until_commit(exchange, attempt, incoming, pipe, answer)
-    judged = reader.commits_late and exchange.request.body is not None
-    if (reader.reads or reader.usage or judged) and b"json" in kind and exchange.request.method != "HEAD":
+    if b"json" in kind and _wants_body(exchange, reader):
         raw = await incoming.read(reader.max_body)
         attempt.received_bytes = len(raw)
         if encoding is not None:
             raw = decode(raw, encoding.decode("latin-1"), reader.max_body)
-        document = Document(raw)
-        answer = Answer(incoming.status, headers, origin="upstream", body=document)
-        return Tried(_judge_whole(exchange, attempt, incoming.status, document, reader), answer)
+        return _whole(exchange, attempt, incoming.status, headers, raw, reader)
     if incoming.ended or (length is not None and length <= SMALL and not kind.startswith(b"text/event-stream")):
         raw = await incoming.read(SMALL * 2)
         attempt.received_bytes = len(raw)
@@ -249,6 +252,22 @@ async def read_success(
         answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
         return Tried(_good(incoming.status), answer)
     return Tried(_good(incoming.status), _plain(incoming, headers, encoding, length), incoming=incoming)
+
+
+def _wants_body(exchange: Exchange, reader: Reader) -> bool:
+    """Whether somebody reads the JSON of this call's whole answer."""
+    request = exchange.request
+    judged = reader.commits_late and request.body is not None
+    return (reader.reads or reader.usage or judged) and request.method != "HEAD"
+
+
+def _whole(
+    exchange: Exchange, attempt: Attempt, status: int, headers: list[tuple[bytes, bytes]], raw: bytes, reader: Reader
+) -> Tried:
+    attempt.received_bytes = attempt.received_bytes or len(raw)
+    document = Document(raw)
+    answer = Answer(status, headers, origin="upstream", body=document)
+    return Tried(_judge_whole(exchange, attempt, status, document, reader), answer)
 
 
 def _judge_whole(exchange: Exchange, attempt: Attempt, status: int, document: Document, reader: Reader) -> Verdict:
