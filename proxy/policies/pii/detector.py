@@ -12,26 +12,25 @@ How it stays fast and linear:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-
-import re2
-from re2 import _re2
+from collections.abc import Callable, Iterable, Sequence
 
 from proxy.policies.pii.allow import Allow
 from proxy.policies.pii.custom import CustomEntities, CustomEntity
 from proxy.policies.pii.found import ENTITY_TYPES, OFF_BY_DEFAULT, Found, resolve
 from proxy.policies.pii.keys import key_prefix, whole_value
+from proxy.policies.pii.program import UNANCHORED, program
 from proxy.policies.pii.recognizers import enabled
 from proxy.policies.pii.recognizers.base import Examine, Recognizer
-from proxy.policies.pii.scan import Scan
+from proxy.policies.pii.recognizers.plain_number import SHORT, SIGNS, is_lone_number, sweeper
+from proxy.policies.pii.scan import WORK_EACH, Scan
 
-_UNANCHORED = _re2.RE2.Anchor.UNANCHORED
 _MEMORY = 64 << 20
 """Bound of the DFA's state cache, in bytes. It fills as new kinds of text come; a full one is emptied and refilled."""
 
-_NEVER = re.compile(rb"(?!)")
-_Row = tuple[Callable[[bytes, int], "re.Match[bytes] | None"], tuple[Examine, ...]]
-"""For a first byte: the alternatives that can start with it as one `re` with a group each, and their judges."""
+_Row = tuple[Callable[[bytes, int], "re.Match[bytes] | None"] | None, tuple[tuple[Examine, bool], ...]]
+"""For a first byte: the alternatives that can start with it as one `re` with a group each (None where there is but
+one), and their judges, each with whether its candidates hold words."""
+_NOTHING = (-1, -1)
 Finder = Callable[[object, bytes, int, int], list[tuple[int, int]]]
 
 
@@ -42,7 +41,7 @@ class Detector:
     Raises ValueError for an unknown type name.
     """
 
-    __slots__ = ("_allow", "_custom", "_dispatch", "_find", "_program", "_recognizers", "types")
+    __slots__ = ("_allow", "_custom", "_dispatch", "_find", "_find_rest", "_recognizers", "_sweep", "types")
 
     def __init__(
         self,
@@ -61,11 +60,36 @@ class Detector:
             raise ValueError(f"unknown entity type {unknown}; known are {', '.join(sorted(known))}")
         self.types = wanted
         self._allow = allow if allow is not None and allow else None
-        self._custom = CustomEntities(tuple(c for c in extra if c.type in wanted))
+        own = tuple(c for c in extra if c.type in wanted)
+        self._custom = CustomEntities(own) if own else None
         self._recognizers = enabled(wanted)
-        self._program = _compile(self._recognizers)
-        self._find: Finder | None = self._program.Match if self._program is not None else None
+        self._sweep = sweeper(wanted)
+        self._find = _compile(self._recognizers)
+        rest = tuple(r for r in self._recognizers if r not in SIGNS)
+        self._find_rest = self._find if rest == self._recognizers else _compile(rest)
         self._dispatch: list[_Row | None] = [None] * 256
+
+    def clean(self, texts: Sequence[str]) -> int:
+        """How many of the texts, from the first on, surely hold nothing: one look at all of them, 500 MB/s.
+
+        For texts that stand under no JSON key. What it does not vouch for has to be asked of `detect`.
+        """
+        if self._find is None or self._custom is not None:
+            return 0
+        # NUL is no letter and no space: what is a candidate in a text is one between two of them as well.
+        joined = "\0".join(texts)
+        data = joined.encode("utf-8", "surrogatepass")
+        start = self._find(UNANCHORED, data, 0, len(data))[0][0]
+        if start < 0:
+            count = len(texts)
+        elif data.count(b"\0") == len(texts) - 1:
+            count = data.count(b"\0", 0, start)
+        else:
+            return 0  # NUL within a text
+        for i in range(count):
+            if len(texts[i]) <= SHORT and is_lone_number(texts[i].encode()):
+                return i
+        return count
 
     def detect(self, text: str, context: str | None = None) -> list[Found]:
         """What the text holds, in order, without overlaps; offsets in code points.
@@ -85,12 +109,16 @@ class Detector:
             prefix = key_prefix(context)
             floor = len(prefix)
             data = prefix + data
+        find = self._find
+        start, end = find(UNANCHORED, data, 0, len(data))[0] if find is not None else _NOTHING
+        if start < 0 and context is None and self._custom is None and not is_lone_number(data):
+            return [], 0  # the usual text: no candidate in it
         scan = Scan(data, floor)
-        if self._find is not None:
-            self._run(scan, self._find)
+        if find is not None:
+            self._run(scan, find, start, end)
         if context is not None:
             whole_value(scan, context, self.types)
-        if self._custom:
+        if self._custom is not None:
             self._custom.run(scan)
         found = resolve(scan.found)
         if found and (floor or len(data) != len(text)):
@@ -99,48 +127,48 @@ class Detector:
             found = [one for one in found if not self._allow(one.type, text[one.start : one.end])]
         return found, scan.work
 
-    def _run(self, scan: Scan, find: Finder) -> None:
+    def _run(self, scan: Scan, find: Finder, start: int, end: int) -> None:
+        """Have every candidate judged, from the first on, `start` to `end`; -1 if there is none."""
         data = scan.data
         size = len(data)
         dispatch = self._dispatch
-        at = 0
-        while True:
-            start, end = find(_UNANCHORED, data, at, size)[0]
-            if start < 0:
-                return
-            scan.work += 16
-            row = dispatch[data[start]] or self._row(data[start])
-            hit = row[0](data, start)
-            if hit is not None and hit.lastindex is not None:
-                at = row[1][hit.lastindex - 1](scan, start, end)
+        spoken = False
+        while start >= 0:
+            scan.spend(WORK_EACH)
+            match, judges = dispatch[data[start]] or self._row(data[start])
+            if match is None:
+                hit = 1
             else:
-                at = max(end, at + 1)  # only if the two engines ever read a pattern differently
-            if scan.work > scan.limit:
-                scan.spend(0)
+                chosen = match(data, start)
+                hit = chosen.lastindex if chosen is not None and chosen.lastindex else 0
+            if hit:
+                examine, words = judges[hit - 1]
+                if words and not spoken:
+                    spoken = True
+                    find = self._find_rest or find  # one word that can name a number is as good as many
+                at = examine(scan, start, end)
+            else:
+                at = end if end > start else start + 1  # only if the two engines ever read a pattern differently
+            start, end = find(UNANCHORED, data, at, size)[0]
+        if self._sweep is not None:
+            scan.spoken = spoken
+            self._sweep(scan)
 
     def _row(self, byte: int) -> _Row:
-        """The row of the dispatch table for a first byte, made when first needed: all at once would take 250 ms."""
+        """The row of the dispatch table for a first byte, made when first needed: all at once would take 100 ms."""
         chosen = [r for r in self._recognizers if byte in r.starts]
-        pattern = re.compile(b"|".join(b"(" + (r.selector or r.pattern) + b")" for r in chosen)) if chosen else _NEVER
-        row = pattern.match, tuple(r.examine for r in chosen)
-        for other in range(256):
-            if [r for r in self._recognizers if other in r.starts] == chosen:
-                self._dispatch[other] = row
+        match = None
+        if len(chosen) != 1:
+            match = re.compile(b"|".join(b"(" + r.selecting(byte) + b")" for r in chosen) or b"(?!)").match
+        row = self._dispatch[byte] = match, tuple((r.examine, not r.pure) for r in chosen)
         return row
 
 
-def _compile(recognizers: tuple[Recognizer, ...]) -> _re2.RE2 | None:
+def _compile(recognizers: tuple[Recognizer, ...]) -> Finder | None:
     if not recognizers:
         return None
-    options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1  # bytes: UTF-8 sequences are written out where they matter
-    options.never_capture = True
-    options.max_mem = _MEMORY
-    options.log_errors = False
-    program = _re2.RE2(b"|".join(b"(?:" + r.pattern + b")" for r in recognizers), options)
-    if not program.ok():
-        raise ValueError(f"the combined pattern does not compile: {program.error()}")
-    return program
+    find: Finder = program(b"|".join(b"(?:" + r.pattern + b")" for r in recognizers), _MEMORY).Match
+    return find
 
 
 def _to_code_points(found: list[Found], data: bytes, floor: int, ascii_only: bool) -> list[Found]:

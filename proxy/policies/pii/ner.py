@@ -66,6 +66,10 @@ class NerDetector(Detector):
         wanted = frozenset(NER_TYPES) if isinstance(entities, str) else frozenset(NER_TYPES) & frozenset(entities)
         self.types = base.types | wanted
 
+    def clean(self, texts: Sequence[str]) -> int:
+        """None: the model has to see them all."""
+        return 0
+
     def detect(self, text: str, context: str | None = None) -> list[Found]:
         """As the base, and what the model finds."""
         found = super().detect(text, context)

@@ -113,12 +113,12 @@ class Pii(Policy):
         body.touch()
         return None
 
-    def _judge(self, slots: Iterable[Slot]) -> list[Inspected]:
+    def _judge(self, slots: Sequence[Slot]) -> list[Inspected]:
         """What was found, slot by slot; slots without a finding are left out."""
         detector = self.detector
         judged: list[Inspected] = []
         try:
-            for slot in slots:
+            for slot in slots[self._clean(slots) :] if len(slots) > 1 else slots:
                 one = inspect(slot, detector)
                 if one is not None:
                     judged.append(one)
@@ -130,6 +130,15 @@ class Pii(Policy):
                 policy=self.label,
             ) from None
         return judged
+
+    def _clean(self, slots: Sequence[Slot]) -> int:
+        """How many slots, from the first on, hold nothing: a long conversation is looked at in one piece."""
+        texts = []
+        for slot in slots:
+            if slot.kind != "text":
+                break
+            texts.append(slot.holder[slot.key])
+        return self.detector.clean(texts)
 
     def _reserve_rest(self, slots: Sequence[Slot], judged: Sequence[Inspected], vault: Vault) -> None:
         """Look-alikes count wherever they stand, also in texts that hold nothing else."""
@@ -217,7 +226,7 @@ class Pii(Policy):
         return None
 
     def _mask_answer(self, exchange: Exchange, dialect: Dialect, tree: object, vault: Vault | None) -> bool:
-        judged = self._judge(dialect.answer_texts(tree))
+        judged = self._judge(list(dialect.answer_texts(tree)))
         if not judged:
             return False
         hits = [(one, part) for one in judged for part in one.parts if part.found]

@@ -1,20 +1,27 @@
-"""The state of one `detect` call: the bytes, what was found, and how much small-window work was spent."""
+"""The state of one `detect` call: the bytes, what was found, and how much work its judges spent."""
 
 from __future__ import annotations
 
-import re2
-from re2 import _re2
+from collections.abc import Sequence
 
 from proxy.policies.pii.found import Found
+from proxy.policies.pii.words import words_in
 
-WORK_FREE = 65_536
-"""Window bytes any text may cost, however short it is."""
+WORK_FREE = 200_000
+"""Units of work that any text may cost, however short it is. A unit stands for about 10 ns of judging."""
 WORK_PER_BYTE = 24
-"""Window bytes each byte of text adds to that; dense real data (a CSV of contacts) needs about 6."""
+"""Units that each byte of text adds to that; dense real data (a CSV of contacts) needs about 8."""
+WORK_EACH = 120
+"""Units that each candidate costs before anybody looks at it: finding it, and who is to judge it."""
 
-_START = _re2.RE2.Anchor.ANCHOR_START
 _SPACED = bytes.maketrans(b"_", b" ")
 _DELIMITERS = b";,\t|"
+_HEADER = 512
+"""Bytes that the head line of delimited rows may have."""
+_HEAD = 40
+"""Bytes that the name of a column may have."""
+_ROW = 400
+"""Bytes that a value may stand behind the start of its row."""
 
 
 class WorkExceededError(Exception):
@@ -27,7 +34,9 @@ class WorkExceededError(Exception):
 class Scan:
     """One text under inspection, as UTF-8 bytes. Offsets here are byte offsets."""
 
-    __slots__ = ("_header", "data", "floor", "found", "limit", "lone", "named", "named_at", "pem_end", "work")
+    __slots__ = (
+        "_columns", "_delimiter", "data", "floor", "found", "limit", "named", "named_at", "pem_end", "spoken", "work",
+    )  # fmt: skip
 
     def __init__(self, data: bytes, floor: int = 0) -> None:
         self.data = data
@@ -36,17 +45,19 @@ class Scan:
         self.found: list[Found] = []
         self.work = 0
         self.limit = WORK_FREE + WORK_PER_BYTE * len(data)
+        self.spoken = False
+        """Whether a candidate was met that holds words: only then a plain number can have been named."""
         self.pem_end = -2
         """Where the next PEM footer is: -2 not looked for yet, -1 there is none."""
-        self.lone: bool | None = None
         self.named_at = -1
         self.named = False
         """Whether the words before the digit run at `named_at` speak of a phone: all cuts of a run share them."""
-        self._header: bytes | None = None
+        self._columns: list[list[bytes]] | None = None
+        self._delimiter = b""
 
-    def spend(self, size: int) -> None:
-        """Count `size` bytes of window work; `WorkExceededError` beyond the linear limit."""
-        self.work += size
+    def spend(self, units: int) -> None:
+        """Count units of work; `WorkExceededError` beyond the linear limit."""
+        self.work += units
         if self.work > self.limit:
             raise WorkExceededError(f"more candidates than {len(self.data)} bytes of text may hold")
 
@@ -54,67 +65,45 @@ class Scan:
         if start >= self.floor and end > start:
             self.found.append(Found(start, end, kind, rank))
 
-    def before(self, start: int, size: int = 48) -> bytes:
+    def before(self, start: int, size: int) -> bytes:
         """Up to `size` bytes before `start`, in lower case, `_` as space."""
-        self.work += size
-        if self.work > self.limit:
-            self.spend(0)
+        self.spend(30)
         window = self.data[start - size if start > size else 0 : start].lower()
         return window.translate(_SPACED) if b"_" in window else window
 
-    def after(self, end: int, size: int = 16) -> bytes:
-        self.spend(size)
-        return self.data[end : end + size].lower().translate(_SPACED)
+    def words(self, start: int, size: int) -> list[bytes]:
+        """The words in the `size` bytes before `start`, in lower case."""
+        self.spend(40)
+        return words_in(self.data[start - size if start > size else 0 : start])
 
-    def column(self, start: int) -> bytes:
-        """The head of the column that `start` stands in, when the text looks like delimited rows; else b""."""
-        data = self.data
-        line = data.rfind(b"\n", start - 400 if start > 400 else 0, start) + 1
-        if line == 0:
-            return b""
-        self.spend(128)
-        row = data[line:start]
-        if self._header is None:
-            stop = data.find(b"\n", 0, 512)
-            self._header = data[:stop] if stop > 0 else b""
-        for i in _DELIMITERS:
-            cells = row.count(i)
-            if cells:
-                heads = self._header.split(bytes((i,)))
-                return heads[cells].lower() if len(heads) > cells else b""
-        return b""
+    def has_columns(self) -> bool:
+        """Whether the text looks like delimited rows below a line of heads."""
+        if self._columns is None:
+            self._columns = self._heads()
+        return bool(self._columns)
+
+    def column(self, start: int) -> Sequence[bytes]:
+        """The words in the head of the column that `start` stands in, when the text looks like delimited rows."""
+        if not self.has_columns():
+            return ()
+        columns = self._columns or []
+        self.spend(60)
+        line = self.data.rfind(b"\n", start - _ROW if start > _ROW else 0, start) + 1
+        cell = self.data.count(self._delimiter, line, start) if line else 0
+        return columns[cell] if line and cell < len(columns) else ()
+
+    def _heads(self) -> list[list[bytes]]:
+        """The words of each cell of the first line, if it has cells, and a line follows."""
+        self.spend(200)
+        stop = self.data.find(b"\n", self.floor, self.floor + _HEADER)
+        if stop < 0:
+            return []
+        line = self.data[self.floor : stop]
+        self._delimiter = max((bytes((c,)) for c in _DELIMITERS), key=line.count)
+        cells = line.split(self._delimiter)
+        return [words_in(cell) for cell in cells] if len(cells) > 1 and max(map(len, cells)) <= _HEAD else []
 
     def is_lone(self, start: int, end: int) -> bool:
         """True if nothing but white space stands around the span: a text that is this one value."""
-        if self.lone is None:
-            self.lone = not self.floor and len(self.data) <= 64
-        return self.lone and not self.data[:start].strip() and not self.data[end:].strip()
-
-
-class Words:
-    """Context words, looked for in a window from `before`: whole words, the last one counts.
-
-    `alternatives`: patterns separated by `|`, in Latin-1 (bytes of UTF-8 as `\\xNN`), each without a `|` of its own.
-    """
-
-    __slots__ = ("_match",)
-
-    def __init__(self, alternatives: str) -> None:
-        options = re2.Options()
-        options.encoding = re2.Options.Encoding.LATIN1
-        options.never_capture = True
-        options.dot_nl = True
-        # The greedy head makes the end of the match the end of the last word, without captures: 0.6 us a window.
-        body = "|".join(rf"\b(?:{a})" + (r"\b" if a[-1].isalnum() else "") for a in alternatives.split("|"))
-        program = _re2.RE2(f".*(?:{body})".encode("latin-1"), options)
-        if not program.ok():
-            raise ValueError(f"context words do not compile: {program.error()}")
-        self._match = program.Match
-
-    def last(self, window: bytes) -> int:
-        """Where the last of the words ends in the window; -1 if there is none."""
-        end: int = self._match(_START, window, 0, len(window))[0][1]
-        return end
-
-    def any(self, window: bytes) -> bool:
-        return self.last(window) >= 0
+        data = self.data
+        return not self.floor and len(data) <= 64 and not data[:start].strip() and not data[end:].strip()

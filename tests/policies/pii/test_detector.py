@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.policies.pii.custom import CustomEntity
 from proxy.policies.pii.detector import Detector
 from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT, ENTITY_TYPES, Found, resolve
 from proxy.policies.pii.recognizers import enabled
@@ -140,7 +141,19 @@ def test_resolved_spans_never_overlap_and_the_best_survives(found: list[Found]) 
         assert any(f.rank == best for f in kept)
 
 
-ALPHABET = st.sampled_from([*"aB1 9.@-:/+(_)=\n\"'x0é中<>{}[]eyJskMr|,;#", "password", "4111", "dob", "http://", "::"])
+ALPHABET = st.sampled_from(
+    [
+        *"aB1 9.@-:/+(_)=\n\"'x0é中<>{}[]eyJskMr|,;#",
+        "password",
+        "4111",
+        "dob",
+        "http://",
+        "::",
+        "phone ",
+        "1234567",
+        "\0",
+    ]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -161,3 +174,33 @@ def test_every_candidate_starts_with_a_declared_byte(parts: list[str]) -> None:
     for recognizer in enabled(frozenset(ENTITY_TYPES)):
         for match in re.finditer(recognizer.pattern, data):
             assert data[match.start()] in recognizer.starts, (recognizer.name, match[0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ALPHABET, max_size=60))
+def test_what_tells_recognizers_apart_reads_as_their_patterns_do(parts: list[str]) -> None:
+    import re
+
+    data = "".join(parts).encode()
+    for recognizer in enabled(frozenset(ENTITY_TYPES)):
+        for match in re.finditer(recognizer.pattern, data):
+            assert re.compile(recognizer.selecting(data[match.start()])).match(data, match.start()), recognizer.name
+
+
+texts = st.lists(st.lists(ALPHABET, max_size=12).map("".join), min_size=1, max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts)
+def test_texts_said_to_be_clean_hold_nothing(detector: Detector, some: list[str]) -> None:
+    count = detector.clean(some)
+    assert all(detector.detect(text) == [] for text in some[:count])
+
+
+def test_a_conversation_is_clean_up_to_its_first_candidate() -> None:
+    detector = Detector(["EMAIL", "PHONE"])
+    assert detector.clean(["all", "is", "well"]) == 3
+    assert detector.clean(["all", "is", "ann@x.io", "well"]) == 2
+    assert detector.clean(["all", "5551234567"]) == 1  # one number and nothing else is a telephone number
+    assert detector.clean(["a\0b", "\0", "ann@x.io"]) == 0
+    assert Detector(["EMAIL", "NOTE"], custom=[CustomEntity("NOTE", "well")]).clean(["all"]) == 0

@@ -20,6 +20,7 @@ from proxy.policies.pii.recognizers.national_id import NATIONAL_ID, NATIONAL_ID_
 from proxy.policies.pii.recognizers.number import Judge, number
 from proxy.policies.pii.recognizers.passport import PASSPORT
 from proxy.policies.pii.recognizers.person import PERSON_BEFORE, PERSON_FIELD, PERSON_SAID, PERSON_SPEAKER, PERSON_TITLE
+from proxy.policies.pii.recognizers.plain_number import PHONE_BEHIND, SIGNS
 from proxy.policies.pii.recognizers.private_key import PRIVATE_KEY
 from proxy.policies.pii.recognizers.secret import SECRET, SECRET_INSIDE
 from proxy.policies.pii.recognizers.secret_context import BEARER, CURL_USER, PASSWORD, SECRET_CONTEXT
@@ -45,6 +46,7 @@ _BEFORE_NUMBERS = (
     BASE58,
     NATIONAL_ID_BARE,
     ADDRESS,
+    PHONE_BEHIND,
 )
 _AFTER_NUMBERS = (
     PASSWORD,
@@ -65,6 +67,8 @@ _AFTER_NUMBERS = (
     PERSON_SAID,
     PERSON_SPEAKER,
     ADDRESS_FIELD,
+    # Last: whatever else begins with such a word is that.
+    *SIGNS,
 )
 _JUDGES: tuple[tuple[str, Judge], ...] = (
     ("CREDIT_CARD", credit_card.judge),
@@ -80,7 +84,7 @@ def enabled(types: frozenset[str]) -> tuple[Recognizer, ...]:
     if "DATE" in types:
         chosen.append(DATE)
     if judges:
-        said = phone.said if "PHONE" in types else None
+        said = phone.named if "PHONE" in types else None
         address = IPV4.examine if "IP_ADDRESS" in types else None
         chosen.append(number(frozenset(kind for kind, _ in _JUDGES) & types, judges, said, address))
     chosen.extend(r for r in _AFTER_NUMBERS if r.types & types)

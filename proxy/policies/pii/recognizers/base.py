@@ -27,6 +27,31 @@ class Recognizer:
     examine: Examine
     selector: bytes = b""
     """A shorter pattern that tells this candidate from the others at its place, where `pattern` is costly for `re`."""
+    labels: bytes = b""
+    """The alternatives within `pattern` (or `selector`) that a candidate begins with: at a place only those need be
+    tried that begin with its byte."""
+    pure: bool = False
+    """Whether what it takes is the value alone, no words beside it: among words may be one that names a number."""
+
+    def selecting(self, first: int) -> bytes:
+        """The pattern that tells this candidate from the others at a place that begins with byte `first`."""
+        pattern = self.selector or self.pattern
+        if not self.labels or first == 0x5F:  # _, which may stand before a label
+            return pattern
+        letters = bytes((first,)).lower() + b"([\\"
+        kept = [one for one in alternatives(self.labels) if one[:1].lower() in letters]
+        return pattern.replace(self.labels, b"|".join(kept), 1) if kept else pattern
+
+
+def alternatives(pattern: bytes) -> list[bytes]:
+    """The alternatives of a pattern, split where `|` stands outside of all brackets."""
+    depth, at, parts = 0, 0, []
+    for i, c in enumerate(pattern):
+        depth += (c in b"([") - (c in b")]")
+        if c == 0x7C and depth == 0:
+            parts.append(pattern[at:i])
+            at = i + 1
+    return [*parts, pattern[at:]]
 
 
 def both_cases(starts: str) -> bytes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from proxy.policies.pii.found import CHECKSUM
 from proxy.policies.pii.recognizers.luhn import luhn
 from proxy.policies.pii.recognizers.number import Number
-from proxy.policies.pii.scan import Scan, Words
+from proxy.policies.pii.scan import Scan
+from proxy.policies.pii.words import Words
 
 _WORDS = Words(
-    "cards?|cc|credit|debit|visa|mastercard|amex|american express|maestro|discover|diners|jcb|pan|payment|"
-    "kreditkarte|karte|carte|tarjeta|carta|kartennummer|account|charged?|bill|billed|billing"
+    "card|cards|cardnumber|cc|credit|debit|visa|mastercard|amex|american express|maestro|discover|diners|jcb|pan|"
+    "payment|kreditkarte|karte|carte|tarjeta|carta|kartennummer|account|charge|charged|bill|billed|billing"
 )
 _OTHERS = Words(
-    "order|tracking|shipped(?: with)?|parcel|part(?: no)?|isbn|imei|serial|sku|invoice|epoch|timestamp|iccid"
+    "order|tracking|shipped|shipped with|parcel|part|part no|isbn|imei|serial|sku|invoice|epoch|timestamp|iccid"
 )
 _GROUPED = frozenset({
     (4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 1), (4, 4, 4, 4, 3), (6, 13), (4, 4, 5), (4, 4, 4, 2), (4, 4, 4, 3),
@@ -64,11 +65,11 @@ def judge(scan: Scan, one: Number) -> bool:
         return False
     if (network in _WEAK and one.shape != (4, 4, 4, 4)) or (network == "visa" and size != 16):
         # Short numbers and prefixes shared with many other registers pass Luhn by chance: a card word must say so.
-        before = scan.before(one.start, 40)
-        said = _WORDS.last(before)
+        words = scan.words(one.start, 40)
+        said = _WORDS.last(words)
         if said < 0 and not _WORDS.any(scan.column(one.start)):
             return False
-        if _OTHERS.last(before) > said:
+        if _OTHERS.last(words) > said:
             return False
         if not network and size < 15:
             return False

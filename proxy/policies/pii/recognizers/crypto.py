@@ -70,7 +70,12 @@ def _examine_hex(scan: Scan, start: int, end: int) -> int:
 
 _TYPES = frozenset({"CRYPTO"})
 BASE58 = Recognizer(
-    "crypto_base58", _TYPES, rb"\b(?:[13]|T[9A-HJ-NP-Z])[1-9A-HJ-NP-Za-km-z]{24,33}\b", b"13T", _examine_base58
+    "crypto_base58",
+    _TYPES,
+    rb"\b(?:[13]|T[9A-HJ-NP-Z])[1-9A-HJ-NP-Za-km-z]{24,33}\b",
+    b"13T",
+    _examine_base58,
+    pure=True,
 )
 BECH32 = Recognizer(
     "crypto_bech32",
@@ -78,5 +83,6 @@ BECH32 = Recognizer(
     rb"\b(?:(?:bc|tb|ltc)1[02-9ac-hj-np-z]{11,71}|(?:BC|TB|LTC)1[02-9AC-HJ-NP-Z]{11,71})\b",
     b"btlBTL",
     _examine_bech32,
+    pure=True,
 )
-ETHEREUM = Recognizer("crypto_hex", _TYPES, rb"\b0x[0-9a-fA-F]{40}\b", b"0", _examine_hex)
+ETHEREUM = Recognizer("crypto_hex", _TYPES, rb"\b0x[0-9a-fA-F]{40}\b", b"0", _examine_hex, pure=True)

@@ -71,4 +71,5 @@ DATE_OF_BIRTH = Recognizer(
     rb"(?i:(?:\b|_)(?:" + _LABEL + rb"))",
     both_cases("dbgnf_") + b"\xe5\xe7",
     _examine,
+    labels=_LABEL,
 )

@@ -57,4 +57,4 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     return stop
 
 
-EMAIL = Recognizer("email", frozenset({"EMAIL"}), _CANDIDATE, b"@", _examine)
+EMAIL = Recognizer("email", frozenset({"EMAIL"}), _CANDIDATE, b"@", _examine, pure=True)

@@ -21,38 +21,32 @@ _LENGTHS = {
     b"SV": 28, b"TL": 23, b"TN": 24, b"TR": 26, b"UA": 29, b"VA": 22, b"VG": 24, b"XK": 20, b"YE": 30,
 }  # fmt: skip
 _SEPARATORS = b" -\t\xa0\xc2"
-_TAIL = re.compile(rb"(?:[ \t\xa0\xc2-]{0,2}[A-Za-z0-9]){10,32}")
+_TAILS = {
+    size: re.compile(rb"(?:[ \t\xa0\xc2-]{0,2}[A-Za-z0-9]){%d}(?![A-Za-z0-9])" % (size - 4))
+    for size in frozenset(_LENGTHS.values())
+}
+"""For a country's length: what follows the first four characters."""
 _VALUES = {c: str(int(chr(c), 36)) for c in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
 def mod_97(compact: bytes) -> int:
     """The remainder of an upper-case IBAN without separators; 1 for a valid one (ISO 7064 MOD 97-10)."""
-    return int("".join(_VALUES[c] for c in compact[4:] + compact[:4])) % 97
+    return int("".join(map(_VALUES.__getitem__, compact[4:] + compact[:4]))) % 97
 
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    country = data[start : start + 2].upper()
-    want = _LENGTHS[country]
-    scan.spend(64)
-    tail = _TAIL.match(data, start + 4, start + 4 + 2 * want)
+    want = _LENGTHS[data[start : start + 2].upper()]
+    scan.spend(250)
+    tail = _TAILS[want].match(data, start + 4)
     if tail is None:
         return end
-    compact = data[start : start + 4].upper()
-    stop = start + 4
-    for i in range(start + 4, tail.end()):
-        c = data[i]
-        if c in _SEPARATORS:
-            continue
-        compact += data[i : i + 1]
-        if len(compact) == want:
-            stop = i + 1
-            break
-    else:
+    stop = tail.end()
+    # Letters are all upper or all lower case, as people write them; anything else is a random code.
+    body = tail[0].translate(None, _SEPARATORS)
+    if not (body.isupper() or body.islower() or body.isdigit()):
         return end
-    if data[stop : stop + 1].isalnum() or not (compact[4:].isupper() or compact[4:].islower() or compact[4:].isdigit()):
-        return end
-    if mod_97(compact.upper()) != 1:
+    if mod_97((data[start : start + 4] + body).upper()) != 1:
         return end
     scan.add(start, stop, "IBAN", CHECKSUM)
     return stop

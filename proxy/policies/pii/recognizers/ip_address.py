@@ -7,7 +7,8 @@ import re
 
 from proxy.policies.pii.found import CHECKSUM
 from proxy.policies.pii.recognizers.base import Recognizer
-from proxy.policies.pii.scan import Scan, Words
+from proxy.policies.pii.scan import Scan
+from proxy.policies.pii.words import Words
 
 _VERSION = Words("version|ver|v|build|release|rev|firmware|kernel|driver|oid|section")
 _PREFIX_4 = re.compile(rb"/(?:3[0-2]|[12]?[0-9])(?![0-9./])")
@@ -33,7 +34,7 @@ def _examine_4(scan: Scan, start: int, end: int) -> int:
         return end
     if parts[0] in (b"0", b"127") or (parts[0] == b"169" and parts[1] == b"254"):
         return end  # this host and this link: they name nobody
-    if _VERSION.any(scan.before(start, 16)):
+    if _VERSION.any(scan.words(start, 16)):
         return end
     prefix = _PREFIX_4.match(data, end, end + 4)
     if prefix is not None:
@@ -78,11 +79,12 @@ def _examine_6(scan: Scan, start: int, end: int) -> int:
 
 
 _TYPES = frozenset({"IP_ADDRESS"})
-IPV4 = Recognizer("ipv4", _TYPES, rb"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b", b"0123456789", _examine_4)
+IPV4 = Recognizer("ipv4", _TYPES, rb"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b", b"0123456789", _examine_4, pure=True)
 IPV6 = Recognizer(
     "ipv6",
     _TYPES,
     rb"\b(?:(?:[0-9A-Fa-f]{1,4}:){1,6}:|(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}\b)|::[0-9A-Fa-f]{1,4}\b",
     b"0123456789abcdefABCDEF:",
     _examine_6,
+    pure=True,
 )

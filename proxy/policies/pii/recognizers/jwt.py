@@ -35,4 +35,4 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     return match.end()
 
 
-JWT = Recognizer("jwt", frozenset({"JWT"}), rb"\beyJ[A-Za-z0-9_-]{6}", b"e", _examine)
+JWT = Recognizer("jwt", frozenset({"JWT"}), rb"\beyJ[A-Za-z0-9_-]{6}", b"e", _examine, pure=True)

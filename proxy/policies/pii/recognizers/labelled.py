@@ -64,4 +64,4 @@ def labelled(
 
     head = re.compile(rb"(?i:_?(?:" + labels + rb")(?![a-z]))")
     pattern = rb"(?i:(?:\b|_)(?:" + labels + rb")" + _GAP + _HEAD + rb")"
-    return Recognizer(kind.lower(), frozenset({kind}), pattern, both_cases(starts) + b"_", examine)
+    return Recognizer(kind.lower(), frozenset({kind}), pattern, both_cases(starts) + b"_", examine, labels=labels)

@@ -34,4 +34,5 @@ MAC_ADDRESS = Recognizer(
     rb"|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})\b",
     b"0123456789abcdefABCDEF",
     _examine,
+    pure=True,
 )

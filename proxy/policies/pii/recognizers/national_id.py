@@ -21,17 +21,27 @@ NATIONAL_ID = labelled(
     "nipacdhfbtrsemjokg",
     rb"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}|[0-9]{4} [0-9]{4} [0-9]{4}|[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]"
     rb"|[0-9]{3} [0-9]{3} [0-9]{3}|756\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}|" + VALUE,
-    known(("pl.pesel", "br.cpf", "in_.aadhaar", "es.dni", "es.nie", "fi.hetu", "se.personnummer", "dk.cpr", "nl.bsn",
-           "it.codicefiscale", "ca.sin", "fr.nir", "kr.rrn", "ch.ssn")),
+    known({
+        9: ("es.dni", "es.nie", "nl.bsn", "ca.sin"),
+        10: ("fi.hetu", "se.personnummer", "dk.cpr"),
+        11: ("pl.pesel", "br.cpf", "fi.hetu"),
+        12: ("in_.aadhaar", "se.personnummer"),
+        13: ("kr.rrn", "ch.ssn"),
+        15: ("fr.nir",),
+        16: ("it.codicefiscale",),
+    }),
     digits=4,
 )  # fmt: skip
 
-_BARE_KINDS = {
-    16: known(("it.codicefiscale",)),
-    9: known(("es.nie",)),
-    14: known(("br.cpf", "kr.rrn")),
-    11: known(("fi.hetu",)),
-}
+_BARE_CHECK = known(
+    {
+        16: ("it.codicefiscale",),
+        13: ("kr.rrn",),
+        11: ("br.cpf", "fi.hetu"),
+        10: ("fi.hetu",),
+        9: ("es.nie",),
+    }
+)
 
 
 def _examine(scan: Scan, start: int, end: int) -> int:
@@ -39,9 +49,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     scan.spend(64)
     if start and data[start - 1] in b"-/.":
         return end
-    check = _BARE_KINDS.get(end - start)
-    verdict = check(data[start:end]) if check is not None else None
-    if verdict:
+    if _BARE_CHECK(data[start:end]):
         scan.add(start, end, "NATIONAL_ID", CHECKSUM)
     elif end - start == 14 and data[start + 6] == 0x2D:
         scan.add(start, end, "NATIONAL_ID", CONTEXT)  # YYMMDD-1234567: since 2020 its last digits carry no check

@@ -128,22 +128,22 @@ PERSON_FIELD = Recognizer(
     rb"(?i:\b(?:" + _LABELS + rb")[\"']?)[ \t]{0,2}[:=|][ \t]{0,3}\n?[\"']?" + _HEADS,
     both_cases("fclpsebhaditrouwnkvm"),
     _examine_field,
+    labels=_LABELS,
+)
+_PHRASES = (
+    rb"my name is|name is|i am|i'm|this is|names? (?:are|was)|je m'appelle|ich hei\xc3\x9fe|me llamo|mi chiamo"
+    rb"|mein name ist|signed by|sent by|written by|placed by|on behalf of|attorney|lawyer|husband,?|wife,?|daughter|son"
+    rb"|child,|spouse,?|colleague|neighbou?r|hi|hello|hey|dear|good (?:morning|afternoon|evening),?|regards|sincerely"
+    rb"|thanks|cheers|best|ship to|patient|member id [a-z0-9-]{4,20} for|please (?:update|contact|call|ask)|resume of"
+    rb"|estate of|statement for|ticket from|letter from|sent to|says|asked|told|emailed|i\xe2\x80\x99m"
 )
 PERSON_SAID = Recognizer(
     "person_said",
     _TYPES,
-    rb"(?:(?i:\b(?:my name is|name is|i am|i'm|this is|names? (?:are|was)|je m'appelle|ich hei\xc3\x9fe|me llamo"
-    rb"|mi chiamo"
-    rb"|mein name ist|signed by|sent by|written by|placed by|on behalf of|attorney|lawyer|husband,?|wife,?"
-    rb"|daughter|son|child,"
-    rb"|spouse,?|colleague|neighbou?r|hi|hello|hey|dear|good (?:morning|afternoon|evening),?|regards|sincerely"
-    rb"|thanks|cheers|best"
-    rb"|ship to|patient|member id [a-z0-9-]{4,20} for|please (?:update|contact|call|ask)|resume of|estate of"
-    rb"|statement for"
-    rb"|on behalf of|ticket from|letter from|sent to|says|asked|told|emailed))|i\xe2\x80\x99m)[,.!]?[ \n]{1,3}"
-    + _HEADS,
+    rb"(?i:\b(?:" + _PHRASES + rb"))[,.!]?[ \n]{1,3}" + _HEADS,
     both_cases("mnitjsowpahcldgbre"),
     _examine,
+    labels=_PHRASES,
 )
 
 

@@ -12,28 +12,35 @@ from typing import Final
 
 from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT
 from proxy.policies.pii.recognizers.number import Number, unglued
-from proxy.policies.pii.scan import Scan, Words
+from proxy.policies.pii.scan import Scan
+from proxy.policies.pii.words import Words, words_in
 
-_WORDS = Words(
-    "phones?|telephone|tel|tels|mobile|cell|cellphone|cellular|fax|call|calls|calling|callback|dial|ring|"
-    "sms|text me|whatsapp|telegram|hotline|landline|direct line|line is|contact|reach|reached|number is|"
-    "registered|phone number|my number|backup|telefon|telefonnummer|handy|mobil|rufnummer|durchwahl|"
-    "anrufen|num[\xc3e][\xa9]?ro|portable|appeler|appelez|tlf|telef[o\xc3][\xb3]?no|m[o\xc3][\xb3]?vil|celular|llamar|"
-    "telefone|cellulare|chiamare|telefoon|mobiel|telepono|numaram|numara|cn number|msisdn|extension|ph|"
-    "mob"
+WORDS: Final = Words(
+    "phone|phones|telephone|tel|tels|mobile|cell|cellphone|cellular|fax|call|calls|calling|callback|dial|ring|sms|"
+    "text me|whatsapp|telegram|viber|hotline|landline|direct line|line is|contact|reach|reached|number is|registered|"
+    "phone number|phonenumber|phoneno|mobilenumber|cellnumber|my number|backup|cn number|msisdn|gsm|extension|ph|mob|"
+    "telefon|telefonnummer|telefonnr|telnr|telno|handy|handynummer|mobil|mobilnummer|rufnummer|durchwahl|anrufen|"
+    "numéro|numero|téléphone|portable|appeler|appelez|tlf|telefono|teléfono|movil|móvil|celular|llamar|telefone|"
+    "cellulare|chiamare|telefoon|mobiel|telefonu|puhelin|mobilen|telepono|numaram|numara"
 )
 _FAR_WORDS = re.compile(
     rb"(?:tel|mobile|phone|cell|fax|handy|telefon)|\xe7\x94\xb5\xe8\xaf\x9d|\xe6\x89\x8b\xe6\x9c\xba"
     rb"|\xe9\x9b\xbb\xe8\xa9\xb1|\xec\xa0\x84\xed\x99\x94|\xd1\x82\xd0\xb5\xd0\xbb"
 )
+SCRIPTS: Final = (
+    rb"\xe7\x94\xb5\xe8\xaf\x9d|\xe6\x89\x8b\xe6\x9c\xba|\xe9\x9b\xbb\xe8\xa9\xb1|\xec\xa0\x84\xed\x99\x94"
+    rb"|\xd1\x82\xd0\xb5\xd0\xbb|\xd0\xa2\xd0\xb5\xd0\xbb|(?i:telefon|phone|mobil|handy)"
+)
+"""Words of other scripts, and those that stand inside compounds beside letters of other scripts."""
 _OTHERS = Words(
-    "orders?|invoice|inv|isbn|sku|tracking|ticket|build|version|ids?|ref|reference|serial|model|part|"
+    "order|orders|invoice|inv|isbn|sku|tracking|ticket|build|version|id|ids|ref|reference|serial|model|part|"
     "part no|part number|zip|postal|account|acct|claim|policy|ssn|passport|license|licence|mrn|nhs|member|"
     "code|epoch|time|sha|amount|price|total|card|iban|po|student|employee|case|docket|port|pid|size|bytes|"
     "lines|line no|social|security|issue|error|row|page|chapter|year|years|tax|vat|nip|pesel|swift|bic|"
     "routing|date"
 )
-_AFTER = re.compile(rb"[ _(,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)", re.IGNORECASE)
+BEHIND: Final = rb"[ _(,-]{0,2}(?i:office|fax|home|mobile|cell|work|phone|tel)"
+AFTER = re.compile(rb"[ _(,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)", re.IGNORECASE)
 _BEHIND: Final = 16
 _EXTENSION = re.compile(rb" ?(?:ext|x|extension)[. ]{0,2}[0-9]{1,6}\b", re.IGNORECASE)
 _DAY = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
@@ -86,28 +93,27 @@ def international(digits: bytes) -> bool | None:
     return False
 
 
-def _named(scan: Scan, one: Number) -> bool:
-    """True if the words before, the column head or the words behind say that this is a phone number."""
-    if said(scan, one.run):
-        return True
-    end = one.end
-    scan.spend(_BEHIND)
-    if _AFTER.match(scan.data, end, end + _BEHIND) is not None:
-        return True
-    head = scan.column(one.start)
-    return bool(head) and _FAR_WORDS.search(head) is not None
+def named(scan: Scan, run: int, end: int) -> bool:
+    """True if words before the digit run `run` to `end`, behind it, or its column's head say that it is a phone's.
 
-
-def said(scan: Scan, run: int) -> bool:
-    """True if the words before the digit run at byte `run` speak of a phone; asked once a run, kept for its cuts."""
-    if scan.named_at != run:
-        scan.named_at = run
-        before = scan.before(run, _WINDOW)
-        at = _WORDS.last(before)
-        if at < 0 and not before.isascii():
-            far = _FAR_WORDS.search(before)
-            at = far.end() if far else -1
-        scan.named = at >= 0 and _OTHERS.last(before) <= at
+    Asked once a run and kept for all its cuts.
+    """
+    if scan.named_at == run:
+        return scan.named
+    scan.named_at = run
+    words = scan.words(run, _WINDOW)
+    at = WORDS.last(words)
+    if at >= 0:
+        scan.named = _OTHERS.last(words) <= at
+    else:
+        window = scan.data[run - _WINDOW if run > _WINDOW else 0 : run]
+        far = None if window.isascii() else _FAR_WORDS.search(window.lower())
+        scan.named = far is not None and not _OTHERS.any(words_in(window[far.end() :]))
+    if not scan.named and AFTER.match(scan.data, end, end + _BEHIND) is not None:
+        scan.named = True
+    if not scan.named:
+        head = scan.column(run)
+        scan.named = bool(head) and (WORDS.any(head) or _FAR_WORDS.search(b" ".join(head)) is not None)
     return scan.named
 
 
@@ -142,11 +148,11 @@ def judge(scan: Scan, one: Number) -> bool:
         known = international(code)
         if known or (known is None and marks[:1] == b"+" and len(one.shape) >= 3):
             rank = CHECKSUM if known else BARE
-        elif known is None and _named(scan, one):
+        elif known is None and named(scan, one.run, end):
             rank = CONTEXT
     elif not alone and _shaped(one) and _quiet(scan, one):
         rank = BARE
-    if not rank and len(one.shape) <= 6 and (alone or max(one.shape) <= 8) and _named(scan, one):
+    if not rank and len(one.shape) <= 6 and (alone or max(one.shape) <= 8) and named(scan, one.run, end):
         rank = CONTEXT
     if not rank and alone and 10 <= size <= 12 and digits[:2] != b"19" and scan.is_lone(one.start, end):
         rank = BARE
@@ -161,6 +167,6 @@ def judge(scan: Scan, one: Number) -> bool:
 
 def _quiet(scan: Scan, one: Number) -> bool:
     """True unless the words just before name another kind of number."""
-    before = scan.before(one.start, 20)
-    other = _OTHERS.last(before)
-    return other < 0 or _WORDS.last(before) >= other
+    words = scan.words(one.start, 20)
+    other = _OTHERS.last(words)
+    return other < 0 or WORDS.last(words) >= other

@@ -6,9 +6,10 @@ import math
 import re
 from itertools import pairwise
 
-_FILLER = re.compile(
-    rb"(?i:x{5,}|\*{3,}|\.{3,}|-{4,}|0{8,}|1{8,}|example|sample|placeholder|your[_-]|redacted|insert|changeme"
-    rb"|dummy|fake"
+from proxy.policies.pii.program import UNANCHORED, program
+
+_FILLER = program(
+    rb"(?i:x{5}|\*{3}|\.{3}|-{4}|0{8}|1{8}|example|sample|placeholder|your[_-]|redacted|insert|changeme|dummy|fake"
     rb"|abcdefgh|12345678(?:9|$)|<[a-z]|\$\{|\{\{|masked|removed|hidden|todo|lorem)"
 )
 _NAME = re.compile(
@@ -17,15 +18,20 @@ _NAME = re.compile(
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
+_COUNTED = 4096
+_N_LOG_N = (0.0, *(n * math.log2(n) for n in range(1, _COUNTED + 1)))
+
+
 def entropy(value: bytes) -> float:
-    """Shannon entropy of the bytes, in bits a byte."""
+    """Shannon entropy of (the first 4096 of) the bytes, in bits a byte."""
+    value = value[:_COUNTED]
     size = len(value)
-    return -sum(n / size * math.log2(n / size) for n in map(value.count, set(value)))
+    return (_N_LOG_N[size] - sum(map(_N_LOG_N.__getitem__, map(value.count, set(value))))) / size
 
 
 def is_filler(value: bytes) -> bool:
     """True for masks, templates and the words of documentation."""
-    return _FILLER.search(value) is not None
+    return bool(_FILLER.Match(UNANCHORED, value, 0, len(value))[0][0] >= 0)
 
 
 def is_uuid(value: bytes) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from proxy.policies.pii.found import PREFIX
-from proxy.policies.pii.recognizers.base import Recognizer
+from proxy.policies.pii.recognizers.base import Recognizer, alternatives
 from proxy.policies.pii.recognizers.randomness import entropy, is_filler
 from proxy.policies.pii.scan import Scan
 
@@ -151,14 +151,8 @@ def _examine(scan: Scan, start: int, end: int) -> int:
 
 def _first(prefix: bytes) -> set[int]:
     """The bytes a prefix of the table can start with: literals, classes and alternatives of these."""
-    depth, at, parts = 0, 0, []
-    for i, c in enumerate(prefix):
-        depth += (c in b"([") - (c in b")]")
-        if c == 0x7C and depth == 0:
-            parts.append(prefix[at:i])
-            at = i + 1
     first: set[int] = set()
-    for part in (*parts, prefix[at:]):
+    for part in alternatives(prefix):
         if part[:3] == b"(?:":
             first |= _first(part[3 : part.index(b")")])
         elif part[:1] == b"\\":
@@ -171,9 +165,10 @@ def _first(prefix: bytes) -> set[int]:
 
 
 def _recognizer(name: str, table: tuple[tuple[bytes, bytes], ...]) -> Recognizer:
-    body = b"|".join(b"(?:" + prefix + b")" for prefix, _ in table)
+    body = b"|".join(prefix for prefix, _ in table)
     starts = bytes(sorted(set().union(*(_first(prefix) for prefix, _ in table))))
-    return Recognizer(name, frozenset({"SECRET"}), rb"\b(?:" + body + rb")[A-Za-z0-9_.+/=@-]{6}", starts, _examine)
+    pattern = rb"\b(?:" + body + rb")[A-Za-z0-9_.+/=@-]{6}"
+    return Recognizer(name, frozenset({"SECRET"}), pattern, starts, _examine, labels=body, pure=True)
 
 
 _INSIDE = {b"8Q~": 3, rb"\.atlasv1\.": 14, b"-us[0-9]": 32}

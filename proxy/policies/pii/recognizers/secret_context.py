@@ -126,6 +126,7 @@ SECRET_CONTEXT = Recognizer(
     rb"(?i:(?:" + _KEY_NAMES + rb")" + _ASSIGN + rb"[a-z0-9_+/$.~-]{6})",
     both_cases("asepmctbk") + b"_-",
     _examine_key,
+    labels=_KEY_NAMES,
 )
 PASSWORD = Recognizer(
     "password",

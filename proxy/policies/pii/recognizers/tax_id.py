@@ -13,6 +13,14 @@ TAX_ID = labelled(
     rb"|cif|partita iva|p\.? ?iva|cnpj|kvk|btw|inn",
     "tnievufagpscrkb",
     rb"[0-9]{2}\.[0-9]{3}\.[0-9]{3}/[0-9]{4}-[0-9]{2}|[0-9]{2}(?: [0-9]{3}){3}|" + VALUE,
-    known(("de.idnr", "pl.nip", "us.ein", "eu.vat", "gb.utr", "au.abn", "br.cnpj", "es.nif", "fr.siret", "it.iva")),
+    known(
+        {
+            9: ("us.ein", "es.nif"),
+            10: ("pl.nip", "gb.utr"),
+            11: ("de.idnr", "au.abn", "it.iva"),
+            14: ("br.cnpj", "fr.siret"),
+        },
+        prefixed="eu.vat",
+    ),
     digits=6,
 )

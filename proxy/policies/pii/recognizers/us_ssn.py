@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from proxy.policies.pii.found import BARE, CONTEXT
 from proxy.policies.pii.recognizers.number import Number
-from proxy.policies.pii.scan import Scan, Words
+from proxy.policies.pii.scan import Scan
+from proxy.policies.pii.words import Words
 
-_WORDS = Words("ssns?|s\\.s\\.n|soc(?:ial)?[. ]?sec(?:urity)?|social insurance|taxpayer|itin|ss ?#|ss no|national id")
+WORDS = Words(
+    "ssn|ssns|s n|social security|soc sec|socsec|socialsecurity|social insurance|taxpayer|itin|ss|ss no|national id"
+)
 _SHAPES = frozenset({(3, 2, 4)})
 
 
@@ -25,8 +28,8 @@ def judge(scan: Scan, one: Number) -> bool:
         return False
     if grouped and one.marks[:1] == b"-" and digits[0] != 57:  # 9
         # Three, two, four with dashes is written for nothing else.
-        rank = CONTEXT if _WORDS.any(scan.before(one.start, 40)) else BARE
-    elif _WORDS.any(scan.before(one.start, 40)) or _WORDS.any(scan.column(one.start)):
+        rank = CONTEXT if WORDS.any(scan.words(one.start, 40)) else BARE
+    elif WORDS.any(scan.words(one.start, 40)) or WORDS.any(scan.column(one.start)):
         rank = CONTEXT
     else:
         return False

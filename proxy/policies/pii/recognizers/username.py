@@ -35,11 +35,15 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     return match.end()
 
 
+_LABELS = (
+    rb"user[ _-]?name|user[ _-]?id|userid|login(?:[ _-]?name)?|screen[ _-]?name|nick(?:name)?|benutzername"
+    rb"|nom d'utilisateur|usuario|account for|issued to"
+)
 USERNAME = Recognizer(
     "username",
     frozenset({"USERNAME"}),
-    rb"(?i:\b(?:user[ _-]?name|user[ _-]?id|userid|login(?:[ _-]?name)?|screen[ _-]?name|nick(?:name)?|benutzername"
-    rb"|nom d'utilisateur|usuario|account for|issued to)(?: is| was|[\"'])?[ \t]{0,2}(?:[:=]|=>|[ ])[ \t]{0,2}[\"'@]?)",
+    rb"(?i:\b(?:" + _LABELS + rb")(?: is| was|[\"'])?[ \t]{0,2}(?:[:=]|=>|[ ])[ \t]{0,2}[\"'@]?)",
     both_cases("ulsnbai"),
     _examine,
+    labels=_LABELS,
 )
