@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Stop, Verdict, Veto, Wait, waits
+from proxy.seen import SeenBodies
 
 if TYPE_CHECKING:
     from proxy.exchange import Attempt, EndReason, Exchange, Origin
@@ -87,6 +88,9 @@ class Chain:
         self.attempts = bool(self._attempt or self._result or self._attempt_end)
         self.judges = bool(self._result)
         self.opens_streams = bool(self._stream)
+        # A body that comes again is what a cache is for; without one, remembering costs more than it saves.
+        judging = any(p.body_alone and _has(p, "on_request") for p in mine)
+        self._seen = SeenBodies() if self.split is not None and judging else None
         self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
         self.edits_request = any(p.edits_request for p in self.policies)
         self.needs_usage = any(p.needs_usage for p in self.policies)
@@ -118,13 +122,16 @@ class Chain:
         policies above it. Awaiting it raises ProxyError when one refused."""
         if exchange.timings is not None:
             return self._down(exchange, self._request)
+        seen = None
+        if self._seen is not None:
+            exchange.seen = seen = self._seen.of(exchange)
         left = iter(self._request)
         for index, when, hook, step in left:
             exchange.entered = index
             if when is not None and not when(exchange):
                 exchange.skipped |= 1 << index
                 continue
-            if hook is None:
+            if hook is None or (seen is not None and step.policy in seen.passed and exchange.unedited):
                 continue
             said: Any
             try:
@@ -140,6 +147,7 @@ class Chain:
 
     async def _down(self, exchange: Exchange, left: Iterable[tuple[int, Any, Any, Step]]) -> Answer | None:
         timings = exchange.timings
+        seen = exchange.seen
         if timings is not None:
             for one in self.all_steps:
                 timings.setdefault(one.label, 0.0)
@@ -148,7 +156,7 @@ class Chain:
             if when is not None and not when(exchange):
                 exchange.skipped |= 1 << index
                 continue
-            if hook is None:
+            if hook is None or (seen is not None and step.policy in seen.passed and exchange.unedited):
                 continue
             try:
                 said: Any = hook(exchange) if timings is None else _timed(timings, step.label, hook, exchange)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.errors import ProxyError
     from proxy.head import Head
+    from proxy.policy import Policy
+    from proxy.seen import Seen
     from proxy.websocket.handshake import Upgrade
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -339,6 +341,8 @@ class Exchange:
     timings: dict[str, float] | None = None
     findings: dict[tuple[str, str], int] | None = None
     """What was found in the request, by type and by what was done about it; for the figures."""
+    seen: Seen | None = None
+    """What is known of the body from calls before (``proxy.seen``), where the chain remembers bodies."""
     _model: str | None = None
     _streaming: bool | None = None
 
@@ -407,6 +411,9 @@ class Exchange:
         tree = body.strict()
         self._model = self.dialect.model(tree)
         self._streaming = self.dialect.wants_stream(tree)
+        seen = self.seen
+        if seen is not None and not body.edited:
+            seen.model, seen.streaming = self._model, self._streaming
 
     def input_estimate(self) -> int:
         """Estimated input tokens, worked out once; 0 without a body that is understood."""
@@ -417,8 +424,21 @@ class Exchange:
                 count = 0
             else:
                 count = (_estimate_input or _load_estimate())(dialect, body.strict())
+                if self.seen is not None and not body.edited:
+                    self.seen.tokens = count
             self.estimated_input = count
         return count
+
+    @property
+    def unedited(self) -> bool:
+        """Whether the body says what the client sent."""
+        body = self.request.body
+        return body is not None and not body.edited
+
+    def seen_through(self, policy: Policy) -> None:
+        """A policy that judges the body alone has found nothing to do: it need not look at the same bytes again."""
+        if self.seen is not None and self.unedited:
+            self.seen.passed.add(policy)
 
     @property
     def task(self) -> str | None:

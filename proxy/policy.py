@@ -147,7 +147,8 @@ class Policy:
     observable: ``mode: observe`` is accepted. edits_request / edits_answer: it changes bodies (part of cache
     keys). reads_answer: its on_response wants the body, not only status and headers. needs_usage: token
     counts must be measured. late_commit: answers may still be retried after the head (rule 3). splits: it
-    has ``on_flight``. selects_key: it sets ``attempt.key``.
+    has ``on_flight``. selects_key: it sets ``attempt.key``. body_alone: its on_request judges the body, the path and
+    the target's model, nothing else, and may call ``exchange.seen_through(self)`` (see ``proxy.seen``).
     """
 
     name: ClassVar[str]
@@ -161,6 +162,7 @@ class Policy:
     late_commit: ClassVar[bool] = False
     splits: ClassVar[bool] = False
     selects_key: ClassVar[bool] = False
+    body_alone: ClassVar[bool] = False
 
     unused: frozenset[str] = frozenset()
     """Phases that this policy, with its options, has no use for: set in ``__init__``. The chain does not call them."""

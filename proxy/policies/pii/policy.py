@@ -58,6 +58,7 @@ class Pii(Policy):
     protects: ClassVar[bool] = True
     edits_request: ClassVar[bool] = True
     edits_answer: ClassVar[bool] = True
+    body_alone: ClassVar[bool] = True
 
     def __init__(
         self, options: PiiOptions, services: Services, *, label: str | None = None, observe: bool = False
@@ -90,6 +91,8 @@ class Pii(Policy):
                 (hashed if slot.path and slot.path[0] in _WHOLE_HASHED else slots).append(slot)
         judged = self._judge(slots)
         if not judged and not hashed:
+            if not opaque:
+                exchange.seen_through(self)
             return None
         hits = [(one, part) for one in judged for part in one.parts if part.found]
         self._report(exchange, hits)

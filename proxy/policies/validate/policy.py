@@ -23,6 +23,7 @@ class Validate(Policy):
 
     name: ClassVar[str] = "validate"
     Options = Limits
+    body_alone: ClassVar[bool] = True
     options: Limits
 
     def on_request(self, exchange: Exchange) -> Answer | None:
@@ -32,6 +33,8 @@ class Validate(Policy):
             if not self.observe:
                 raise
             exchange.note(self.label, f"would refuse: {error.message}")
+        else:
+            exchange.seen_through(self)
         return None
 
     def _check(self, exchange: Exchange) -> None:
