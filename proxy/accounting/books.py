@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy.accounting.charge import Tariff
+from proxy.accounting.gauge import Gauge
 from proxy.accounting.journal import Journal
 from proxy.accounting.ledger.base import Ledger, open_ledger
 from proxy.accounting.prices import PriceBook
@@ -40,6 +41,8 @@ class Store:
         self._place = (str(data), url)
         self._users = 0
         self._alarms: list[Alarm] = []
+        self.gauges: dict[tuple[str, str], Gauge] = {}
+        """What was learned of each model's estimates: outlives a reload."""
         self.journal = Journal(root, fsync=fsync, on_full=on_full, alarm=lambda s, t: self.tell(f"journal_{s}", t))
         self.ledger: Ledger = open_ledger(url, data)
         self.writer = Writer(
@@ -129,6 +132,7 @@ class Books:
         if self._users > 1 or self.dry:
             return
         self.store = Store.enter(self._data, self._url, fsync=fsync, on_full=on_full, retention=retention)
+        self.tariff.gauges = self.store.gauges
         self._warming = asyncio.create_task(asyncio.to_thread(self.prices.warm, self._models), name="price-list")
 
     async def warmed(self) -> None:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from proxy.accounting.money import NANO, usd_text
 from proxy.accounting.windows import Window
-from proxy.state.limits import Claim, Counter, Refusal
+from proxy.state.limits import Claims, Counter, Refusal
 
 __all__ = ["METRICS", "Amounts", "Bucket", "Budget", "obstacle"]
 
@@ -68,6 +68,7 @@ class Budget:
         self.per = tuple(per)
         self.window = window
         self._places = tuple(METRICS.index(name) for name in self.limits)
+        self._unpriced = tuple(place for place in self._places if place)
         self._buckets: dict[str, Bucket] = {}
 
     def bucket(self, value: str, now: float) -> Bucket:
@@ -102,21 +103,22 @@ class Budget:
         """Those of every value that was seen in the window that runs."""
         return [bucket for bucket in self._buckets.values() if bucket.starts <= now < bucket.ends]
 
-    def claims(
-        self, bucket: Bucket, amounts: tuple[int, int, int], priced: bool = True
-    ) -> tuple[tuple[Claim, ...], tuple[int, ...]]:
-        """What the attempt wants of each counter, and the claims' places in METRICS.
-
-        An unpriced model counts as tokens and calls alone.
-        """
+    def claims(self, bucket: Bucket, amounts: tuple[int, int, int], priced: bool = True) -> Claims:
+        """What an attempt wants of each counter. An unpriced model counts as tokens and calls alone."""
         counters = bucket.counters
         if priced:
             if len(counters) == 1:
                 [(place, counter)] = counters
-                return ((counter, amounts[place]),), self._places
-            return tuple([(counter, amounts[place]) for place, counter in counters]), self._places
-        claims = [(counter, amounts[place]) for place, counter in counters if place]
-        return tuple(claims), tuple([place for place, _ in counters if place])
+                return ((counter, amounts[place]),)
+            return tuple([(counter, amounts[place]) for place, counter in counters])
+        return tuple([(counter, amounts[place]) for place, counter in counters if place])
+
+    def amounts(self, claims: Claims, used: tuple[int, int, int]) -> Sequence[int]:
+        """What was used, in the order of ``claims``."""
+        places = self._places
+        if len(claims) != len(places):
+            places = self._unpriced
+        return (used[places[0]],) if len(places) == 1 else [used[place] for place in places]
 
     def resets(self, now: float) -> float:
         """Unix seconds at which the current window ends; for a rolling one, when all of it is past."""

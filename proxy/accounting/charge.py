@@ -1,10 +1,11 @@
-"""What one attempt used and what that cost: worked out once, for ``account`` and ``budget`` alike."""
+"""What one attempt may cost and what it did: its ``Bill``, worked out once, for ``account`` and ``budget`` alike."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Final
 
+from proxy.accounting.gauge import Gauge
 from proxy.accounting.prices import FOREVER, SERVICES, PriceBook
 from proxy.accounting.rates import Price, Unpriced
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
@@ -15,29 +16,38 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "PRICE", "WORST_CASE", "Charge", "Tariff", "bound_of", "size_estimate", "used"]
+__all__ = ["ASSUMED_OUTPUT", "BILL", "Bill", "Tariff", "bound_of", "limits_of", "size_estimate", "used"]
 
 ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
-PRICE: Final = "accounting.price"
-"""Where a policy that runs after the key was chosen may leave the attempt's price in ``attempt.local``."""
-WORST_CASE: Final = "accounting.worst_case"
-"""Beside it: what the attempt may cost at most, (nano-dollars, input tokens, output tokens), where somebody knows."""
-_CHARGED: Final = "accounting.charge"
+BILL: Final = "accounting.bill"
+"""Where the bill lies in ``attempt.local``."""
 _BOUND: Final = "accounting.bound"
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
+_NO_USAGE: Final = Usage()
 
 
-class Charge:
-    """An attempt's usage, its cost in nano-dollars, and the price that was used."""
+class Bill:
+    """One attempt's money: beforehand its price and, where a budget has asked, what it may come to; afterwards its
+    usage and its cost in nano-dollars. What many never set has its default on the class.
+    """
 
-    __slots__ = ("cost", "price", "usage")
+    asked = 0
+    bound = 0
+    most = 0
+    limited = True
+    """Whether the client set a limit on the answer."""
+    paid = False
+    """Whether ``usage`` and ``cost`` are final."""
+    counted = False
+    """Whether a row of the ledger has it."""
+    usage: Usage = _NO_USAGE
+    cost = 0
 
-    def __init__(self, usage: Usage, cost: int, price: Price | Unpriced) -> None:
-        self.usage = usage
-        self.cost = cost
+    def __init__(self, price: Price | Unpriced, gauge: Gauge) -> None:
         self.price = price
+        self.gauge = gauge
 
 
 class Tariff:
@@ -46,13 +56,19 @@ class Tariff:
     def __init__(self, prices: PriceBook, base_urls: Mapping[str, str]) -> None:
         """``base_urls``: upstream -> base URL, by which the bundled list knows the provider."""
         self.prices = prices
+        self.gauges: dict[tuple[str, str], Gauge] = {}
+        """What was learned of each model and upstream; kept over reloads by whoever sets it."""
         self._base_urls = base_urls
-        self._kept: dict[tuple[str, str, str, str], tuple[Price | Unpriced, float]] = {}
+        self._kept: dict[tuple[str, str, str, str], tuple[Price | Unpriced, Gauge, float]] = {}
 
-    def price(self, exchange: Exchange, attempt: Attempt) -> Price | Unpriced:
-        """The price of this attempt's target with its key, in the service class that the request asks for
-        (``service_tier``, if somebody has read the request; else ``standard``)."""
-        key, upstream, body = attempt.key, attempt.upstream, exchange.request.body
+    def bill(self, exchange: Exchange, attempt: Attempt) -> Bill:
+        """The attempt's bill, opened with the price of its target with its key, in the service class that the request
+        asks for (``service_tier``, if somebody has read the request; else ``standard``).
+        """
+        bill: Bill | None = attempt.local.get(BILL)
+        if bill is not None:
+            return bill
+        key, body = attempt.key, exchange.request.body
         model = attempt.target.model or exchange.model_asked or ""
         service = "standard"
         if body is not None and body.was_read:
@@ -61,36 +77,51 @@ class Tariff:
                 tier = tree["service_tier"]
                 if isinstance(tier, str) and tier in SERVICES:
                     service = tier
-        paid_with = "" if key is None else key.id
-        wanted = (model, upstream, paid_with, service)
+        wanted = (model, attempt.upstream, "" if key is None else key.id, service)
         kept = self._kept.get(wanted)
-        if kept is not None and (kept[1] == FOREVER or time.time() < kept[1]):
-            return kept[0]
+        if kept is None or (kept[2] != FOREVER and time.time() >= kept[2]):
+            kept = self._look_up(*wanted)
+        bill = attempt.local[BILL] = Bill(kept[0], kept[1])
+        return bill
+
+    def _look_up(self, model: str, upstream: str, key: str, service: str) -> tuple[Price | Unpriced, Gauge, float]:
         base_url = self._base_urls.get(upstream, "")
-        price = self.prices.price(model, base_url, paid_with, service)
-        if len(self._kept) >= _KEPT:  # model names come from clients: the memory is bounded
-            self._kept.clear()
-        self._kept[wanted] = (price, self.prices.until(model, base_url, paid_with, service))
-        return price
+        price = self.prices.price(model, base_url, key, service)
+        until = self.prices.until(model, base_url, key, service)
+        for memory in (self._kept, self.gauges):
+            if len(memory) >= _KEPT:  # model names come from clients: what is remembered is bounded
+                memory.clear()
+        gauge = self.gauges.setdefault((model, upstream), Gauge())
+        found = self._kept[model, upstream, key, service] = (price, gauge, until)
+        return found
 
     def model_price(self, model: str, upstream: str) -> Price | Unpriced:
         """The list price of a model at an upstream, whoever asks."""
         return self.prices.price(model, self._base_urls.get(upstream, ""))
 
-    def charge(self, exchange: Exchange, attempt: Attempt) -> Charge | None:
-        """What the attempt used and cost; None when nothing of it is paid. Final once the attempt has an outcome."""
-        local = attempt.local
-        if _CHARGED in local:
-            found: Charge = local[_CHARGED]
-            return found
-        usage = attempt.usage if attempt.usage is not None else used(exchange, attempt)
+    def charge(self, exchange: Exchange, attempt: Attempt) -> Bill | None:
+        """The bill with what the attempt used and cost; None when nothing of it is paid. Final once the attempt has an
+        outcome.
+        """
+        bill: Bill | None = attempt.local.get(BILL)
+        if bill is not None and bill.paid:
+            return bill
+        usage = attempt.usage
         if usage is None:
-            return None
-        price: Price | Unpriced = local.get(PRICE) or self.price(exchange, attempt)
-        charge = Charge(usage, price.cost(usage), price)
+            usage = used(exchange, attempt)
+            if usage is None:
+                return None
+        if bill is None:
+            bill = self.bill(exchange, attempt)
+        bill.usage = usage
+        bill.cost = bill.price.cost(usage)
         if attempt.outcome is not None:
-            local[_CHARGED] = charge
-        return charge
+            bill.paid = True
+            if bill.asked and not usage.estimated:
+                bill.gauge.learn(bill.asked, usage.input)
+                if not bill.limited:
+                    bill.gauge.learn_output(usage.output)
+        return bill
 
 
 def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
@@ -137,11 +168,19 @@ def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
 
     ``read``: look into the body also if nobody has yet.
     """
+    bound = limits_of(exchange, read=read)
+    if bound is None:
+        return assumed
+    tokens = assumed if bound.tokens is None else bound.tokens
+    return tokens if bound.choices == 1 else tokens * max(1, bound.choices)
+
+
+def limits_of(exchange: Exchange, *, read: bool) -> Bound | None:
+    """The client's own limits on the answer, read once; None without a body that is understood."""
     bound: Bound | None = exchange.local.get(_BOUND)
     if bound is None:
         body, dialect = exchange.request.body, exchange.dialect
         if body is None or dialect is None or not (read or body.was_read):
-            return assumed
+            return None
         bound = exchange.local[_BOUND] = dialect.bound(body.strict())
-    tokens = assumed if bound.tokens is None else bound.tokens
-    return tokens if bound.choices == 1 else tokens * max(1, bound.choices)
+    return bound

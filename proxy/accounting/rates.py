@@ -12,7 +12,7 @@ Tiers are cliffs: a call with more input tokens than a tier's start pays that ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proxy.accounting.money import PER_MILLION
 from proxy.accounting.usage import Usage
@@ -108,6 +108,11 @@ class Rates:
             total += (usage.audio_ms * self.minute + _MS_PER_MINUTE // 2) // _MS_PER_MINUTE
         return (total + 500_000) // PER_MILLION  # round_millionths, without the call
 
+    def worst_case(self, input_tokens: int, output_tokens: int) -> int:
+        """Nano-dollars for that many tokens if each costs its dearest kind."""
+        total = input_tokens * self.dearest_input + output_tokens * self.dearest_output + self.request
+        return (total + 500_000) // PER_MILLION
+
     def scaled(self, numerator: int, denominator: int) -> Rates:
         """The same list times a fraction (a batch discount), each rate rounded half up."""
         return Rates(
@@ -116,9 +121,14 @@ class Rates:
 
 
 class Price:
-    """The price of one model at one provider, with where it comes from."""
+    """The price of one model at one provider, with where it comes from.
 
-    __slots__ = ("base", "free", "name", "note", "source", "tiers", "version")
+    ``cost(usage)``: nano-dollars, in the tier that its input falls into. ``worst_case(input_tokens, output_tokens)``:
+    nano-dollars for that many tokens if nothing comes from a cache and each costs its dearest kind. Both are asked for
+    every call, so a price without tiers is its only rates' own functions.
+    """
+
+    __slots__ = ("base", "cost", "free", "name", "note", "source", "tiers", "version", "worst_case")
 
     priced = True
 
@@ -144,25 +154,17 @@ class Price:
         self.version = version
         self.note = note
         self.free = free
+        self.cost: Callable[[Usage], int] = self._tiered if tiers else base.cost
+        self.worst_case: Callable[[int, int], int] = self._tiered_worst_case if tiers else base.worst_case
 
-    def cost(self, usage: Usage) -> int:
-        """Nano-dollars for ``usage``, in the tier its input falls into."""
-        if self.tiers:
-            for start, rates in self.tiers:
-                if usage.input > start:
-                    return rates.cost(usage)
-        return self.base.cost(usage)
+    def _rates(self, input_tokens: int) -> Rates:
+        return next((rates for start, rates in self.tiers if input_tokens > start), self.base)
 
-    def worst_case(self, input_tokens: int, output_tokens: int) -> int:
-        """Nano-dollars for that many tokens if nothing comes from a cache and each costs its dearest kind."""
-        rates = self.base
-        if self.tiers:
-            for start, tier in self.tiers:
-                if input_tokens > start:
-                    rates = tier
-                    break
-        total = input_tokens * rates.dearest_input + output_tokens * rates.dearest_output + rates.request
-        return (total + 500_000) // PER_MILLION
+    def _tiered(self, usage: Usage) -> int:
+        return self._rates(usage.input).cost(usage)
+
+    def _tiered_worst_case(self, input_tokens: int, output_tokens: int) -> int:
+        return self._rates(input_tokens).worst_case(input_tokens, output_tokens)
 
     def __repr__(self) -> str:
         return f"<Price {self.name} {self.version}>"

@@ -14,23 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 from orjson import dumps
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, PRICE, WORST_CASE, bound_of, size_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, BILL, bound_of, size_estimate
 from proxy.accounting.record import NEWLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.accounting.books import Store
-    from proxy.accounting.charge import Charge, Tariff
-    from proxy.accounting.rates import Price, Unpriced
+    from proxy.accounting.charge import Bill, Tariff
     from proxy.clock import Clock
-    from proxy.exchange import Attempt, Exchange, Target
+    from proxy.exchange import Attempt, Exchange
 
 __all__ = ["FROM_CACHE", "TICKET", "Ticket"]
 
 TICKET: Final = "accounting.ticket"
 FROM_CACHE: Final = frozenset({"hit", "stale", "coalesced"})
-_COUNTED: Final = "accounting.counted"
 _FAILED: Final = record.PLACES["failed"]
 _OUTCOMES: Final[dict[str | None, int]] = {
     None: record.PLACES["cancelled"],
@@ -43,20 +41,19 @@ _OUTCOMES: Final[dict[str | None, int]] = {
 
 
 class Ticket:
-    """See the module's text. Each method costs a few microseconds."""
+    """See the module's text. What most calls never set has its default on the class."""
 
-    __slots__ = ("_below", "_who", "_who_of", "begun", "clock", "ended", "number", "store", "tariff")
+    begun = False
+    ended = False
+    _below: Exchange | None = None
+    _who = ""
+    _who_of: Attempt | None = None
 
     def __init__(self, store: Store, tariff: Tariff, clock: Clock) -> None:
         self.store = store
         self.tariff = tariff
         self.clock = clock
         self.number = store.journal.ids.next()
-        self.begun = False
-        self.ended = False
-        self._below: Exchange | None = None
-        self._who = ""
-        self._who_of: Attempt | None = None
 
     def begin(self, exchange: Exchange, attempt: Attempt) -> None:
         """A request is about to go out: money may be spent from here, so it stands in the journal first (a slow or full
@@ -64,22 +61,23 @@ class Ticket:
         """
         if self.begun:
             return
+        journal = self.store.journal
         if self.ended:  # a revalidation, or a flight that others still wait for: it is no part of that row any more
-            self.number = self.store.journal.ids.next()
+            self.number = journal.ids.next()
         self.begun = True
         self._below = exchange
         who = self._who = attribution(exchange, attempt)
         self._who_of = attempt
-        local = attempt.local
-        price: Price | Unpriced | None = local.get(PRICE)
-        wanted: tuple[int, int, int] | None = local.get(WORST_CASE)
-        if price is None or wanted is None:
-            price = local[PRICE] = self.tariff.price(exchange, attempt)
+        bill: Bill = attempt.local.get(BILL) or self.tariff.bill(exchange, attempt)
+        asked = bill.asked
+        if asked:
+            bound, most = bill.bound, bill.most
+        else:
             asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
-            wanted = (price.worst_case(asked, bound), asked, bound)
+            most = bill.price.worst_case(asked, bound)
         number, now = self.number, int(self.clock.now() * 1000)
-        begun = ("b", number, now, exchange.id, who, wanted[0], price.version, wanted[1:])
-        self.store.journal.begin(number, dumps(begun, None, NEWLINE))
+        begun = ("b", number, now, exchange.id, who, most, bill.price.version, (asked, bound))
+        journal.begin(number, dumps(begun, None, NEWLINE))
 
     def cost(self, exchange: Exchange) -> int | None:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
@@ -87,18 +85,20 @@ class Ticket:
         """
         total, charge = 0, self.tariff.charge
         for made in self._own(exchange):
-            paid = charge(exchange, made)
-            if paid is not None:
-                if not paid.price.priced:
+            bill = charge(exchange, made)
+            if bill is not None:
+                if not bill.price.priced:
                     return None
-                total += paid.cost
+                total += bill.cost
         return total
 
     def _own(self, exchange: Exchange) -> list[Attempt]:
+        """The attempts that are this call's to pay and in no row yet."""
         below = self._below
-        if below is exchange and exchange.cache_status is None:  # no cache in between: the way of most calls
+        status = exchange.cache_status
+        if below is exchange and status is None:  # no cache in between: the way of most calls
             return exchange.attempts
-        if exchange.cache_status in FROM_CACHE:
+        if status in FROM_CACHE:
             return []
         if below is None:
             flight = exchange.flight_of
@@ -107,15 +107,14 @@ class Ticket:
             below = flight
         elif below is exchange:
             return exchange.attempts
-        return [made for made in below.attempts if made.outcome is not None and _COUNTED not in made.local]
+        return [made for made in below.attempts if made.outcome is not None and not _counted(made)]
 
     def end(self, exchange: Exchange) -> bool:
         """The call is over: write its row. False when that was done before."""
         if self.ended:
             return False
         self.ended = True
-        number = self.number
-        below = self._below
+        number, below = self.number, self._below
         if below is not None and below is not exchange:
             self.begun = False
             for made in below.attempts:
@@ -134,23 +133,21 @@ class Ticket:
         ids = self.store.journal.ids
         now = int(self.clock.now() * 1000)
         for made in exchange.attempts:
-            if _COUNTED in made.local:
+            bill = None if _counted(made) else self.tariff.charge(exchange, made)
+            if bill is None:
                 continue
-            made.local[_COUNTED] = True
-            paid = self.tariff.charge(exchange, made)
-            if paid is None:
-                continue
+            bill.counted = True
             number = self._landing(ids.next)
             line = record.end(
                 number,
                 now,
                 exchange.id,
                 attribution(exchange, made),
-                flags=_flags(paid),
+                flags=_flags(bill),
                 attempts=0,
-                cost=paid.cost,
-                version=paid.price.version,
-                usage=paid.usage.pack(),
+                cost=bill.cost,
+                version=bill.price.version,
+                usage=bill.usage.pack(),
             )
             self.store.journal.end(number, line)
         if self.begun:  # it cost nothing; its begin must not be found as abandoned
@@ -168,7 +165,6 @@ class Ticket:
         return fresh()
 
     def _record(self, exchange: Exchange, number: int) -> bytes:
-        cached = exchange.cache_status in FROM_CACHE
         own = self._own(exchange)
         attempt = exchange.served_by or (own[-1] if own else None)
         flags = total = cost = sent = saved = 0
@@ -177,30 +173,25 @@ class Ticket:
         extras: list[list[Any]] = []
         charge = self.tariff.charge
         for made in own:
-            made.local[_COUNTED] = True
             if made.sent:
                 sent += 1
-            paid = charge(exchange, made)
-            if paid is None:
+            bill = charge(exchange, made)
+            if bill is None:
                 continue
-            total += paid.cost
+            bill.counted = True
+            total += bill.cost
+            price, usage = bill.price, bill.usage
             if made is attempt:
-                price, usage = paid.price, paid.usage
-                cost, version, counts = paid.cost, price.version, usage.pack()
+                cost, version, counts = bill.cost, price.version, usage.pack()
                 if usage.estimated or price.free or not price.priced:
-                    flags = _flags(paid)
+                    flags = _flags(bill)
             else:
+                who = attribution(exchange, made)
                 extras.append(
-                    record.extra(
-                        attribution(exchange, made),
-                        flags=_flags(paid),
-                        cost=paid.cost,
-                        version=paid.price.version,
-                        usage=paid.usage.pack(),
-                    )
+                    record.extra(who, flags=_flags(bill), cost=bill.cost, version=price.version, usage=usage.pack())
                 )
         exchange.cost_nanos = total
-        if cached:
+        if exchange.cache_status in FROM_CACHE:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
         answer, clock, first, started = exchange.answer, self.clock, exchange.first_byte_at, exchange.started_at
@@ -240,31 +231,34 @@ class Ticket:
         return self.tariff.model_price(model, exchange.target.upstream).cost(usage)
 
 
-def _flags(charge: Charge) -> int:
-    flags = record.ESTIMATED if charge.usage.estimated else 0
-    if charge.price.free:
+def _counted(attempt: Attempt) -> bool:
+    """Whether a row has the attempt. One that costs nothing never needs one."""
+    bill: Bill | None = attempt.local.get(BILL)
+    return bill is not None and bill.counted
+
+
+def _flags(bill: Bill) -> int:
+    flags = record.ESTIMATED if bill.usage.estimated else 0
+    if bill.price.free:
         return flags | record.FREE
-    return flags if charge.price.priced else flags | record.UNPRICED
+    return flags if bill.price.priced else flags | record.UNPRICED
 
 
 def attribution(exchange: Exchange, attempt: Attempt | None) -> str:
     """The call's dimensions, with the upstream, model and key of ``attempt``."""
-    target: Target
     if attempt is None:
-        target, upstream, key = exchange.target, exchange.target.upstream, ""
+        target = exchange.target
+        upstream, key = target.upstream, ""
     else:
-        target, upstream = attempt.target, attempt.upstream
-        key = attempt.key.id if attempt.key is not None else ""
+        target, upstream, held = attempt.target, attempt.upstream, attempt.key
+        key = "" if held is None else held.id
     asked = exchange.model_asked or ""
+    model = target.model or asked
     tags = exchange.tags
+    if tags:
+        labels, task = record.canonical_tags(tags), tags.get("task", "")
+    else:
+        labels = task = ""
     return record.attribution(
-        exchange.principal.id,
-        exchange.project or "",
-        record.canonical_tags(tags) if tags else "",
-        tags.get("task", "") if tags else "",
-        exchange.route_name,
-        asked,
-        target.model or asked,
-        upstream,
-        key,
+        exchange.principal.id, exchange.project or "", labels, task, exchange.route_name, asked, model, upstream, key
     )

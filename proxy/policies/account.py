@@ -18,6 +18,8 @@ from proxy.errors import ProxyError
 from proxy.policy import Policy, PolicyOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from proxy.accounting.books import Books
     from proxy.exchange import Answer, Exchange
     from proxy.services import Services
@@ -52,6 +54,7 @@ class Account(Policy):
     ) -> None:
         super().__init__(options, services, label=label, observe=observe)
         self.books: Books = services.get("accounting")
+        self._clock = services.clock
 
     async def start(self) -> None:
         options: AccountOptions = self.options
@@ -64,8 +67,9 @@ class Account(Policy):
     async def stop(self) -> None:
         await self.books.stop()
 
-    async def on_request(self, exchange: Exchange) -> Answer | None:
-        store = self.books.store
+    def on_request(self, exchange: Exchange) -> Awaitable[Answer | None] | None:
+        books = self.books
+        store = books.store
         if store is None:
             return None
         if store.journal.refusing:
@@ -74,27 +78,26 @@ class Account(Policy):
                 "The accounting journal has no room to write and calls are refused until it has (account.on_full).",
                 retry_after=5,
             )
-        books = self.books
-        if not books.prices.ready:
-            await books.warmed()
-        ticket = exchange.local[TICKET] = Ticket(store, books.tariff, self.services.clock)
+        ticket = exchange.local[TICKET] = Ticket(store, books.tariff, self._clock)
         exchange.before_send = ticket.begin
-        return None
+        return None if books.prices.ready else books.warmed()
 
-    async def on_response(self, exchange: Exchange, answer: Answer) -> Answer | None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> None:
         ticket: Ticket | None = exchange.local.get(TICKET)
         if ticket is None or not 200 <= answer.status < 400 or answer.origin in ("policy", "sidecar"):
-            return None
+            return
         cost = ticket.cost(exchange)
         if cost is not None:
             exchange.cost_nanos = cost
-            exchange.add_header(b"x-sidecar-cost-usd", usd_text(cost).encode())
-        return None
+            exchange.added_headers.append((b"x-sidecar-cost-usd", usd_text(cost).encode()))
 
-    async def on_settle(self, exchange: Exchange) -> None:
+    def on_settle(self, exchange: Exchange) -> Awaitable[None] | None:
         ticket: Ticket | None = exchange.local.get(TICKET)
         exchange.before_send = None
-        if ticket is not None and ticket.end(exchange):
-            journal = ticket.store.journal
-            if not journal.direct:
-                await journal.flushed()
+        if ticket is None or not ticket.end(exchange) or ticket.store.journal.direct:
+            return None
+        return self._written(ticket)
+
+    @staticmethod
+    async def _written(ticket: Ticket) -> None:
+        await ticket.store.journal.flushed()

@@ -121,9 +121,11 @@ def test_a_counter_is_the_same_within_a_window_and_new_in_the_next():
 def test_an_unpriced_call_wants_no_money_but_counts():
     budget = Budget("b", ("all",), Window("day"), usd=10, tokens=100, calls=5)
     bucket = budget.bucket("all", 0.0)
-    claims, places = budget.claims(bucket, Amounts(7, 30), priced=False)
+    claims = budget.claims(bucket, Amounts(7, 30), priced=False)
     assert [amount for _, amount in claims] == [30, 1]
-    assert places == (1, 2)
+    assert list(budget.amounts(claims, Amounts(9, 40))) == [40, 1]
+    whole = budget.claims(bucket, Amounts(7, 30))
+    assert list(budget.amounts(whole, Amounts(9, 40))) == [9, 40, 1]
 
 
 def test_a_refusal_is_spent_or_held():

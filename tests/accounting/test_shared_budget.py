@@ -15,7 +15,7 @@ from proxy.config.model import Config
 from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Target
 from proxy.policies.budget import Budget
-from proxy.policy import Veto
+from proxy.policy import Veto, called
 from proxy.state import open_state
 from proxy.testing import exchange_builder, policy_builder, services_builder
 
@@ -62,11 +62,11 @@ async def call(policy):
     try:
         while True:
             attempt = Attempt(1, 1, Target("openai"), "openai", 0.0)
-            said = await policy.on_attempt(exchange, attempt)
+            said = await called(policy.on_attempt(exchange, attempt))
             if said is None:
                 break
             attempt.outcome = "vetoed"
-            await policy.on_attempt_end(exchange, attempt)
+            await called(policy.on_attempt_end(exchange, attempt))
             if isinstance(said, Veto):
                 return False
             try:
@@ -76,10 +76,10 @@ async def call(policy):
         await asyncio.sleep(0.005)
         attempt.sent, attempt.outcome = True, "answered"
         attempt.usage = Usage(input=exchange.input_estimate(), output=100)
-        await policy.on_attempt_end(exchange, attempt)
+        await called(policy.on_attempt_end(exchange, attempt))
         return True
     finally:
-        await policy.on_done(exchange)
+        await called(policy.on_done(exchange))
 
 
 async def test_two_replicas_never_overspend_together(redis_url):
@@ -98,12 +98,12 @@ async def test_a_call_waits_for_the_reservation_of_another_replica(redis_url):
     options = {"tokens": int(one_call * 1.5), "max_wait": "3s"}
     first, second = [await replica(redis_url, options) for _ in range(2)]
     attempt = Attempt(1, 1, Target("openai"), "openai", 0.0)
-    assert await first.on_attempt(exchange, attempt) is None
+    assert await called(first.on_attempt(exchange, attempt)) is None
     waiting = asyncio.create_task(call(second))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     attempt.outcome = "vetoed"
-    await first.on_attempt_end(exchange, attempt)
+    await called(first.on_attempt_end(exchange, attempt))
     assert await asyncio.wait_for(waiting, 3) is True
     for policy in (first, second):
         await policy.state.close()

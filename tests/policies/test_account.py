@@ -11,6 +11,7 @@ from proxy.accounting.usage import Usage
 from proxy.config.model import Config
 from proxy.exchange import Answer, Attempt, Principal, Target
 from proxy.policies.account import Account
+from proxy.policy import called
 from proxy.testing import FakeClock, exchange_builder, policy_builder, services_builder
 
 CLOCK = 1_795_262_400.0
@@ -69,12 +70,12 @@ async def test_a_call_becomes_a_begin_and_an_end_with_all_its_dimensions(account
         principal=Principal("alice"), project="red", tags={"task": "mail", "env": "prod"}, id="req-1"
     )
     exchange.route_name = "main"
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     attempt = attempt_of(exchange, usage=Usage(input=1000, output=500), outcome=None)
     exchange.before_send(exchange, attempt)
     attempt.outcome = "answered"
     answered(exchange, attempt)
-    await account.on_settle(exchange)
+    await called(account.on_settle(exchange))
     begin, end = records(books)
     who = "alice\tred\tenv=prod,task=mail\tmail\tmain\tgpt-4o-mini\tgpt-4o-mini\topenai\tkey-1"
     assert begin[0] == "b"
@@ -90,37 +91,37 @@ async def test_a_call_becomes_a_begin_and_an_end_with_all_its_dimensions(account
 
 async def test_the_end_stands_in_the_file_when_settled(account, books):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     answered(exchange, attempt_of(exchange, usage=Usage(input=1)))
-    await account.on_settle(exchange)
+    await called(account.on_settle(exchange))
     assert [record[0] for record in records(books)] == ["e"]
 
 
 async def test_the_cost_is_a_header_of_a_whole_answer(account):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     answered(exchange, attempt_of(exchange, usage=Usage(input=1000, output=500)))
-    await account.on_response(exchange, exchange.answer)
+    await called(account.on_response(exchange, exchange.answer))
     assert exchange.added_headers == [(b"x-sidecar-cost-usd", b"0.00045")]
 
 
 async def test_an_unpriced_call_has_no_cost_header_and_a_flag(account, books):
     exchange = exchange_builder({"model": "mine", "messages": []})
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     answered(exchange, attempt_of(exchange, usage=Usage(input=10, output=5)))
-    await account.on_response(exchange, exchange.answer)
-    await account.on_settle(exchange)
+    await called(account.on_response(exchange, exchange.answer))
+    await called(account.on_settle(exchange))
     assert exchange.added_headers == []
     assert records(books)[0][7] == 4
 
 
 async def test_retries_and_fallbacks_are_accounted_to_their_own_key_and_model(account, books):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     attempt_of(exchange, outcome="failed", failure="server_error", status=500)
     attempt_of(exchange, number=2, outcome="stalled", failure="stalled", received_bytes=400)
     answered(exchange, attempt_of(exchange, number=3, usage=Usage(input=10, output=5), model="gpt-4o"))
-    await account.on_settle(exchange)
+    await called(account.on_settle(exchange))
     [end] = records(books)
     assert end[10] == 3
     assert end[11] == 10 * 2_500 + 5 * 10_000
@@ -133,10 +134,10 @@ async def test_retries_and_fallbacks_are_accounted_to_their_own_key_and_model(ac
 
 async def test_a_client_that_leaves_is_charged_what_was_streamed_so_far(account, books):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     exchange.served_by = attempt_of(exchange, outcome="cancelled", received_bytes=800)
     exchange.outcome = "cancelled"
-    await account.on_settle(exchange)
+    await called(account.on_settle(exchange))
     [end] = records(books)
     assert end[5] == 2
     assert end[7] == 2
@@ -145,13 +146,13 @@ async def test_a_client_that_leaves_is_charged_what_was_streamed_so_far(account,
 
 async def test_a_hit_costs_nothing_and_saves(account, books):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     exchange.cache_status = "hit"
     exchange.usage = Usage(input=1000, output=500)
     exchange.answer = Answer(200, [], origin="cache")
     exchange.outcome = "answered"
-    await account.on_response(exchange, exchange.answer)
-    await account.on_settle(exchange)
+    await called(account.on_response(exchange, exchange.answer))
+    await called(account.on_settle(exchange))
     [end] = records(books)
     assert (end[7], end[10], end[11], end[12]) == (1, 0, 0, 450_000)
     assert exchange.added_headers == [(b"x-sidecar-cost-usd", b"0")]
@@ -159,35 +160,35 @@ async def test_a_hit_costs_nothing_and_saves(account, books):
 
 async def test_a_refused_call_is_a_row_without_an_attempt(account, books):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     exchange.outcome = "refused"
     exchange.answer = Answer(429, [], origin="policy")
-    await account.on_settle(exchange)
+    await called(account.on_settle(exchange))
     [end] = records(books)
     assert (end[5], end[6], end[10]) == (3, 429, 0)
 
 
 async def test_an_upstreams_error_costs_nothing(account, books):
     exchange = exchange_builder()
-    await account.on_request(exchange)
+    await called(account.on_request(exchange))
     exchange.served_by = attempt_of(exchange, outcome="failed", failure="rate_limited", status=429)
     exchange.outcome = "failed"
     exchange.answer = Answer(429, [], origin="upstream")
-    await account.on_response(exchange, exchange.answer)
-    await account.on_settle(exchange)
+    await called(account.on_response(exchange, exchange.answer))
+    await called(account.on_settle(exchange))
     assert records(books)[0][11] == 0
     assert exchange.added_headers == []
 
 
 async def test_a_flight_that_outlives_its_starter_is_entered_when_it_lands(account, books):
     starter = exchange_builder()
-    await account.on_request(starter)
+    await called(account.on_request(starter))
     ticket = starter.local[TICKET]
     flight = exchange_builder()
     running = attempt_of(flight, outcome=None)
     ticket.begin(flight, running)
     starter.outcome = "cancelled"
-    await account.on_settle(starter)
+    await called(account.on_settle(starter))
     running.usage, running.outcome = Usage(input=100, output=10), "answered"
     ticket.landed(flight)
     ticket.landed(flight)
@@ -199,11 +200,11 @@ async def test_a_flight_that_outlives_its_starter_is_entered_when_it_lands(accou
 
 async def test_a_flight_that_is_given_up_after_its_starter_left_is_closed_at_no_cost(account, books):
     starter = exchange_builder()
-    await account.on_request(starter)
+    await called(account.on_request(starter))
     flight = exchange_builder()
     running = attempt_of(flight, outcome=None)
     starter.before_send(flight, running)
-    await account.on_settle(starter)
+    await called(account.on_settle(starter))
     running.outcome, running.sent = "failed", False
     starter.local[TICKET].landed(flight)
     lines = records(books)
@@ -213,10 +214,10 @@ async def test_a_flight_that_is_given_up_after_its_starter_left_is_closed_at_no_
 
 async def test_a_revalidation_that_begins_after_its_call_has_ended_is_found_after_a_crash(account, books):
     starter = exchange_builder()
-    await account.on_request(starter)
+    await called(account.on_request(starter))
     begin = starter.before_send
     starter.cache_status = "stale"
-    await account.on_settle(starter)
+    await called(account.on_settle(starter))
     flight = exchange_builder()
     begin(flight, attempt_of(flight, outcome=None))
     end, begun = records(books)
@@ -226,12 +227,12 @@ async def test_a_revalidation_that_begins_after_its_call_has_ended_is_found_afte
 
 async def test_a_starter_that_leaves_a_running_flight_pays_when_it_lands_also_without_a_begin(account, books):
     starter = exchange_builder()
-    await account.on_request(starter)
+    await called(account.on_request(starter))
     flight = exchange_builder()
     running = attempt_of(flight, outcome=None, received_bytes=40)
     starter.flight_of, starter.attempts, starter.served_by = flight, flight.attempts, running
     starter.outcome = "cancelled"
-    await account.on_settle(starter)
+    await called(account.on_settle(starter))
     running.usage, running.outcome = Usage(input=100, output=10), "answered"
     starter.local[TICKET].landed(flight)
     end, late = records(books)
@@ -240,15 +241,15 @@ async def test_a_starter_that_leaves_a_running_flight_pays_when_it_lands_also_wi
 
 async def test_a_follower_pays_nothing(account, books):
     follower = exchange_builder()
-    await account.on_request(follower)
+    await called(account.on_request(follower))
     flight = exchange_builder()
     made = attempt_of(flight, usage=Usage(input=100, output=10))
     flight.usage = made.usage
     follower.flight_of, follower.served_by, follower.cache_status = flight, made, "coalesced"
     follower.outcome = "answered"
     follower.answer = Answer(200, [], origin="upstream")
-    await account.on_response(follower, follower.answer)
-    await account.on_settle(follower)
+    await called(account.on_response(follower, follower.answer))
+    await called(account.on_settle(follower))
     [end] = records(books)
     assert (end[7], end[10], end[11], end[12]) == (1, 0, 0, 100 * 150 + 10 * 600)
     assert follower.added_headers == [(b"x-sidecar-cost-usd", b"0")]
@@ -256,13 +257,13 @@ async def test_a_follower_pays_nothing(account, books):
 
 async def test_a_flight_that_landed_before_is_the_starters_row(account, books):
     starter = exchange_builder()
-    await account.on_request(starter)
+    await called(account.on_request(starter))
     ticket = starter.local[TICKET]
     flight = exchange_builder()
     made = attempt_of(flight, usage=Usage(input=100, output=10))
     ticket.begin(flight, made)
     starter.attempts, starter.served_by, starter.outcome = flight.attempts, made, "answered"
-    await account.on_settle(starter)
+    await called(account.on_settle(starter))
     ticket.landed(flight)
     assert [record[0] for record in records(books)] == ["b", "e"]
 
@@ -281,7 +282,7 @@ async def test_nothing_is_written_in_a_dry_run(tmp_path):
     policy = policy_builder(Account, services=services)
     await policy.start()
     exchange = exchange_builder()
-    await policy.on_request(exchange)
-    await policy.on_settle(exchange)
+    await called(policy.on_request(exchange))
+    await called(policy.on_settle(exchange))
     await policy.stop()
     assert not (tmp_path / "dry").exists()

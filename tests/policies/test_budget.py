@@ -17,7 +17,7 @@ from proxy.config.model import Config
 from proxy.errors import ProxyError
 from proxy.exchange import Answer, Attempt, Target
 from proxy.policies.budget import Budget
-from proxy.policy import Fallback, Stop, Verdict, Veto, Wait
+from proxy.policy import Fallback, Stop, Verdict, Veto, Wait, called
 from proxy.state import MemoryState
 from proxy.testing import FakeClock, exchange_builder, policy_builder, services_builder
 
@@ -54,7 +54,7 @@ async def finish(policy, exchange, attempt, *, usage=None, outcome="answered", s
     attempt.usage, attempt.outcome, attempt.sent = usage, outcome, sent
     for name, value in fields.items():
         setattr(attempt, name, value)
-    await policy.on_attempt_end(exchange, attempt)
+    await called(policy.on_attempt_end(exchange, attempt))
 
 
 def counters(policy, value="all"):
@@ -69,7 +69,7 @@ def figures(policy, value="all"):
 async def test_the_worst_case_is_held_and_what_was_used_is_spent():
     policy = make({"usd": 1, "tokens": 10_000, "calls": 5})
     exchange, attempt = exchange_builder(BODY), new_attempt()
-    assert await policy.on_attempt(exchange, attempt) is None
+    assert await called(policy.on_attempt(exchange, attempt)) is None
     asked = exchange.input_estimate()
     assert figures(policy) == [(0, asked * 150 + 100 * 600), (0, asked + 100), (0, 1)]
     await finish(policy, exchange, attempt, usage=Usage(input=10, output=20))
@@ -79,7 +79,7 @@ async def test_the_worst_case_is_held_and_what_was_used_is_spent():
 async def test_n_answers_reserve_n_times_the_output():
     policy = make({"tokens": 10_000})
     exchange = exchange_builder({**BODY, "n": 3})
-    await policy.on_attempt(exchange, new_attempt())
+    await called(policy.on_attempt(exchange, new_attempt()))
     assert figures(policy)[0][1] == exchange.input_estimate() + 300
 
 
@@ -87,7 +87,7 @@ async def test_the_request_is_never_changed():
     policy = make({"usd": 1})
     exchange = exchange_builder({"model": "gpt-4o-mini", "messages": []})
     before = exchange.body.encode()
-    await policy.on_attempt(exchange, new_attempt())
+    await called(policy.on_attempt(exchange, new_attempt()))
     assert not exchange.body.edited
     assert exchange.body.encode() == before
 
@@ -95,34 +95,34 @@ async def test_the_request_is_never_changed():
 async def test_spent_is_429_insufficient_quota_that_says_which_budget():
     policy = make({"calls": 1, "per": "project"})
     exchange, attempt = exchange_builder(BODY, project="red"), new_attempt()
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     await finish(policy, exchange, attempt, usage=Usage(input=1, output=1))
-    said = await policy.on_attempt(exchange_builder(BODY, project="red"), new_attempt())
+    said = await called(policy.on_attempt(exchange_builder(BODY, project="red"), new_attempt()))
     assert isinstance(said, Veto)
     assert (said.error.status, said.error.code, said.error.should_retry) == (429, "insufficient_quota", False)
     assert "project 'red'" in said.error.message
     assert "begins anew at 2026-11-22 00:00:00Z" in said.error.message
-    assert await policy.on_attempt(exchange_builder(BODY, project="blue"), new_attempt()) is None
+    assert await called(policy.on_attempt(exchange_builder(BODY, project="blue"), new_attempt())) is None
 
 
 async def test_only_others_reservations_in_the_way_means_waiting():
     policy = make({"calls": 1}, clock=SystemClock())
     first, one = exchange_builder(BODY), new_attempt()
-    await policy.on_attempt(first, one)
+    await called(policy.on_attempt(first, one))
     second = exchange_builder(BODY)
-    said = await policy.on_attempt(second, new_attempt())
+    said = await called(policy.on_attempt(second, new_attempt()))
     assert isinstance(said, Wait)
     waiting = asyncio.create_task(said.until())
     await asyncio.sleep(0)
     await finish(policy, first, one, outcome="vetoed", sent=False)
     await asyncio.wait_for(waiting, 1)
-    assert await policy.on_attempt(second, new_attempt()) is None
+    assert await called(policy.on_attempt(second, new_attempt())) is None
 
 
 async def test_waiting_ends_with_rate_limit_exceeded():
     policy = make({"calls": 1, "max_wait": "20ms"}, clock=SystemClock())
-    await policy.on_attempt(exchange_builder(BODY), new_attempt())
-    said = await policy.on_attempt(exchange_builder(BODY), new_attempt())
+    await called(policy.on_attempt(exchange_builder(BODY), new_attempt()))
+    said = await called(policy.on_attempt(exchange_builder(BODY), new_attempt()))
     assert isinstance(said, Wait)
     with pytest.raises(ProxyError) as caught:
         await said.until()
@@ -146,7 +146,7 @@ async def test_waiting_ends_with_rate_limit_exceeded():
 async def test_every_way_to_end_settles_and_leaves_nothing_reserved(ending, spent):
     policy = make({"tokens": 10_000})
     exchange, attempt = exchange_builder(BODY), new_attempt()
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     await finish(policy, exchange, attempt, **ending)
     asked = exchange.input_estimate()
     expected = {"asked": asked, "asked+10": asked + 10}.get(spent, spent)
@@ -163,7 +163,7 @@ async def test_an_end_without_a_reservation_does_nothing():
 async def test_an_unpriced_model_counts_as_calls_and_tokens():
     policy = make({"usd": 1, "calls": 5})
     exchange, attempt = exchange_builder({**BODY, "model": "mine"}), new_attempt()
-    assert await policy.on_attempt(exchange, attempt) is None
+    assert await called(policy.on_attempt(exchange, attempt)) is None
     assert exchange.notes
     await finish(policy, exchange, attempt, usage=Usage(input=1, output=1))
     assert figures(policy) == [(0, 0), (1, 0)]
@@ -171,7 +171,7 @@ async def test_an_unpriced_model_counts_as_calls_and_tokens():
 
 async def test_an_unpriced_model_is_refused_when_told_to():
     policy = make({"usd": 1, "on_unpriced": "reject"})
-    said = await policy.on_attempt(exchange_builder({**BODY, "model": "mine"}), new_attempt())
+    said = await called(policy.on_attempt(exchange_builder({**BODY, "model": "mine"}), new_attempt()))
     assert isinstance(said, Veto)
     assert said.scope == "target"
 
@@ -179,39 +179,39 @@ async def test_an_unpriced_model_is_refused_when_told_to():
 async def test_a_spent_key_is_out_and_another_may_serve():
     policy = make({"calls": 1, "per": "key"})
     exchange, attempt = exchange_builder(BODY), new_attempt("a")
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     await finish(policy, exchange, attempt, usage=Usage(input=1))
-    said = await policy.on_attempt(exchange, new_attempt("a"))
+    said = await called(policy.on_attempt(exchange, new_attempt("a")))
     assert isinstance(said, Veto)
     assert said.scope == "key"
-    assert await policy.on_attempt(exchange, new_attempt("b")) is None
+    assert await called(policy.on_attempt(exchange, new_attempt("b"))) is None
 
 
 async def test_free_credits_are_a_budget_of_their_key_alone():
     policy = make({"calls": 1, "per": "key", "only": ["free-1"], "window": "month"})
     exchange, attempt = exchange_builder(BODY), new_attempt("free-1")
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     await finish(policy, exchange, attempt, usage=Usage(input=1))
-    said = await policy.on_attempt(exchange, new_attempt("free-1"))
+    said = await called(policy.on_attempt(exchange, new_attempt("free-1")))
     assert isinstance(said, Veto)
     assert said.scope == "key"
     for _ in range(3):
-        assert await policy.on_attempt(exchange, new_attempt("paid")) is None
+        assert await called(policy.on_attempt(exchange, new_attempt("paid"))) is None
     assert policy.state.meters.keys() == {counters(policy, "free-1")[0].name}
 
 
 async def test_downgrade_moves_to_the_other_model_and_counts_it():
     policy = make({"calls": 1, "on_limit": "downgrade", "downgrade": {"model": "gpt-4.1-nano"}})
     exchange, attempt = exchange_builder(BODY), new_attempt()
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     await finish(policy, exchange, attempt, usage=Usage(input=1))
     refused = new_attempt()
-    veto = await policy.on_attempt(exchange, refused)
+    veto = await called(policy.on_attempt(exchange, refused))
     assert isinstance(veto, Veto)
-    decision = await policy.on_result(exchange, refused, Verdict(None, veto=veto, error=veto.error))
+    decision = await called(policy.on_result(exchange, refused, Verdict(None, veto=veto, error=veto.error)))
     assert decision == Fallback(Target("openai", "gpt-4.1-nano"))
     cheap = new_attempt(model="gpt-4.1-nano")
-    assert await policy.on_attempt(exchange, cheap) is None
+    assert await called(policy.on_attempt(exchange, cheap)) is None
     await finish(policy, exchange, cheap, usage=Usage(input=1))
     assert figures(policy) == [(2, 0)]
 
@@ -220,7 +220,7 @@ async def test_observe_never_refuses_and_counts_all():
     policy = make({"calls": 1}, observe=True)
     for _ in range(3):
         exchange, attempt = exchange_builder(BODY), new_attempt()
-        assert await policy.on_attempt(exchange, attempt) is None
+        assert await called(policy.on_attempt(exchange, attempt)) is None
         await finish(policy, exchange, attempt, usage=Usage(input=1))
     assert figures(policy) == [(3, 0)]
     assert exchange.notes
@@ -230,7 +230,7 @@ async def test_a_warning_at_each_mark_once(caplog):
     policy = make({"calls": 4, "warn_at": [0.5, "75%"]})
     for _ in range(4):
         exchange, attempt = exchange_builder(BODY), new_attempt()
-        await policy.on_attempt(exchange, attempt)
+        await called(policy.on_attempt(exchange, attempt))
         await finish(policy, exchange, attempt, usage=Usage(input=1))
     assert [entry.message.split(":")[1].split(" of")[0].strip() for entry in caplog.records] == ["50%", "75%"]
 
@@ -239,11 +239,11 @@ async def test_a_new_window_is_a_new_budget():
     clock = FakeClock(now=NOW)
     policy = make({"calls": 1, "window": "hour"}, clock=clock)
     exchange, attempt = exchange_builder(BODY), new_attempt()
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     await finish(policy, exchange, attempt, usage=Usage(input=1))
-    assert isinstance(await policy.on_attempt(exchange_builder(BODY), new_attempt()), Veto)
+    assert isinstance(await called(policy.on_attempt(exchange_builder(BODY), new_attempt())), Veto)
     clock.advance(3_600)
-    assert await policy.on_attempt(exchange_builder(BODY), new_attempt()) is None
+    assert await called(policy.on_attempt(exchange_builder(BODY), new_attempt())) is None
 
 
 async def run_call(policy, usage, hold, leaves=None):
@@ -253,7 +253,7 @@ async def run_call(policy, usage, hold, leaves=None):
     try:
         while True:
             attempt = new_attempt()
-            said = await policy.on_attempt(exchange, attempt)
+            said = await called(policy.on_attempt(exchange, attempt))
             if isinstance(said, Veto):
                 await finish(policy, exchange, attempt, outcome="vetoed", sent=False)
                 return False
@@ -273,7 +273,7 @@ async def run_call(policy, usage, hold, leaves=None):
             await finish(policy, exchange, attempt, outcome="cancelled", sent=attempt.sent, received_bytes=4)
         raise
     finally:
-        await policy.on_done(exchange)
+        await called(policy.on_done(exchange))
 
 
 async def test_a_thousand_calls_at_once_do_not_overspend_a_budget_of_a_hundred():
@@ -285,6 +285,59 @@ async def test_a_thousand_calls_at_once_do_not_overspend_a_budget_of_a_hundred()
     assert sum(sent) == 100
     assert figures(policy) == [(100 * cost, 0)]
     assert policy._lines == {}
+
+
+@pytest.mark.parametrize(("charged", "limit"), [(1.5, "usd"), (125, "usd"), (3, "tokens"), (60, "tokens")])
+async def test_a_provider_that_counts_more_than_was_estimated_is_not_overspent_by_a_burst(charged, limit):
+    """Nothing was learned of the model before the thousand came, all at once."""
+    asked = exchange_builder(BODY).input_estimate()
+    usage = Usage(input=int(asked * charged), output=100)
+    nanos, tokens = usage.input * 150 + 100 * 600, usage.input + 100
+    most = {"usd": 100 * nanos / 1e9} if limit == "usd" else {"tokens": 100 * tokens}
+    policy = make({**most, "max_wait": "5s"}, clock=SystemClock())
+    sent = await asyncio.gather(*(run_call(policy, usage, 0.001) for _ in range(1_000)))
+    error = usage.input - asked  # of one estimate
+    [(spent, held)] = figures(policy)
+    assert held == 0
+    assert spent <= (100 * nanos + error * 150 if limit == "usd" else 100 * tokens + error)
+    assert 100 <= sum(sent) <= 101
+    assert policy._lines == {}
+    assert policy._doubts._sums == {}
+
+
+async def test_what_is_doubted_of_a_cancelled_call_is_given_back():
+    policy = make({"tokens": 5_000}, clock=SystemClock())
+    task = asyncio.create_task(run_call(policy, Usage(input=5, output=5), 10))
+    await asyncio.sleep(0.01)
+    assert policy._doubts._sums
+    task.cancel()
+    await asyncio.wait((task,))
+    assert policy._doubts._sums == {}
+    assert figures(policy)[0][1] == 0
+
+
+async def test_after_the_first_answer_what_was_learned_is_reserved():
+    policy = make({"tokens": 100_000})
+    for expected in (100, 250):  # input + max_tokens
+        exchange, attempt = exchange_builder(BODY), new_attempt()
+        asked = exchange.input_estimate()
+        assert await called(policy.on_attempt(exchange, attempt)) is None
+        assert figures(policy)[0][1] == pytest.approx(expected + asked if expected == 100 else expected, abs=1)
+        await finish(policy, exchange, attempt, usage=Usage(input=150, output=1))
+
+
+async def test_an_answer_without_a_limit_that_was_longer_than_assumed_is_expected_again():
+    policy = make({"tokens": 100_000, "assume_output": 10})
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+    for output in (10, 700):
+        exchange, attempt = exchange_builder(body), new_attempt()
+        assert await called(policy.on_attempt(exchange, attempt)) is None
+        asked = exchange.input_estimate()
+        assert figures(policy)[0][1] == asked + output
+        await finish(policy, exchange, attempt, usage=Usage(input=asked, output=700))
+    bounded, attempt = exchange_builder(BODY), new_attempt()
+    await called(policy.on_attempt(bounded, attempt))
+    assert figures(policy)[0][1] == bounded.input_estimate() + 100
 
 
 async def test_calls_that_use_less_than_reserved_let_others_in():
@@ -358,7 +411,7 @@ async def test_stop_stream_cuts_at_the_limit_with_a_finish_and_an_error():
     policy = make({"tokens": 1_200, "stop_stream": True, "assume_output": 10})
     exchange = exchange_builder({"model": "gpt-4o-mini", "messages": [], "stream": True})
     attempt = new_attempt()
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     exchange.served_by = attempt
     stage = policy.open_stream(exchange, Answer(200, [], origin="upstream", events=True))
     from proxy.stream.sse import Parser
@@ -380,7 +433,7 @@ async def test_a_stream_within_its_reservation_is_never_cut():
     policy = make({"tokens": 300, "stop_stream": True})
     exchange = exchange_builder({**BODY, "stream": True})
     attempt = new_attempt()
-    await policy.on_attempt(exchange, attempt)
+    await called(policy.on_attempt(exchange, attempt))
     exchange.served_by = attempt
     stage = policy.open_stream(exchange, Answer(200, [], origin="upstream", events=True))
     from proxy.stream.sse import Parser
@@ -411,7 +464,7 @@ async def test_waiting_is_first_come_first_served_also_for_newcomers():
 
     async def one(name):
         exchange, attempt = exchange_builder(BODY), new_attempt()
-        while (said := await policy.on_attempt(exchange, attempt)) is not None:
+        while (said := await called(policy.on_attempt(exchange, attempt))) is not None:
             assert isinstance(said, Wait)
             await said.until()
         order.append(name)

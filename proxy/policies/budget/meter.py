@@ -9,38 +9,26 @@ from proxy.accounting.budgets import Amounts
 from proxy.accounting.usage import estimate_tokens_from_size
 from proxy.errors import ProxyError
 from proxy.policy import Stage, Stop
-from proxy.state.limits import Claims, Grant
+from proxy.state.limits import Grant
 
 if TYPE_CHECKING:
     from proxy.exchange import Attempt, EndReason, Exchange
+    from proxy.policies.budget.hold import Hold
     from proxy.policies.budget.policy import Budget
     from proxy.stream.sse import Event
 
-__all__ = ["Hold", "Meter"]
-
-
-class Hold:
-    """What one attempt holds of this budget."""
-
-    __slots__ = ("claims", "grant", "places")
-
-    def __init__(self, grant: Grant | None, claims: Claims, places: tuple[int, ...]) -> None:
-        """``grant`` None: nothing could be reserved, the attempt runs all the same and is counted. ``places``: the
-        claims' places in METRICS."""
-        self.grant = grant
-        self.claims = claims
-        self.places = places
+__all__ = ["Meter"]
 
 
 class Meter(Stage):
     """Cuts a stream whose cost runs over its reservation and the limit. Looks at the limit once every 16 events."""
 
-    def __init__(self, policy: Budget, exchange: Exchange, attempt: Attempt, hold: Hold) -> None:
+    def __init__(self, policy: Budget, exchange: Exchange, attempt: Attempt, hold: Grant | Hold) -> None:
         assert exchange.dialect is not None
         self._policy = policy
         self._dialect = exchange.dialect
         self._hold = hold
-        self._price = policy.books.tariff.price(exchange, attempt)
+        self._price = policy.books.tariff.bill(exchange, attempt).price
         self._asked = exchange.input_estimate()
         self._chars = 0
         self._events = 0
@@ -61,8 +49,10 @@ class Meter(Stage):
     def _look(self, event: Event) -> Sequence[Event] | Stop:
         tokens = max(self._events, estimate_tokens_from_size(self._chars))  # providers send about a token an event
         used = Amounts(self._price.worst_case(self._asked, tokens), self._asked + tokens)
-        for (limit, amount), metric in zip(self._hold.claims, self._hold.places, strict=True):
-            over = used[metric] - (amount if self._hold.grant is not None else 0)
+        claims = self._hold.claims
+        reserved = isinstance(self._hold, Grant) or self._hold.grant is not None
+        for (limit, amount), spent in zip(claims, self._policy.budget.amounts(claims, used), strict=True):
+            over = spent - (amount if reserved else 0)
             if over > 0 and over > self._policy.state.usage(limit).remaining:
                 return self._stop(event)
         return (event,)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from proxy.accounting import budgets
 from proxy.accounting.budgets import obstacle
-from proxy.accounting.charge import PRICE, WORST_CASE, bound_of
+from proxy.accounting.charge import limits_of
 from proxy.accounting.line import Line, Place
 from proxy.accounting.money import nano_from_usd, usd_text
 from proxy.accounting.restore import restore
@@ -23,17 +24,19 @@ from proxy.config.units import parse_duration
 from proxy.errors import ProxyError
 from proxy.exchange import Target
 from proxy.policies.budget.dimensions import reader
-from proxy.policies.budget.meter import Hold, Meter
+from proxy.policies.budget.hold import Doubts, Hold
+from proxy.policies.budget.meter import Meter
 from proxy.policies.budget.options import BudgetOptions, Downgrade
-from proxy.policy import Fallback, Policy, Stage, Veto, Wait
+from proxy.policy import Fallback, Policy, Stage, Veto, Wait, called
 from proxy.state.limits import Claims, Grant, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.accounting.books import Books
+    from proxy.accounting.charge import Bill
     from proxy.exchange import Answer, Attempt, Exchange
-    from proxy.policy import Decision, Verdict
+    from proxy.policy import Decision, Later, Verdict
     from proxy.services import Services
     from proxy.state.interface import State
     from proxy.state.limits import Limit
@@ -43,8 +46,20 @@ __all__ = ["Budget"]
 log = logging.getLogger("proxy.accounting")
 
 _RESTORE = 0.5  # the start waits that long for the ledger's sums; after that they come when they come
-_REFUSED_BY_PROVIDER = (0, 0, 1)  # it was sent and cost nothing: a call all the same
+_Amounts: TypeAlias = tuple[int, int, int]
+_ONE_CALL = (0, 0, 1)  # also what was sent and cost nothing, because the provider refused it
 _POLL = 0.2  # with Redis, others give back without our seeing it
+
+
+class _Ask(NamedTuple):
+    """What an attempt wants. ``plain``: by its estimate; ``claims``: by what was learned of such estimates; ``doubts``:
+    what it may come to on top of them, by counter, while nothing has been learned.
+    """
+
+    value: str
+    claims: Claims
+    plain: Claims
+    doubts: Sequence[int]
 
 
 class Budget(Policy):
@@ -80,11 +95,14 @@ class Budget(Policy):
         )
         self._only = frozenset(options.only)
         self._priceless = options.usd is None and options.tokens is None
+        self._assumed = options.assume_output
         self._now = services.clock.now
         self._value = reader(options.per)
         self._lines: dict[str, Line] = {}
+        self._doubts = Doubts()
         self._next: dict[str, float] = {}
-        self._lowest = min(options.warn_at, default=2.0)
+        self._warns = bool(options.warn_at)
+        self._lowest = min(options.warn_at, default=0.0)
         self._restoring: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -115,65 +133,132 @@ class Budget(Policy):
 
     # --- reserve
 
-    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+    def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
         books, budget = self.books, self.budget
         if not books.prices.ready:
-            await books.warmed()
+            return self._once_priced(exchange, attempt)
         value = self._value(exchange, attempt)
         if self._only and value not in self._only:
             return None
-        price = attempt.local[PRICE] = books.tariff.price(exchange, attempt)
-        options: BudgetOptions = self.options
-        if self._priceless:
-            wanted = (0, 0, 1)
-        else:
-            asked = exchange.input_estimate()
-            bound = bound_of(exchange, options.assume_output, read=True)
-            most = price.worst_case(asked, bound)
-            wanted = (most, asked + bound, 1)
-            attempt.local[WORST_CASE] = (most, asked, bound)
-        if not price.priced and options.usd is not None:
-            exchange.note(self.label, f"no price is known for {attempt.target}")
-            if options.on_unpriced == "reject" and not self.observe:
-                text = f"Budget {budget.name}: no price is known for this model, and on_unpriced is reject."
-                return Veto("target", ProxyError("insufficient_quota", text, policy=self.label))
-        claims, places = budget.claims(budget.bucket(value, self._now()), wanted, price.priced)
+        bill = books.tariff.bill(exchange, attempt)
+        priced = bill.price.priced
+        plain = wanted = _ONE_CALL
+        doubt = 0
+        if not self._priceless:
+            plain, wanted, doubt = self._amounts(exchange, bill)
+        if not priced and (veto := self._unpriced(exchange, attempt)) is not None:
+            return veto
+        bucket = budget.bucket(value, self._now())
+        claims = budget.claims(bucket, wanted, priced)
         if not claims:
             return None
+        said = None
+        if not doubt and self._reserve_now is not None and value not in self._lines:
+            said = self._reserve_now((claims,))
+            if type(said) is Grant:
+                attempt.local[self] = said
+                return None
+        least = claims if wanted is plain else budget.claims(bucket, plain, priced)
+        doubts: Sequence[int] = ()
+        if doubt and not self.observe:
+            most = bill.price.worst_case(bill.asked + doubt, bill.bound)
+            doubts = budget.amounts(claims, (most - bill.most, doubt, 0))
+        return self._ask(exchange, attempt, _Ask(value, claims, least, doubts), said)
+
+    async def _once_priced(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+        await self.books.warmed()
+        self.books.prices.catalog()  # also where nothing was started: policy tests, explain
+        return await called(self.on_attempt(exchange, attempt))
+
+    def _amounts(self, exchange: Exchange, bill: Bill) -> tuple[_Amounts, _Amounts, int]:
+        """What the attempt will come to at most by its estimate, the same by what was learned of such estimates, and
+        the input tokens that it may come to on top while nothing has been learned.
+        """
+        gauge, price = bill.gauge, bill.price
+        asked = exchange.input_estimate()
+        bound = longest = self._assumed
+        limits = limits_of(exchange, read=True)
+        if limits is not None:
+            tokens, choices = limits.tokens, limits.choices
+            if tokens is None:
+                bill.limited = choices != 1
+                longest = gauge.output(bound)
+            else:
+                bound = longest = tokens
+            if choices > 1:
+                bound, longest = bound * choices, longest * choices
+        bill.asked, bill.bound = asked, bound
+        most = bill.most = price.worst_case(asked, bound)
+        plain = (most, asked + bound, 1)
+        expected = gauge.input(asked)
+        if expected == asked and longest == bound:
+            return plain, plain, gauge.doubt(asked)
+        return plain, (price.worst_case(expected, longest), expected + longest, 1), gauge.doubt(asked)
+
+    def _unpriced(self, exchange: Exchange, attempt: Attempt) -> Veto | None:
+        options: BudgetOptions = self.options
+        if options.usd is None:
+            return None
+        exchange.note(self.label, f"no price is known for {attempt.target}")
+        if options.on_unpriced == "allow" or self.observe:
+            return None
+        text = f"Budget {self.budget.name}: no price is known for this model, and on_unpriced is reject."
+        return Veto("target", ProxyError("insufficient_quota", text, policy=self.label))
+
+    async def _ask(
+        self, exchange: Exchange, attempt: Attempt, ask: _Ask, said: Grant | Refusal | None
+    ) -> Veto | Wait | None:
+        """Where it is not simply granted: others wait, the counters are somebody else's, or there was a refusal."""
+        value, claims, plain, doubts = ask
         place: Place | None = exchange.local.get(self)
         if place is not None and place.left:
             place = None
         line = self._lines.get(value)
-        if line is None or line.may_ask(place):
-            at_once = self._reserve_now
-            said = at_once((claims,)) if at_once is not None else await self.state.reserve((claims,))
-            if type(said) is Grant:
-                if place is not None and line is not None:
-                    line.leave(place)
-                attempt.local[self] = Hold(said, claims, places)
-                return None
-            assert isinstance(said, Refusal)
-            return self._refused(exchange, attempt, said, claims, places, value, place)
-        counter, amount = claims[0]
-        figures = self.state.usage(counter)
-        waits = Refusal(counter, 1.0, figures.used, figures.held)
-        return self._held(exchange, attempt, waits, amount, value, place)
+        if said is None:
+            if line is not None and not line.may_ask(place):
+                figures = self.state.usage(plain[0][0])
+                waits = Refusal(plain[0][0], 1.0, figures.used, figures.held)
+                return self._held(exchange, attempt, waits, plain[0][1], value, place)
+            if doubts and (doubtful := self._doubtful(claims, doubts)) is not None:
+                return self._held(exchange, attempt, *doubtful, value, place)
+            self._doubts.add(claims, doubts)
+            try:
+                said = await self._reserve(claims)
+            finally:
+                if type(said) is not Grant:
+                    self._doubts.remove(claims, doubts)
+        if isinstance(said, Refusal) and plain is not claims and not said.held:
+            claims = plain  # nothing else is in flight: what is overspent is the error of this one estimate
+            said = await self._reserve(claims)
+            doubts = ()
+        if isinstance(said, Refusal):
+            return self._refused(exchange, attempt, said, ask, place)
+        if place is not None and line is not None:
+            line.leave(place)
+        attempt.local[self] = Hold(said, claims, doubts) if doubts else said
+        return None
+
+    def _doubtful(self, claims: Claims, doubts: Sequence[int]) -> tuple[Refusal, int] | None:
+        """What stands in the way if all in flight came to their worst; nothing where nothing is in flight."""
+        for (limit, amount), doubt in zip(claims, doubts, strict=True):
+            figures = self.state.usage(limit)
+            if figures.held and figures.remaining < self._doubts.of(limit.name) + amount + doubt:
+                return Refusal(limit, 1.0, figures.used, figures.held), amount
+        return None
+
+    async def _reserve(self, claims: Claims) -> Grant | Refusal:
+        at_once = self._reserve_now
+        return at_once((claims,)) if at_once is not None else await self.state.reserve((claims,))
 
     def _refused(
-        self,
-        exchange: Exchange,
-        attempt: Attempt,
-        refusal: Refusal,
-        claims: Claims,
-        places: tuple[int, ...],
-        value: str,
-        place: Place | None,
+        self, exchange: Exchange, attempt: Attempt, refusal: Refusal, ask: _Ask, place: Place | None
     ) -> Veto | Wait | None:
-        amount = next((amount for limit, amount in claims if limit is refusal.limit), claims[0][1])
+        value, claims, plain, _ = ask
+        amount = next((amount for limit, amount in plain if limit is refusal.limit), plain[0][1])
         spent = obstacle(refusal, amount) == "spent"
         if self.observe:
             exchange.note(self.label, "would refuse: the budget is spent" if spent else "would wait for reservations")
-            attempt.local[self] = Hold(None, claims, places)
+            attempt.local[self] = Hold(None, claims)
             return None
         if not spent:
             return self._held(exchange, attempt, refusal, amount, value, place)
@@ -181,7 +266,7 @@ class Budget(Policy):
         options: BudgetOptions = self.options
         if options.on_limit == "downgrade":
             if self._cheaper(exchange) == attempt.target:
-                attempt.local[self] = Hold(None, claims, places)  # the last resort runs on; it is counted all the same
+                attempt.local[self] = Hold(None, claims)  # the last resort runs on; it is counted all the same
                 return None
             exchange.note(self.label, "the budget is spent: another model answers")
         now = self.services.clock.now()
@@ -226,7 +311,7 @@ class Budget(Policy):
         if line is not None and not len(line):
             del self._lines[value]
 
-    async def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
+    def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
         veto = verdict.veto
         options: BudgetOptions = self.options
         if options.downgrade is None or veto is None or veto.error.policy != self.label:
@@ -240,34 +325,39 @@ class Budget(Policy):
 
     # --- settle
 
-    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
-        hold: Hold | None = attempt.local.pop(self, None)
+    def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+        hold: Grant | Hold | None = attempt.local.pop(self, None)
         if hold is None:
             return
-        state, outcome = self.state, attempt.outcome
-        charge = None if outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
-        if charge is not None:
-            usage = charge.usage
-            actual = (charge.cost, usage.input + usage.output, 1)
-        elif outcome == "vetoed" or not attempt.sent:
-            if hold.grant is not None:
-                state.free(hold.grant)
+        state, outcome, claims = self.state, attempt.outcome, hold.claims
+        grant: Grant | None
+        if type(hold) is Grant:
+            grant = hold
+        else:
+            assert isinstance(hold, Hold)
+            grant = hold.grant
+            self._doubts.remove(claims, hold.doubts)
+        bill = None if outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
+        if bill is not None:
+            usage = bill.usage
+            used = self.budget.amounts(claims, (bill.cost, usage.input + usage.output, 1))
+        elif outcome != "vetoed" and attempt.sent:
+            used = self.budget.amounts(claims, _ONE_CALL)
+        else:
+            if grant is not None:
+                state.free(grant)
             if self._lines:
                 self._given_back(self._value(exchange, attempt))
             return
+        if grant is not None:
+            state.settle(grant, used)
         else:
-            actual = _REFUSED_BY_PROVIDER
-        places = hold.places
-        if hold.grant is not None:
-            used = (actual[places[0]],) if len(places) == 1 else [actual[metric] for metric in places]
-            state.settle(hold.grant, used)
-        else:
-            for (limit, _), metric in zip(hold.claims, hold.places, strict=True):
-                state.book(limit, actual[metric])
+            for (limit, _), amount in zip(claims, used, strict=True):
+                state.book(limit, amount)
         if self._lines:
             self._given_back(self._value(exchange, attempt))
-        if self._lowest <= 1.0:
-            for limit, _ in hold.claims:
+        if self._warns:
+            for limit, _ in claims:
                 spent = state.spent(limit)
                 if spent >= limit.limit * self._lowest and spent >= self._next.get(limit.name, 0.0):
                     self._warn(limit, spent, self._value(exchange, attempt))
@@ -278,7 +368,7 @@ class Budget(Policy):
             line.wake()
             self._tidy(value)
 
-    async def on_done(self, exchange: Exchange) -> None:
+    def on_done(self, exchange: Exchange) -> None:
         place: Place | None = exchange.local.get(self)
         if place is not None and not place.left:
             for value, line in list(self._lines.items()):
@@ -308,7 +398,7 @@ class Budget(Policy):
         attempt = exchange.served_by
         if not self.options.stop_stream or self.observe or attempt is None or exchange.dialect is None:
             return None
-        hold: Hold | None = attempt.local.get(self)
+        hold: Grant | Hold | None = attempt.local.get(self)
         if hold is None:
             return None
         return Meter(self, exchange, attempt, hold)

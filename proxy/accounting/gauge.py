@@ -1,0 +1,84 @@
+"""How far off estimates are: what a budget must expect beyond them, so that a burst of calls cannot overspend it.
+
+An estimate of input tokens counts letters, and nobody knows the provider's vocabulary, its hidden prompts or its way of
+counting tools. So for each model at each upstream it is kept how many input tokens were charged for each one estimated:
+the highest of late (the last 256 to 512 answers), at least 1, by size of the estimate (powers of two), because what a
+provider adds to every call weighs more on a short one. That many are reserved from then on. The same for answers
+without a limit of the client's: the longest of late, if it is longer than ``assume_output``.
+
+Before the first answer of a size there is only ``doubt``: the most that a text can come to, a token for each byte,
+which is four times the estimate, and two thousand tokens for what is added unseen. It is not reserved, but as long as
+it lasts, no more calls go out at once than the budget has room for with their doubts.
+
+What is charged is always what the provider says.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+__all__ = ["Gauge"]
+
+_GENERATION = 256
+_BYTES_A_TOKEN = 4
+_UNSEEN = 2_000
+_DUST = 1e-6  # of a token, from the division
+
+
+class Gauge:
+    """One model at one upstream."""
+
+    __slots__ = ("_inputs", "_output")
+
+    def __init__(self) -> None:
+        self._inputs: dict[int, _Highest] = {}
+        self._output = _Highest()
+
+    def input(self, estimate: int) -> int:
+        """Input tokens to reserve for an estimate."""
+        seen = self._inputs.get(estimate.bit_length())
+        return estimate if seen is None or seen.value <= 1.0 else ceil(estimate * seen.value - _DUST)
+
+    def doubt(self, estimate: int) -> int:
+        """Input tokens that may come on top of an estimate of whose size no answer has come yet, else 0."""
+        if not estimate or estimate.bit_length() in self._inputs:
+            return 0
+        return estimate * (_BYTES_A_TOKEN - 1) + _UNSEEN
+
+    def output(self, assumed: int) -> int:
+        """Output tokens to reserve where the client sets no limit."""
+        longest = int(self._output.value)
+        return longest if longest > assumed else assumed
+
+    def learn(self, estimate: int, charged: int) -> None:
+        """``charged`` input tokens were the provider's count for ``estimate``."""
+        size = estimate.bit_length()
+        seen = self._inputs.get(size)
+        if seen is None:
+            seen = self._inputs[size] = _Highest()
+        elif charged <= estimate and seen.value <= 1.0:
+            return  # as ever: there is nothing to remember and nothing to forget
+        seen.see(charged / estimate)
+
+    def learn_output(self, tokens: int) -> None:
+        """An answer without a limit had so many tokens."""
+        self._output.see(tokens)
+
+
+class _Highest:
+    """The highest of the values seen in this generation and the one before."""
+
+    __slots__ = ("_left", "_now", "value")
+
+    def __init__(self) -> None:
+        self.value = self._now = 0.0
+        self._left = _GENERATION
+
+    def see(self, value: float) -> None:
+        if value > self._now:
+            self._now = value
+            self.value = max(self.value, value)
+        self._left -= 1
+        if not self._left:
+            self.value, self._now = self._now, 0.0
+            self._left = _GENERATION
