@@ -15,13 +15,13 @@ from pydantic import Field
 from proxy.config.units import Duration
 from proxy.errors import ProxyError
 from proxy.exchange import Target
-from proxy.policy import Policy, PolicyOptions, Stage, Veto, Wait
+from proxy.policy import Later, Policy, PolicyOptions, Stage, Veto, Wait
 from proxy.state import NEVER
 from proxy.upstream.keys import account_ids
 from proxy.upstream.keys.ring import KeyLease, KeyRing, NoKey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from proxy.exchange import Answer, Attempt, Exchange, Sink, Source
     from proxy.services import Services
@@ -89,20 +89,24 @@ class SelectKey(Policy):
         limited = any(key.max_tpm for ring in self._of.values() for key in ring.keys)
         # Tokens are counted only for pools that limit them.
         self.needs_usage = limited  # type: ignore[misc]
+        if not self._of:
+            self.unused = frozenset({"on_request", "on_attempt", "on_attempt_end", "on_response", "open_stream"})
+        elif not self.options.keep_ids:
+            self.unused = frozenset({"on_response", "open_stream"})
 
     # --- down --------------------------------------------------------------------------------------
 
-    async def on_request(self, exchange: Exchange) -> None:
-        if not self._of:
-            return  # no pool, so no key that anything could belong to
+    def on_request(self, exchange: Exchange) -> Later[None]:
         request = exchange.request
         path = request.path
         if path in PLAIN and (request.raw_body is None or b"file_id" not in request.raw_body):
-            return
+            return None
         named = account_ids.named_in_path(path)
         ids = [named] if named is not None else self._ids_in_body(exchange)
-        if not ids:
-            return
+        return self._bind(exchange, ids) if ids else None
+
+    async def _bind(self, exchange: Exchange, ids: list[str]) -> None:
+        """Ties the call to the key that made what it names."""
         bound = Bound()
         exchange.local[self] = bound
         for one in ids:
@@ -122,35 +126,53 @@ class SelectKey(Policy):
         tree = exchange.tree if exchange.request.body is not None else None
         return list(account_ids.named_in_body(tree)) if isinstance(tree, dict) else []
 
-    async def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
+    def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
         ring = self._of.get(attempt.upstream)
         bound: Bound | None = exchange.local.get(self)
         if bound is not None and bound.upstream is not None and bound.upstream != attempt.target.upstream:
             return Veto("call", self._refusal(exchange, NoKey(NEVER, "what the call names lives at another upstream")))
         if ring is None:
             return None
-        sticky: str | None = None
-        if ring.sticks or (bound is not None and bound.pinned):
-            sticky = f"principal:{exchange.principal.id}" if bound is not None else conversation(exchange)
-        lease = await ring.choose(
-            task=exchange.tags.get("task"),
-            model=attempt.target.model or exchange.model_asked,
-            tokens=self._estimate(exchange) if ring.limits_tokens else 0,
-            sticky=sticky,
-            excluded=exchange.excluded_keys,
-            only=bound.only if bound is not None else None,
-            pinned=bound is not None and bound.pinned,
+        task = exchange.tags.get("task")
+        model = attempt.target.model or exchange.model_asked
+        tokens = self._estimate(exchange) if ring.limits_tokens else 0
+        sticky, only, pinned = None, None, False
+        if bound is not None:
+            only, pinned = bound.only, bound.pinned
+            if pinned or ring.sticks:
+                sticky = f"principal:{exchange.principal.id}"
+        elif ring.sticks:
+            sticky = conversation(exchange)
+        if ring.direct is None:
+            lease = ring.choose(
+                task=task, model=model, tokens=tokens, sticky=sticky, excluded=exchange.excluded_keys, only=only,
+                pinned=pinned,
+            )  # fmt: skip
+            return self._take_when_chosen(exchange, attempt, ring, lease)
+        return self._take(
+            exchange,
+            attempt,
+            ring,
+            ring.try_choose(task, model, tokens, sticky, exchange.excluded_keys, only, pinned=pinned),
         )
-        if isinstance(lease, KeyLease):
-            key = lease.key
-            attempt.key = key
-            if key.upstream is not None:
-                attempt.upstream = key.upstream
-            attempt.local[self] = (ring, lease)
-            return None
-        return self._none(exchange, ring, lease, bound)
 
-    def _none(self, exchange: Exchange, ring: KeyRing, none: NoKey, bound: Bound | None) -> Veto | Wait:
+    async def _take_when_chosen(
+        self, exchange: Exchange, attempt: Attempt, ring: KeyRing, choice: Awaitable[KeyLease | NoKey]
+    ) -> Veto | Wait | None:
+        return self._take(exchange, attempt, ring, await choice)
+
+    def _take(self, exchange: Exchange, attempt: Attempt, ring: KeyRing, lease: KeyLease | NoKey) -> Veto | Wait | None:
+        if isinstance(lease, NoKey):
+            return self._none(exchange, ring, lease)
+        key = lease.key
+        attempt.key = key
+        if key.upstream is not None:
+            attempt.upstream = key.upstream
+        attempt.local[self] = lease
+        return None
+
+    def _none(self, exchange: Exchange, ring: KeyRing, none: NoKey) -> Veto | Wait:
+        bound: Bound | None = exchange.local.get(self)
         scope: Literal["call", "target"] = "call" if bound is not None and bound.only is not None else "target"
         now = self._monotonic()
         if self.options.max_wait > 0 and none.retry_after < NEVER:
@@ -186,20 +208,17 @@ class SelectKey(Policy):
     def _estimate(self, exchange: Exchange) -> int:
         """Tokens the call may take: its input, and its output limit for each choice."""
         tokens = exchange.input_estimate()
-        tree = exchange.tree
-        if tree is None or exchange.dialect is None:
+        body, dialect = exchange.request.body, exchange.dialect
+        if body is None or dialect is None or dialect.operation == "embeddings":
             return tokens
-        if exchange.dialect.operation == "embeddings":
-            return tokens
-        bound = exchange.dialect.bound(tree)
+        bound = dialect.bound(body.strict())
         output = self.options.assume_output if bound.tokens is None else bound.tokens
-        return tokens + output * max(1, bound.choices)
+        return tokens + output * bound.choices
 
-    async def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
-        taken: tuple[KeyRing, KeyLease] | None = attempt.local.get(self)
-        if taken is None:
+    def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
+        lease: KeyLease | None = attempt.local.get(self)
+        if lease is None:
             return
-        ring, lease = taken
         sent = 1 + attempt.resent if attempt.sent and attempt.outcome != "vetoed" else 0
         usage = attempt.usage
         status = attempt.status
@@ -209,21 +228,16 @@ class SelectKey(Policy):
         elif status is not None and status >= 400:
             tokens = 0  # an error's answer costs no tokens
         first = attempt.first_byte_at
-        ring.end(
-            lease,
-            sent=sent,
-            outcome=attempt.outcome,
-            failure=attempt.failure,
-            status=status,
-            tokens=tokens,
-            retry_after=attempt.retry_after,
-            headers=attempt.response_headers,
-            first_byte=None if first is None else first - attempt.started_at,
-        )
+        lease.ring.end(
+            lease, sent, attempt.outcome, attempt.failure, status, tokens, attempt.retry_after,
+            attempt.response_headers, None if first is None else first - attempt.started_at,
+        )  # fmt: skip
 
     # --- up: ids that were made ----------------------------------------------------------------------
 
-    async def on_response(self, exchange: Exchange, answer: Answer) -> None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> None:
+        if exchange.request.path in PLAIN:
+            return  # the usual call makes nothing that lasts
         if answer.status < 300 and answer.origin == "upstream" and self._made_here(exchange):
             raw = answer.body.encode() if answer.body is not None else answer.raw
             if raw:
@@ -239,7 +253,7 @@ class SelectKey(Policy):
         return None
 
     def _made_here(self, exchange: Exchange) -> bool:
-        return self.options.keep_ids > 0 and account_ids.creates(exchange.request.method, exchange.request.path)
+        return account_ids.creates(exchange.request.method, exchange.request.path)
 
     def _learn(self, exchange: Exchange, beginning: bytes) -> bool:
         """Remembers whose the id is; True when one was found."""

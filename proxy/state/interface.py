@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.state.limits import Claims, Grant, Limit, Refusal, Usage
 
@@ -49,7 +49,7 @@ class State(Protocol):
         """The limit's figures by the local picture."""
 
     def spent(self, limit: Limit) -> float:
-        """A counter's spent units by the local picture: the one figure of ``usage`` that each call asks for."""
+        """A counter's spent units, a window's used ones, by the local picture: the one figure that calls ask for."""
 
     def cool(self, name: str, seconds: float, why: str = "") -> None:
         """Closes `name` for a time, on every replica; of several deadlines the latest wins."""
@@ -86,6 +86,12 @@ class State(Protocol):
 
     def drop(self, space: str, key: str) -> None:
         """Forgets an entry."""
+
+    def tend(self, table: dict[Any, Any], key: Any) -> None:
+        """Takes `key` out of a caller's own table some time after its value's `idle_in(now)` has come down to 0.
+
+        idle_in: seconds until nothing of the value is worth keeping, now being monotonic seconds.
+        """
 
     async def start(self) -> None:
         """Connects and starts the background work; returns within half a second also when Redis hangs."""

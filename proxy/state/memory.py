@@ -1,18 +1,19 @@
 """State of one process: plain dictionaries, one event loop, no locks. Exact, and a microsecond a reservation.
 
 Also the local picture and the fallback inside `RedisState`. What is idle (a full bucket, an empty window, a cooldown
-that is over) is the same as what does not exist, so it is swept: a few entries at each insertion, the rest in the
-background in slices of a millisecond. A million principals that went home cost nothing.
+that is over) is the same as what does not exist, so it is swept: see `Sweeper`. A million principals that went home
+cost nothing.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.clock import Clock, SystemClock
 from proxy.state.limits import GRACE, Claims, Counter, Grant, Limit, Refusal, Share, Usage, Window
 from proxy.state.meters import CounterMeter, Meter, WindowMeter, new_meter
+from proxy.state.sweeper import LONGEST, Look, Sweeper
 
 SWEEP_EVERY = 1.0
 SWEEP_SLICE = 500
@@ -32,9 +33,13 @@ class MemoryState:
         self.board: dict[str, tuple[float, bytes]] = {}
         self.leases: dict[str, float] = {}
         self.maps: dict[str, OrderedDict[str, tuple[float, bytes]]] = {}
-        self._queue: deque[tuple[dict[str, Any], str]] = deque()
+        self.sweeper = Sweeper(self._monotonic)
         self._owed = 0
-        self._sweeper: asyncio.Task[None] | None = None
+        self._look_at_meter: Look = self._meter_left
+        self._look_at_cooldown = _expiring(self.cooldowns)
+        self._look_at_note = _expiring(self.board)
+        self._look_at_lease = _expiring(self.leases)
+        self._sweeping: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<MemoryState {len(self.meters)} meters, {len(self.cooldowns)} cooldowns, {len(self.board)} notes>"
@@ -46,14 +51,6 @@ class MemoryState:
         now = self._monotonic()
         meters = self.meters
         share = self.share
-        if len(alternatives) == 1 and len(alternatives[0]) == 1:  # one limit: the way of most calls
-            only = alternatives[0]
-            limit, amount = only[0]
-            wait = (meters.get(limit.name) or self.meter(limit)).ask(limit, amount, now, share)
-            said = Grant(only, 0, now) if wait <= 0.0 else self._refuse(only, limit, now)
-            if self._owed:
-                self.sweep(self._owed)
-            return said
         best: Refusal | None = None
         for index, claims in enumerate(alternatives):
             for limit, amount in claims:
@@ -161,11 +158,11 @@ class MemoryState:
 
     def spent(self, limit: Limit) -> float:
         meter = self.meters.get(limit.name)
-        if type(meter) is not CounterMeter:
-            return 0.0
-        if meter.span:
-            meter.drop(self._monotonic())
-        return meter.spent
+        if type(meter) is CounterMeter:
+            if meter.span:
+                meter.drop(self._monotonic())
+            return meter.spent
+        return meter.used(self._monotonic()) if type(meter) is WindowMeter else 0.0
 
     # Cooldowns and notes
 
@@ -177,7 +174,7 @@ class MemoryState:
         until = self._monotonic() + seconds
         known = self.cooldowns.get(name)
         if known is None:
-            self._remember(self.cooldowns, name)
+            self._tend(self._look_at_cooldown, name, seconds)
         elif known[0] >= until:
             return
         self.cooldowns[name] = (until, why)
@@ -200,7 +197,7 @@ class MemoryState:
             self.board.pop(name, None)
             return
         if name not in self.board:
-            self._remember(self.board, name)
+            self._tend(self._look_at_note, name, ttl)
         self.board[name] = (self._monotonic() + ttl, value)
 
     def read(self, name: str) -> bytes | None:
@@ -220,7 +217,7 @@ class MemoryState:
         if until is not None and until > now:
             return False
         if until is None:
-            self._remember(self.leases, name)
+            self._tend(self._look_at_lease, name, ttl)
         self.leases[name] = now + ttl
         return True
 
@@ -259,57 +256,96 @@ class MemoryState:
     # Life and sweeping
 
     async def start(self) -> None:
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().create_task(self._sweep_forever(), name="state-sweeper")
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().create_task(self._sweep_forever(), name="state-sweeper")
 
     async def close(self) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-            self._sweeper = None
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+            self._sweeping = None
 
     def leave(self) -> None:
         """From now on `away` counts: the other replicas cannot be reached."""
         for meter in self.meters.values():
             meter.leave()
 
-    def sweep(self, entries: int) -> int:
-        """Looks at up to `entries` entries, forgets the idle ones, and says how many were looked at."""
-        now = self._monotonic()
-        queue = self._queue
+    def sweep(self, most: int) -> int:
+        """Looks at up to `most` entries that are due, forgets the idle ones, and says how many were looked at."""
         self._owed = 0
-        looked = min(entries, len(queue))
-        for _ in range(looked):
-            table, name = queue.popleft()
-            if table is self.meters:
-                meter = self.meters.get(name)
-                idle = meter is None or meter.idle(now)
-            else:
-                entry = table.get(name)
-                until = entry[0] if isinstance(entry, tuple) else entry
-                idle = not isinstance(until, float) or until <= now
-            if idle:
-                table.pop(name, None)
-            else:
-                queue.append((table, name))
-        return looked
+        return self.sweeper.sweep(most)
 
     async def _sweep_forever(self) -> None:
         while True:
             await self.clock.sleep(SWEEP_EVERY)
-            left = len(self._queue)
-            while left > 0:
-                left -= max(1, self.sweep(min(SWEEP_SLICE, left)))
+            while self.sweep(SWEEP_SLICE) == SWEEP_SLICE:  # noqa: ASYNC110 - a turn for the calls after each slice
                 await asyncio.sleep(0)
 
     def meter(self, limit: Limit) -> Meter:
         meter = self.meters.get(limit.name)
         if meter is None:
-            self._remember(self.meters, limit.name)
             meter = self.meters[limit.name] = new_meter(limit)
+            self._tend(self._look_at_meter, limit.name)
         return meter
 
-    def _remember(self, table: dict[str, Any], name: str) -> None:
-        """Queues a new entry for sweeping, and owes a look at two old ones: growth pays for its own cleaning."""
-        self._queue.append((table, name))
+    def keep(self, limit: Limit) -> Meter:
+        """The limit's meter for somebody who holds on to it: it is not swept before he lets go of it."""
+        meter = self.meters.get(limit.name)
+        if meter is None:
+            meter = self.meters[limit.name] = new_meter(limit)
+        meter.kept += 1
+        return meter
+
+    def let_go(self, limit: Limit, meter: Meter) -> None:
+        """Ends a `keep`."""
+        meter.kept -= 1
+        if meter.kept:
+            return
+        left = meter.idle_in(self._monotonic())
+        if left > 0.0:
+            self.sweeper.add(self._look_at_meter, limit.name, left)
+        else:
+            self.meters.pop(limit.name, None)
+
+    def tend(self, table: dict[Any, Any], key: Any) -> None:
+        def look(key: Any, now: float) -> float:
+            entry = table.get(key)
+            left: float = 0.0 if entry is None else entry.idle_in(now)
+            if left <= 0.0:
+                table.pop(key, None)
+            return max(left, LONGEST) if left > 0.0 else 0.0
+
+        self.sweeper.add(look, key, LONGEST)
+        self.sweep(2)
+
+    def _tend(self, look: Look, key: Any, seconds: float = 0.0) -> None:
+        """Sweeps an entry from now on, and owes a look at two old ones: growth pays for its own cleaning."""
+        self.sweeper.add(look, key, seconds)
         self._owed += 2
+
+    def _meter_left(self, name: Any, now: float) -> float:
+        meter = self.meters.get(name)
+        if meter is None or meter.kept:
+            return 0.0  # whoever keeps it sees to it
+        left = meter.idle_in(now)
+        if left <= 0.0:
+            del self.meters[name]
+        return left
+
+
+def _until(entry: Any) -> float:
+    until: float = entry[0] if type(entry) is tuple else entry
+    return until
+
+
+def _expiring(table: dict[str, Any]) -> Look:
+    """Looks at the entries of a table that end at a known moment."""
+
+    def look(name: Any, now: float) -> float:
+        entry = table.get(name)
+        left = 0.0 if entry is None else _until(entry) - now
+        if left <= 0.0:
+            table.pop(name, None)
+        return left
+
+    return look

@@ -1,8 +1,8 @@
 """The counters behind the limits, in one process. Pure: every method is told the time (monotonic seconds).
 
 Each meter answers the same questions: `wait` (seconds until an amount fits, 0 now), `take` (without asking), `ask`
-(take if it fits: 0, else the wait), `settle`, `usage`, `idle` (nothing worth keeping). The ways that every call goes
-are written out flat, since a nested call costs as much as the sum it makes.
+(take if it fits: 0, else the wait), `settle`, `usage`, `idle_in` (seconds until nothing of it is worth keeping). The
+ways that every call goes are written out flat, since a nested call costs as much as the sum it makes.
 
 Three figures exist for processes that share a limit through Redis and cannot reach it now: `others` is what the rest
 had used when last heard of, `away` what this process took since then, and `Share` how much of the remainder it may
@@ -16,7 +16,12 @@ from proxy.state.limits import NEVER, Bucket, Counter, Limit, Share, Slots, Usag
 
 
 class Meter(Protocol):
-    """What `MemoryState` asks of every kind. `limit` is the kind that belongs to the meter."""
+    """What `MemoryState` asks of every kind. `limit` is the kind that belongs to the meter.
+
+    kept: how many hold on to it (`Joint`), so that it may not be swept.
+    """
+
+    kept: int
 
     def wait(self, limit: Any, amount: float, now: float, share: Share) -> float: ...
     def ask(self, limit: Any, amount: float, now: float, share: Share) -> float: ...
@@ -24,71 +29,70 @@ class Meter(Protocol):
     def settle(self, limit: Any, amount: float, actual: float, stamp: float, now: float, share: Share) -> None: ...
     def usage(self, limit: Any, now: float) -> Usage: ...
     def leave(self) -> None: ...
-    def idle(self, now: float) -> bool: ...
+    def idle_in(self, now: float) -> float: ...
 
 
 class WindowMeter:
-    """Sliding window in cells. `cells`: [end of the cell, amount, taken since `leave`], oldest first."""
+    """Sliding window in cells. `cells`: amounts by the end of their cell, oldest first; `total` is their sum.
 
-    __slots__ = ("away", "cells", "others", "others_until", "span", "total")
+    steady: until then nothing drops out and `last` is the cell to book in, so that asking is one comparison.
+    before: what of `total` was taken before `leave`, cell by cell in `old`; the rest was taken since.
+    """
+
+    __slots__ = ("before", "cells", "kept", "last", "old", "others", "others_until", "span", "steady", "total")
 
     def __init__(self, limit: Window) -> None:
-        self.cells: deque[list[float]] = deque()
+        self.cells: dict[float, float] = {}
+        self.old: dict[float, float] = {}
+        self.last = 0.0
+        self.steady = 0.0
         self.total = 0.0
-        self.away = 0.0
+        self.before = 0.0
         self.others = 0.0
         self.others_until = 0.0
         self.span = limit.span
+        self.kept = 0
 
     def drop(self, now: float) -> None:
         """Forgets the cells that are wholly past."""
         horizon = now - self.span
         cells = self.cells
-        while cells and cells[0][0] <= horizon:
-            _, amount, away = cells.popleft()
-            self.total -= amount
-            if away:
-                self.away -= amount
+        while cells:
+            end = next(iter(cells))
+            if end > horizon:
+                break
+            self.total -= cells.pop(end)
+            self.steady = 0.0
+            if self.old:
+                self.before -= self.old.pop(end, 0.0)
         if self.others and self.others_until <= now:
             self.others = 0.0
 
     def room(self, limit: Window, share: Share) -> float:
         if share.count == 1:
             return limit.limit - self.total - self.others
-        return share.of(max(0.0, limit.limit - (self.total - self.away) - self.others)) - self.away
+        return share.of(max(0.0, limit.limit - self.before - self.others)) - (self.total - self.before)
 
     def wait(self, limit: Window, amount: float, now: float, share: Share) -> float:
-        cells = self.cells
-        if (cells and cells[0][0] <= now - self.span) or self.others:
-            self.drop(now)
+        self.drop(now)
         missing = amount - self.room(limit, share)
         if missing <= 0:
             return 0.0
         if amount > share.of(limit.limit):
             return NEVER
         freed = 0.0
-        for end, part, _ in cells:
+        for end, part in self.cells.items():
             freed += part
             if freed >= missing:
                 return end + self.span - now
-        return max(self.others_until - now, cells[-1][0] + self.span - now if cells else 0.0, limit.cell)
+        return max(self.others_until - now, self.last + self.span - now if self.cells else 0.0, limit.cell)
 
     def ask(self, limit: Window, amount: float, now: float, share: Share) -> float:
-        cells = self.cells
-        if cells:
-            if cells[0][0] <= now - self.span or self.others:
-                self.drop(now)
-            if share.count == 1:
-                if self.total + self.others + amount > limit.limit:
-                    return self.wait(limit, amount, now, share)
-                last = cells[-1] if cells else None
-                stamp = now + limit.grace
-                if last is not None and last[0] - limit.cell <= stamp < last[0] and last[2]:
-                    last[1] += amount
-                    self.total += amount
-                    self.away += amount
-                else:
-                    self.add(stamp // limit.cell * limit.cell + limit.cell, amount)
+        if now < self.steady and share.count == 1:
+            total = self.total + amount
+            if total + self.others <= limit.limit:
+                self.total = total
+                self.cells[self.last] += amount
                 return 0.0
         wait = self.wait(limit, amount, now, share)
         if wait <= 0:
@@ -96,53 +100,46 @@ class WindowMeter:
         return wait
 
     def take(self, limit: Window, amount: float, now: float, share: Share) -> None:
-        self.add((now + limit.grace) // limit.cell * limit.cell + limit.cell, amount)
+        end = (now + limit.grace) // limit.cell * limit.cell + limit.cell
+        self.add(end, amount)
+        if end == self.last:
+            self.steady = min(end - limit.grace, next(iter(self.cells)) + self.span)
+            if self.others:
+                self.steady = min(self.steady, self.others_until)
 
     def add(self, end: float, amount: float) -> None:
-        """Books `amount` (negative gives back) in the cell that ends at `end`."""
+        """Books `amount` in the cell that ends at `end`."""
         cells = self.cells
         self.total += amount
-        self.away += amount
-        if not cells or end > cells[-1][0]:
-            cells.append([end, amount, 1.0])
+        if end in cells:
+            cells[end] += amount
             return
-        for cell in reversed(cells):
-            if cell[0] == end and cell[2]:
-                cell[1] += amount
-                return
-            if cell[0] < end:
-                break
-        cells.append([end, amount, 1.0])
-        self.cells = deque(sorted(cells))
+        self.steady = 0.0
+        late = bool(cells) and end < self.last
+        cells[end] = amount
+        if late:
+            self.cells = dict(sorted(cells.items()))
+        else:
+            self.last = end
 
     def settle(self, limit: Window, amount: float, actual: float, stamp: float, now: float, share: Share) -> None:
         difference = actual - amount
-        stamp += limit.grace
-        if self.cells:
-            last = self.cells[-1]
-            if last[0] - limit.cell <= stamp < last[0] and last[2] and last[1] + difference >= 0:
-                last[1] += difference
-                self.total += difference
-                self.away += difference
-                return
-        end = stamp // limit.cell * limit.cell + limit.cell
-        if not difference or end <= now - self.span:
+        if not difference:
             return
-        for cell in reversed(self.cells):
-            if cell[0] == end:
-                # A cell never goes below zero: what was booked before `leave` and after it may be two entries.
-                change = max(difference, -cell[1])
-                cell[1] += change
-                self.total += change
-                if cell[2]:
-                    self.away += change
-                difference -= change
-                if not difference:
-                    return
-            elif cell[0] < end:
-                break
-        if difference > 0:
-            self.add(end, difference)
+        end = (stamp + limit.grace) // limit.cell * limit.cell + limit.cell
+        kept = self.cells.get(end)
+        if kept is None:
+            if difference > 0 and end > now - self.span:
+                self.add(end, difference)
+            return
+        left = kept + difference
+        if left < 0:
+            left = 0.0
+        self.cells[end] = left
+        self.total += left - kept
+        if self.old and left < self.old.get(end, 0.0):
+            self.before -= self.old[end] - left
+            self.old[end] = left
 
     def move(self, limit: Window, amount: float, stamp: float, later: float, now: float, share: Share) -> None:
         """A call that left later than the grace: `amount` booked at `stamp` counts from `later` on."""
@@ -150,19 +147,32 @@ class WindowMeter:
             self.settle(limit, amount, 0, stamp, now, share)
             self.take(limit, amount, later - limit.grace, share)
 
+    def learn(self, others: float, until: float) -> None:
+        """What the other replicas use, and until when that news is worth something."""
+        self.others = others
+        self.others_until = until
+        self.steady = min(self.steady, until)
+
     def usage(self, limit: Window, now: float) -> Usage:
         self.drop(now)
-        last = self.cells[-1][0] + self.span - now if self.cells else 0.0
+        last = self.last + self.span - now if self.cells else 0.0
         return Usage(self.total + self.others, 0.0, limit.limit, max(last, self.others_until - now, 0.0))
 
-    def leave(self) -> None:
-        self.away = 0.0
-        for cell in self.cells:
-            cell[2] = 0.0
-
-    def idle(self, now: float) -> bool:
+    def used(self, now: float) -> float:
+        """Units in the window by the local picture: the one figure of `usage` that is asked for often."""
         self.drop(now)
-        return not self.cells and not self.others
+        return self.total + self.others
+
+    def leave(self) -> None:
+        self.old = dict(self.cells)
+        self.before = self.total
+
+    def idle_in(self, now: float) -> float:
+        """Seconds until nothing of it is worth keeping, 0 when that is so now."""
+        self.drop(now)
+        if self.cells:
+            return self.last + self.span - now
+        return max(0.0, self.others_until - now) if self.others else 0.0
 
 
 ROUNDING = 1e-9
@@ -174,11 +184,12 @@ class BucketMeter:
     level = burst - (full_at - now) * rate; a full bucket is one whose moment has passed, and can be forgotten.
     """
 
-    __slots__ = ("full_at", "limit")
+    __slots__ = ("full_at", "kept", "limit")
 
     def __init__(self, limit: Bucket) -> None:
         self.limit = limit
         self.full_at = 0.0
+        self.kept = 0
 
     def wait(self, limit: Bucket, amount: float, now: float, share: Share) -> float:
         full_at = self.full_at if self.full_at > now else now
@@ -221,14 +232,14 @@ class BucketMeter:
     def leave(self) -> None:
         pass
 
-    def idle(self, now: float) -> bool:
-        return self.full_at <= now
+    def idle_in(self, now: float) -> float:
+        return max(0.0, self.full_at - now)
 
 
 class CounterMeter:
     """Spent and held units. `spent` of a rolling counter lives in cells: [end of the cell, amount]."""
 
-    __slots__ = ("away", "cells", "expires", "held", "others", "others_until", "span", "spent")
+    __slots__ = ("away", "cells", "expires", "held", "kept", "others", "others_until", "span", "spent")
 
     def __init__(self, limit: Counter | Slots) -> None:
         self.spent = 0.0
@@ -239,6 +250,7 @@ class CounterMeter:
         self.expires = 0.0
         self.span = limit.span if isinstance(limit, Counter) else 0.0
         self.cells: deque[list[float]] | None = deque() if self.span else None
+        self.kept = 0
 
     def drop(self, now: float) -> None:
         """Forgets what is over: a calendar counter past its deadline, cells wholly past, stale news of others."""
@@ -333,9 +345,32 @@ class CounterMeter:
     def leave(self) -> None:
         self.away = 0.0
 
-    def idle(self, now: float) -> bool:
+    def idle_in(self, now: float) -> float:
         self.drop(now)
-        return not (self.held or self.expires > now or self.cells)
+        if self.cells:
+            return self.cells[-1][0] + self.span - now
+        if self.held:
+            return NEVER
+        return max(0.0, self.expires - now)
+
+
+class SlotsMeter(CounterMeter):
+    """Places that are held and given back: the two sums that every call changes."""
+
+    __slots__ = ()
+
+    def ask(self, limit: Counter | Slots, amount: float, now: float, share: Share) -> float:
+        if share.count == 1 and not self.others and self.held + amount <= limit.limit:
+            self.held += amount
+            self.away += amount
+            return 0.0
+        return super().ask(limit, amount, now, share)
+
+    def settle(
+        self, limit: Counter | Slots, amount: float, actual: float, stamp: float, now: float, share: Share
+    ) -> None:
+        self.held -= amount
+        self.away -= amount
 
 
 def new_meter(limit: Limit) -> Meter:
@@ -344,4 +379,4 @@ def new_meter(limit: Limit) -> Meter:
         return WindowMeter(limit)
     if isinstance(limit, Bucket):
         return BucketMeter(limit)
-    return CounterMeter(limit)
+    return SlotsMeter(limit) if isinstance(limit, Slots) else CounterMeter(limit)

@@ -120,8 +120,7 @@ class RedisState(Listener):
         meter = self.local.meter(limit)
         if isinstance(meter, WindowMeter) and isinstance(limit, Window):
             meter.drop(now)
-            meter.others = max(0.0, first - meter.total)
-            meter.others_until = now + limit.span + limit.cell
+            meter.learn(max(0.0, first - meter.total), now + limit.span + limit.cell)
         elif isinstance(meter, BucketMeter):
             meter.full_at = now + first / 1000
         elif isinstance(meter, CounterMeter):
@@ -170,6 +169,9 @@ class RedisState(Listener):
 
     def usage(self, limit: Limit) -> Usage:
         return self.local.usage(limit)
+
+    def tend(self, table: dict[Any, Any], key: Any) -> None:
+        self.local.tend(table, key)
 
     # Cooldowns and notes
 
@@ -379,13 +381,13 @@ class RedisState(Listener):
             meter = local.meters.get(name)
             if isinstance(meter, WindowMeter) and isinstance(limit, Window):
                 meter.drop(now)
-                for end, amount, _ in meter.cells:
+                for end, amount in meter.cells.items():
                     age = now - (end - limit.cell / 2 - limit.grace)
                     told.append(["book", encode(limit, amount), int(age * 1000)])
             elif isinstance(meter, CounterMeter) and isinstance(limit, Counter):
                 told.append(["seed", encode(limit, meter.spent - self._debt.spent(limit))])
         for bucket in local.meters.values():
-            if isinstance(bucket, BucketMeter) and not bucket.idle(now):
+            if isinstance(bucket, BucketMeter) and bucket.idle_in(now) > 0:
                 told.append(["seed", encode(bucket.limit, bucket.usage(bucket.limit, now).used)])
         for name, (until, why) in local.cooldowns.items():
             if until > now:

@@ -13,7 +13,7 @@ from proxy.policies.classify import Classify
 from proxy.policies.select_key import SelectKey
 from proxy.services import Services
 from proxy.state import MemoryState
-from proxy.testing import exchange_builder
+from proxy.testing import called, exchange_builder
 from proxy.upstream.keys import KeyRings
 
 ROOT = Path(__file__).parents[2]
@@ -56,9 +56,9 @@ async def key_for(parts, text, **options):
     stream = options.pop("stream", False)
     body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": text}]}
     exchange = exchange_builder(body, target=Target("medical"), **options)
-    await classify.on_request(exchange)
+    await called(classify.on_request(exchange))
     attempt = Attempt(1, 1, exchange.target, "medical", 0.0)
-    assert await select_key.on_attempt(exchange, attempt) is None
+    assert await called(select_key.on_attempt(exchange, attempt)) is None
     return exchange.tags["task"], attempt.key.id
 
 

@@ -14,7 +14,7 @@ from proxy.policies.select_key import SelectKey
 from proxy.policy import Veto, Wait
 from proxy.state import MemoryState
 from proxy.stream.sse import Event
-from proxy.testing import exchange_builder, services_builder
+from proxy.testing import called, exchange_builder, services_builder
 from proxy.upstream.keys import KeyRings, account_ids
 
 
@@ -47,7 +47,7 @@ class Bench:
         attempt = Attempt(
             len(exchange.attempts) + 1, 1, exchange.target, exchange.target.upstream, self.clock.monotonic()
         )
-        return attempt, await self.policy.on_attempt(exchange, attempt)
+        return attempt, await called(self.policy.on_attempt(exchange, attempt))
 
     async def end(self, exchange, attempt, outcome="answered", status=200, **fields):
         attempt.sent = True
@@ -55,17 +55,17 @@ class Bench:
         attempt.status = status
         for name, value in fields.items():
             setattr(attempt, name, value)
-        await self.policy.on_attempt_end(exchange, attempt)
+        await called(self.policy.on_attempt_end(exchange, attempt))
 
     async def create(self, path, answer, *, principal="anna"):
         """A creating call that is answered; returns the key that served it."""
         exchange = exchange_builder({"model": "m"}, path=path, principal=Principal(principal))
-        await self.policy.on_request(exchange)
+        await called(self.policy.on_request(exchange))
         attempt, said = await self.begin(exchange)
         assert said is None
         exchange.served_by = attempt
         await self.end(exchange, attempt)
-        await self.policy.on_response(exchange, Answer(200, [], origin="upstream", raw=answer))
+        await called(self.policy.on_response(exchange, Answer(200, [], origin="upstream", raw=answer)))
         return attempt.key.id
 
     def key(self, key_id):
@@ -116,7 +116,7 @@ async def test_an_attempt_that_was_not_sent_leaves_nothing(outcome):
     exchange = exchange_builder()
     attempt, _ = await bench.begin(exchange)
     attempt.outcome = outcome
-    await bench.policy.on_attempt_end(exchange, attempt)
+    await called(bench.policy.on_attempt_end(exchange, attempt))
     assert (bench.key("a")["rpm"], bench.key("a")["tpm"], bench.key("a")["in_flight"]) == (0, 0, 0)
 
 
@@ -208,7 +208,7 @@ async def test_a_call_goes_to_the_key_that_made_what_it_names():
     ):
         for _ in range(2):
             exchange = exchange_builder(body, path=path, method="GET" if body is None else "POST")
-            await bench.policy.on_request(exchange)
+            await called(bench.policy.on_request(exchange))
             attempt, said = await bench.begin(exchange)
             assert said is None and attempt.key.id == owner, path
 
@@ -217,7 +217,7 @@ async def test_such_a_call_is_never_failed_over():
     bench = Bench(*TWO)
     owner = await bench.create("/v1/responses", b'{"id":"resp_1234","object":"response"}')
     exchange = exchange_builder({"model": "m", "previous_response_id": "resp_1234"}, path="/v1/responses")
-    await bench.policy.on_request(exchange)
+    await called(bench.policy.on_request(exchange))
     exchange.excluded_keys.add(owner)
     _, said = await bench.begin(exchange)
     assert isinstance(said, Veto) and said.scope == "call"
@@ -230,7 +230,7 @@ async def test_it_goes_to_the_upstream_where_the_id_lives():
     bench = Bench(*TWO)
     bench.state.put("account-ids", "vs_777", b"europe|eu", 60, 10)
     exchange = exchange_builder(None, path="/v1/vector_stores/vs_777/search", method="POST")
-    await bench.policy.on_request(exchange)
+    await called(bench.policy.on_request(exchange))
     attempt, said = await bench.begin(exchange)
     assert said is None and (attempt.target.upstream, attempt.key.id) == ("europe", "eu")
 
@@ -240,7 +240,7 @@ async def test_an_unknown_id_stays_with_the_principals_key():
     used = set()
     for number in range(5):
         exchange = exchange_builder(None, path=f"/v1/files/file-x{number}", method="GET", principal=Principal("anna"))
-        await bench.policy.on_request(exchange)
+        await called(bench.policy.on_request(exchange))
         used.add((await bench.begin(exchange))[0].key.id)
     assert len(used) == 1
 
@@ -302,7 +302,7 @@ async def test_errors_and_plain_calls_teach_nothing():
     exchange = exchange_builder()
     attempt, _ = await bench.begin(exchange)
     exchange.served_by = attempt
-    await bench.policy.on_response(exchange, Answer(200, [], origin="upstream", raw=b'{"id":"chatcmpl-1"}'))
+    await called(bench.policy.on_response(exchange, Answer(200, [], origin="upstream", raw=b'{"id":"chatcmpl-1"}')))
     assert bench.policy.open_stream(exchange, Answer(200, [], origin="upstream", events=True)) is None
     assert bench.state.maps == {}
 

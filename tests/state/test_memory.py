@@ -214,7 +214,7 @@ async def test_idle_principals_cost_nothing(state, clock):
     await clock.run(1.5)
     for _ in range(200):
         await asyncio.sleep(0)
-    assert (len(state.meters), len(state.cooldowns), len(state._queue)) == (0, 0, 0)
+    assert (len(state.meters), len(state.cooldowns), len(state.sweeper)) == (0, 0, 0)
     await state.close()
 
 

@@ -1,6 +1,9 @@
 """One provider key: what is configured of it, and what is known of its life."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proxy.recent import Recent
@@ -8,6 +11,7 @@ from proxy.state import Claims, Slots, Window
 
 if TYPE_CHECKING:
     from proxy.config.keys import Key as KeyConfig
+    from proxy.upstream.keys.peers import Peers
 
 Tier = Literal["free", "paid"]
 QuotaWindow = Literal["hour", "day", "month"]
@@ -20,14 +24,16 @@ class Life:
     """What changes about a key while the process runs. Kept over reloads, found by the key's id.
 
     latency: moving average of seconds to the first byte, None when nothing recent is known.
+    load: the used share of its tightest window, share: the same with its calls in flight; pace: its latency, 0 when
+    unknown: what strategies compare. recent: calls and tokens of the last minute, if not all limits count them.
     suspect: it was refused (401, 403); it has to prove itself with one call before it is used freely again.
     strikes, refusals: 429s and 401/403s in a row. switched: enabled or disabled by hand, None: as configured.
     """
 
     __slots__ = (
-        "calls", "cooled_models", "corrected_at", "credit", "in_flight", "last_used", "last_used_at", "latency",
-        "latency_at", "load", "load_at", "probing", "refusals", "requests", "strikes", "successes", "suspect",
-        "switched", "tasks", "tokens",
+        "cooled_models", "corrected_at", "in_flight", "last_used", "last_used_at", "latency", "latency_at", "load",
+        "pace", "probing", "recent", "refusals", "requests", "share", "strikes", "successes", "suspect", "switched",
+        "tasks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -38,9 +44,9 @@ class Life:
         self.latency_at = 0.0
         self.last_used = 0
         self.last_used_at: float | None = None
-        self.credit = 0.0
         self.load = 0.0
-        self.load_at = -1.0
+        self.share = 0.0
+        self.pace = 0.0
         self.corrected_at = -1.0
         self.strikes = 0
         self.refusals = 0
@@ -49,17 +55,16 @@ class Life:
         self.switched: bool | None = None
         self.cooled_models: dict[str, float] = {}
         self.tasks: dict[str, int] = {}
-        self.calls = Recent(60)
-        self.tokens = Recent(60)
+        self.recent = Recent(60)
 
 
 class Key:
     """A key as configured, with the limits it brings. Its secret is read each time, since a mounted one may change."""
 
     __slots__ = (
-        "cost_per_token", "enabled", "fixed", "header", "id", "life", "max_concurrent", "max_rpm", "max_tpm", "name",
-        "off", "prefix", "prices", "priority", "quota_window", "rpm", "secret", "seed", "slots", "task_types", "tier",
-        "tpm", "upstream", "weight",
+        "by_window", "cost_per_token", "enabled", "fixed", "header", "id", "life", "limited", "max_concurrent",
+        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_tpm", "prefix", "prices", "priority",
+        "quota_window", "rpm", "seats", "secret", "seed", "slots", "task_types", "tier", "tpm", "upstream", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -105,11 +110,18 @@ class Key:
         self.rpm = Window(f"key:{id}:rpm", max_rpm) if max_rpm else None
         self.tpm = Window(f"key:{id}:tpm", max_tpm) if max_tpm else None
         self.slots = Slots(f"key:{id}:slots", max_concurrent) if max_concurrent else None
+        self.part_of_rpm = 1 / max_rpm if max_rpm else 0.0
+        self.part_of_tpm = 1 / max_tpm if max_tpm else 0.0
+        self.by_window = bool(max_rpm or max_tpm) and not max_concurrent
+        """Its load is what its windows say; how many calls are in flight tells nothing that matters more."""
+        self.limited = bool(max_rpm or max_tpm or max_concurrent)
+        self.seats: tuple[tuple[Peers, int], ...] = ()
+        """Where it stands among the peers that have to know when something about it changes."""
         self.fixed: Claims = tuple((limit, 1) for limit in (self.rpm, self.slots) if limit is not None)
         self.life = Life()
 
     @classmethod
-    def from_config(cls, config: "KeyConfig") -> "Key":
+    def from_config(cls, config: KeyConfig) -> Key:
         """The key of a configuration entry."""
         auth = config.auth
         return cls(
@@ -154,6 +166,4 @@ class Key:
 
 def hash_of(text: str) -> int:
     """64 bits of a text, the same in every process (Python's own hash is not)."""
-    from hashlib import blake2b  # noqa: PLC0415 - only keys at load and calls with a sticky id come here
-
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -28,14 +28,11 @@ NOTHING = Room(None, None, None)
 def urgency(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """0: the answer says nothing of the kind, 1: it does, 2: a remainder is below a thousand. Cheap, before `parse`."""
     # By length first: of an answer's dozen headers nearly all end here.
-    long = [pair for pair in headers if len(pair[0]) >= 17]
-    said = 0
-    for name, value in long:
-        if b"remaining" in name.lower():
-            if len(value) <= 3:
-                return 2
-            said = 1
-    return said
+    told = [value for name, value in headers if len(name) >= 21 and b"-remaining" in name.lower()]
+    for value in told:
+        if len(value) <= 3:
+            return 2
+    return 1 if told else 0
 
 
 def parse(headers: Iterable[tuple[bytes, bytes]], now: float | None = None) -> tuple[Room, Room] | None:

@@ -29,8 +29,8 @@ def describe(key: Key, health: Health, clock: Clock) -> dict[str, Any]:
         left = state.peek(key.claims(1))
     elif models:
         word, why = "ready", f"cooling for {', '.join(sorted(models))}"
-    rpm = state.usage(key.rpm).used if key.rpm is not None else life.calls.at(now).all
-    tpm = state.usage(key.tpm).used if key.tpm is not None else life.tokens.at(now).all
+    rpm = state.usage(key.rpm).used if key.rpm is not None else life.recent.at(now).all
+    tpm = state.usage(key.tpm).used if key.tpm is not None else life.recent.at(now).some
     return {
         "id": key.id,
         "upstream": key.upstream,

@@ -1,6 +1,6 @@
 """A pool of keys at run time: which one serves a call, what it may still take, and how it fares.
 
-    choose   tiers of the static strategies, the order of the others within a tier, the first key whose limits fit
+    choose   tiers of the static strategies, the best key of a tier by the others, whose limits fit
     end      settle what was reserved, learn from the answer: cooldowns, refusals, the provider's own figures, latency
 
 What takes a key out and brings it back stands in `health`. Latency and error rates order keys, they never take one out.
@@ -9,22 +9,26 @@ What takes a key out and brings it back stands in `health`. Latency and error ra
 import asyncio
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from proxy.clock import Clock, SystemClock
-from proxy.state import NEVER, Claims, Grant, MemoryState, Refusal, State
+from proxy.state import NEVER, Claims, Grant, MemoryState, State
+from proxy.state.joint import Joint
 from proxy.upstream.keys.health import Health, enabled
-from proxy.upstream.keys.key import MOST_TASKS, Key, Life, hash_of
+from proxy.upstream.keys.key import MOST_TASKS, Key, Life
+from proxy.upstream.keys.peers import Peers
 from proxy.upstream.keys.report import describe
-from proxy.upstream.keys.strategies import FORGET_LATENCY, Order, Price, split, stickiness, tiers
+from proxy.upstream.keys.strategies import STATIC, Price, split, standing, tiers
 
 if TYPE_CHECKING:
     from proxy.exchange import AttemptOutcome, FailureClass
 
 MOST_ALTERNATIVES: Final = 8
 """Keys that one round trip to Redis may choose from."""
-LOAD_EVERY: Final = 0.25
-"""Seconds for which a key's load is counted on instead of asked for."""
+LOOK_EVERY: Final = 0.25
+"""Seconds for which loads and latencies are counted on, before the shared figures are asked again."""
+FORGET_LATENCY: Final = 60.0
+"""Seconds after which a key's latency counts as unknown, so that one slow minute is not held against it for ever."""
 SMOOTHING: Final = 0.2
 """Weight of the newest value in the moving average of latency."""
 MOST_TIERS: Final = 1000
@@ -50,24 +54,39 @@ class NoKey:
 
 
 class KeyLease:
-    """A key taken for one attempt. Ends exactly once, by `KeyRing.end`; a second time does nothing."""
+    """A key taken for one attempt. Ends exactly once, by `KeyRing.end`; a second time does nothing.
 
-    __slots__ = ("grant", "key", "model", "open", "task", "tokens")
+    joint or grant: where its limits were reserved; neither for a key without limits. stamp: when, monotonic seconds.
+    """
 
-    def __init__(self, key: Key, grant: Grant | None, tokens: int, task: str | None, model: str | None) -> None:
+    __slots__ = ("grant", "joint", "key", "model", "open", "ring", "stamp", "task", "tokens")
+
+    def __init__(
+        self, ring: "KeyRing", key: Key, joint: Joint | None, grant: Grant | None, tokens: int, task: str | None,
+        model: str | None, stamp: float,
+    ) -> None:  # fmt: skip
+        self.ring = ring
         self.key = key
+        self.joint = joint
         self.grant = grant
         self.tokens = tokens
         self.task = task
         self.model = model
+        self.stamp = stamp
         self.open = True
 
     def __repr__(self) -> str:
         return f"<KeyLease {self.key.id} {self.tokens} tokens{'' if self.open else ' ended'}>"
 
 
+Tiers: TypeAlias = tuple[Peers, ...]
+
+
 class KeyRing:
-    """See the module. lives: what is known of the keys by id; hand over those of the ring before, on a reload."""
+    """See the module. lives: what is known of the keys by id; hand over those of the ring before, on a reload.
+
+    direct: the state is this process' own, so that `try_choose` decides without waiting for anybody.
+    """
 
     def __init__(
         self,
@@ -90,15 +109,24 @@ class KeyRing:
         if lives is not None:
             for key in self.keys:
                 key.life = lives.setdefault(key.id, key.life)
-        self._static, dynamic = split(strategies)
+        self._static, self._dynamic = split(strategies)
         self._price: Price = price or (lambda _model: None)
-        self._by_model = "cheapest" in self._static
-        self._order = Order(dynamic, self._load, self._price, self._now)
-        self._spends = "weighted" in dynamic or "least_loaded" in dynamic
-        self._tiers: dict[tuple[str | None, str | None], tuple[tuple[Key, ...], ...]] = {}
+        self._by_task = "task" in strategies and any(key.task_types for key in self.keys)
+        self._by_model = "cheapest" in strategies and price is not None
+        self._loads = "least_loaded" in self._dynamic
+        self._paces = "fastest" in self._dynamic
+        self._looks = self._loads or self._paces
+        self._looked_at = -NEVER
+        self._tiers: dict[tuple[str | None, str | None], Tiers] = {}
+        self._peers: dict[tuple[Any, ...], Peers] = {}
+        self._any: Tiers | None = None if self._by_task or self._by_model else self._make_tiers(None, None)
+        self._pinned: Tiers = (Peers(self.keys, ("sticky",)),)
         self.health = Health(state, self.clock)
-        self._direct = state.try_reserve if isinstance(state, MemoryState) else None
-        self._turn = 0
+        self.direct = state if isinstance(state, MemoryState) else None
+        self._cooldowns: Mapping[str, object] = self.direct.cooldowns if self.direct is not None else {}
+        self._joints: dict[str, Joint] = {}
+        # Turns go on where the ring before a reload stood: a key used first by the new one must not stay the oldest.
+        self._turn = max([key.life.last_used for key in self.keys], default=0)
         self._guarded = any(not key.enabled or key.life.suspect or key.life.switched is False for key in self.keys)
         self._switches_read = -NEVER
         self.limits_tokens = any(key.tpm is not None for key in self.keys)
@@ -127,111 +155,211 @@ class KeyRing:
         are not to be used. only: the id of the one key that may be. pinned: whatever the strategies say, `sticky`
         alone decides. A cancelled call leaves nothing reserved.
         """
+        if self.direct is not None:
+            return self.try_choose(task, model, tokens, sticky, excluded, only, pinned=pinned)
         state = self.state
-        health = self.health
-        direct = self._direct
-        all_tiers = self._tiers.get((task, model if self._by_model else None))
-        if all_tiers is None:
-            all_tiers = self._make_tiers(task, model)
-        if pinned and sticky is not None:
-            stuck = hash_of(sticky)
-            all_tiers = tuple((key,) for key in sorted(self.keys, key=lambda key: stickiness(stuck, key)))
-        if state.shared and self._now() - self._switches_read > LOAD_EVERY:
+        now = self._now()
+        if state.shared and now - self._switches_read > LOOK_EVERY:
             self._read_switches()
+        if self._looks and now - self._looked_at > LOOK_EVERY:
+            self._look(now)
         guarded = self._guarded or not state.calm
-        plain = not guarded and not excluded and only is None
         alternatives: list[Claims] = []
-        offered: list[tuple[Key, Sequence[Key]]] = []
+        offered: list[tuple[Key, Peers]] = []
         nearest = NEVER
         why = "no key is for this call"
-        for tier in all_tiers:
-            usable: Sequence[Key] = tier
-            if not plain:
-                usable = []
-                for key in tier:
-                    if key.id in excluded or (only is not None and key.id != only):
-                        continue
-                    wait = health.out(key, model) if guarded else 0.0
-                    if wait <= 0:
-                        usable.append(key)
-                    elif wait < nearest:
-                        nearest = wait
-                        why = "every key is out"
-            if not usable:
-                continue
-            ordered = usable if len(usable) == 1 else self._order.sort(usable, task, model, sticky)
-            for key in ordered:
-                claims = key.claims(tokens)
-                if not claims:
-                    return self._take(key, None, tokens, task, model, usable)
-                if state.shared:
-                    alternatives.append(claims)
-                    offered.append((key, usable))
+        for peers in self._pinned if pinned and sticky is not None else self._tiers_for(task, model):
+            for key in peers.ordered(sticky, now):
+                if key.id in excluded or (only is not None and key.id != only):
                     continue
-                # In one process the answer is there at once: no coroutine is needed to wait for it.
-                grant = direct((claims,)) if direct is not None else await state.reserve((claims,))
-                if isinstance(grant, Grant):
-                    return self._take(key, grant, tokens, task, model, usable)
-                nearest = min(nearest, grant.wait)
-                why = _full(grant, tokens)
+                wait = self.health.out(key, model) if guarded else 0.0
+                if wait > 0:
+                    nearest, why = min(nearest, wait), "every key is out"
+                elif key.limited:
+                    alternatives.append(key.claims(tokens))
+                    offered.append((key, peers))
+                elif not alternatives:
+                    return self._lease(peers, key, None, None, tokens, task, model, now)
         if alternatives:
             if len(alternatives) > MOST_ALTERNATIVES:
                 alternatives, offered = self._likely(alternatives, offered)
             answer = await state.reserve(alternatives)
             if isinstance(answer, Grant):
-                key, usable = offered[answer.index]
-                if state.calm or health.out(key, model) <= 0:
-                    return self._take(key, answer, tokens, task, model, usable)
+                key, peers = offered[answer.index]
+                if state.calm or self.health.out(key, model) <= 0:
+                    return self._lease(peers, key, None, answer, tokens, task, model, answer.stamp)
                 state.free(answer)  # somebody else met its limit while we asked
                 return NoKey(0.05, "every key is out")
-            nearest = min(nearest, answer.wait)
-            why = _full(answer, tokens)
+            nearest, why = min(nearest, answer.wait), _full(answer.wait, tokens)
         return NoKey(nearest, why)
 
+    def try_choose(
+        self,
+        task: str | None,
+        model: str | None,
+        tokens: int,
+        sticky: str | None = None,
+        excluded: Container[str] = (),
+        only: str | None = None,
+        *,
+        pinned: bool = False,
+    ) -> KeyLease | NoKey:
+        """`choose` without a coroutine, where the ring is `direct`."""
+        now = self._now()
+        if self._looks and now - self._looked_at > LOOK_EVERY:
+            self._look(now)
+        found = self._any or self._tiers_for(task, model)
+        if excluded or only is not None or pinned:
+            return self._search(found, now, task, model, tokens, sticky, excluded, only, pinned)
+        peers = found[0]
+        key = peers.only or peers.best(sticky, now)
+        if (self._guarded or self._cooldowns) and self._is_out(peers, key, model, now):
+            return self._search(found, now, task, model, tokens, sticky)
+        joint: Joint | None = None
+        if key.limited:
+            joint = self._joints.get(key.id) or self._keep(key)
+            if not joint.take(tokens, now):
+                return self._search(found, now, task, model, tokens, sticky)
+        return self._lease(peers, key, joint, None, tokens, task, model, now)
+
+    def _search(
+        self,
+        found: Tiers,
+        now: float,
+        task: str | None,
+        model: str | None,
+        tokens: int,
+        sticky: str | None,
+        excluded: Container[str] = (),
+        only: str | None = None,
+        pinned: bool = False,
+    ) -> KeyLease | NoKey:
+        """The first key of all, best first, that may be used and whose limits fit."""
+        guarded = self._guarded or self._cooldowns
+        full: list[Key] = []
+        nearest = NEVER
+        why = "no key is for this call"
+        for peers in self._pinned if pinned and sticky is not None else found:
+            for key in peers.ordered(sticky, now):
+                if key.id in excluded or (only is not None and key.id != only):
+                    continue
+                wait = self.health.out(key, model) if guarded else 0.0
+                if wait > 0:
+                    nearest, why = min(nearest, wait), "every key is out"
+                    continue
+                joint: Joint | None = None
+                if key.limited:
+                    joint = self._joints.get(key.id) or self._keep(key)
+                    if not joint.take(tokens, now):
+                        full.append(key)
+                        continue
+                return self._lease(peers, key, joint, None, tokens, task, model, now)
+        for key in full:
+            wait = self.state.peek(key.claims(tokens))
+            nearest, why = min(nearest, wait), _full(wait, tokens)
+        return NoKey(nearest, why)
+
+    def _is_out(self, peers: Peers, key: Key, model: str | None, now: float) -> bool:
+        """Whether the best key cannot be used; if no model can use it, its peers go first until it is back."""
+        left = self.health.out(key, None)
+        if left > 0:
+            peers.rest(key, now + left)
+            return True
+        return model is not None and self.health.out(key, model) > 0
+
+    def _keep(self, key: Key) -> Joint:
+        """A key's limits in the hand of this ring, until it has not been used for a minute."""
+        assert self.direct is not None
+        joint = self._joints[key.id] = Joint(
+            self.direct,
+            rates=() if key.rpm is None else (key.rpm,),
+            slots=() if key.slots is None else (key.slots,),
+            weighed=() if key.tpm is None else (key.tpm,),
+        )
+        self.direct.tend(self._joints, key.id)
+        return joint
+
     def _likely(
-        self, alternatives: list[Claims], offered: list[tuple[Key, Sequence[Key]]]
-    ) -> tuple[list[Claims], list[tuple[Key, Sequence[Key]]]]:
+        self, alternatives: list[Claims], offered: list[tuple[Key, Peers]]
+    ) -> tuple[list[Claims], list[tuple[Key, Peers]]]:
         """Those that fit by the local picture come first, the order of the strategies within."""
         ranked = sorted(range(len(alternatives)), key=lambda place: self.state.peek(alternatives[place]) > 0)
         kept = ranked[:MOST_ALTERNATIVES]
         return [alternatives[place] for place in kept], [offered[place] for place in kept]
 
-    def _take(
-        self, key: Key, grant: Grant | None, tokens: int, task: str | None, model: str | None, among: Sequence[Key]
-    ) -> KeyLease:
+    def _lease(
+        self, peers: Peers, key: Key, joint: Joint | None, grant: Grant | None, tokens: int, task: str | None,
+        model: str | None, now: float,
+    ) -> KeyLease:  # fmt: skip
         life = key.life
         self._turn = life.last_used = self._turn + 1
         life.in_flight += 1
         if life.suspect:
             life.probing = True
-        if self._spends and len(among) > 1:
-            self._order.taken(key, among)
-            # What this call takes counts at once; the shared figures are read again after LOAD_EVERY.
-            life.load += max(1 / key.max_rpm if key.max_rpm else 0.0, tokens / key.max_tpm if key.max_tpm else 0.0)
+        if key.seats:
+            if self._loads:
+                # What this call takes counts at once; the shared figures are read again after LOOK_EVERY.
+                of_rpm, of_tpm = key.part_of_rpm, tokens * key.part_of_tpm
+                life.load += of_rpm if of_rpm > of_tpm else of_tpm
+                life.share = life.load
+                if key.max_concurrent:
+                    self._weigh(key, life)
+            for seat, place in key.seats:
+                if seat.weighs and seat is peers:
+                    seat.pay(place)
+                seat.changed(place, life)
         if self._waiting:
             self._wake()
-        return KeyLease(key, grant, tokens, task, model)
+        return KeyLease(self, key, joint, grant, tokens, task, model, now)
 
-    def _make_tiers(self, task: str | None, model: str | None) -> tuple[tuple[Key, ...], ...]:
+    # --- tiers and what they compare -----------------------------------------------------------
+
+    def _tiers_for(self, task: str | None, model: str | None) -> Tiers:
+        if self._any is not None:
+            return self._any
+        words = (task if self._by_task else None, model if self._by_model else None)
+        return self._tiers.get(words) or self._make_tiers(*words)
+
+    def _make_tiers(self, task: str | None, model: str | None) -> Tiers:
         if len(self._tiers) >= MOST_TIERS:
             self._tiers.clear()  # tasks and models are words of the clients
-        made = tiers(self.keys, self._static, task, model, self._price)
-        self._tiers[task, model if self._by_model else None] = made
+        made = tuple(self._meet(keys, task, model) for keys in tiers(self.keys, self._static, task, model, self._price))
+        self._tiers[task, model] = made
         return made
 
-    def _load(self, key: Key, now: float) -> float:
-        """The used share of the tightest limit; asked for now and then, counted on in between."""
-        life = key.life
-        if now - life.load_at > LOAD_EVERY:
-            life.load_at = now
-            used = 0.0
-            for window in (key.rpm, key.tpm):
-                if window is not None:
-                    used = max(used, self.state.usage(window).used / window.limit)
-            life.load = used
+    def _meet(self, keys: tuple[Key, ...], task: str | None, model: str | None) -> Peers:
+        """Keys that stand equal for this call; the same object for all calls for which they stand so."""
+        places = {word: standing(keys, word, task, model, self._price) for word in self._dynamic if word in STATIC}
+        known = (tuple(key.id for key in keys), *places.values())
+        if known not in self._peers:
+            self._peers[known] = Peers(keys, self._dynamic, places)
+        return self._peers[known]
+
+    def _look(self, now: float) -> None:
+        """Reads the figures that others change too, or that age: loads and latencies."""
+        self._looked_at = now
+        for key in self.keys:
+            life = key.life
+            if self._loads:
+                life.load = max(
+                    [self.state.spent(window) / window.limit for window in (key.rpm, key.tpm) if window is not None],
+                    default=0.0,
+                )
+                self._weigh(key, life)
+            if now - life.latency_at >= FORGET_LATENCY:
+                life.pace = 0.0
+        self._wake_peers()
+
+    def _weigh(self, key: Key, life: Life) -> None:
+        share = life.load
         if key.max_concurrent:
-            return max(life.load, life.in_flight / key.max_concurrent)
-        return life.load
+            share = max(share, life.in_flight / key.max_concurrent)
+        life.share = share
+
+    def _wake_peers(self) -> None:
+        """All keys are looked at anew."""
+        for peers in {peers for key in self.keys for peers, _ in key.seats}:
+            peers.wake()
 
     def back_in(self, ids: Container[str], model: str | None) -> float:
         """Seconds until the first of these keys, which a call has used up, may serve another call; NEVER if unknown."""
@@ -273,7 +401,6 @@ class KeyRing:
     def end(
         self,
         lease: KeyLease,
-        *,
         sent: int,
         outcome: "AttemptOutcome | None" = None,
         failure: "FailureClass | None" = None,
@@ -293,27 +420,28 @@ class KeyRing:
         key = lease.key
         life = key.life
         life.in_flight -= 1
-        grant = lease.grant
         used = (lease.tokens if tokens is None else tokens) if sent else 0
-        if grant is not None:
-            self.state.settle(grant, key.usage(sent, used))
+        now = self._now()
+        if lease.joint is not None:
+            lease.joint.settle(sent, lease.tokens, used, lease.stamp, now)
+            lease.joint = None  # whoever still knows the lease keeps no limits in hand
+        elif lease.grant is not None:
+            self.state.settle(lease.grant, key.usage(sent, used))
         if life.probing:
             life.probing = False
+            self._wake_peers()
         if sent:
-            now = self._now()
             life.requests += 1
             life.last_used_at = now
             if outcome == "answered" or outcome == "stopped":  # noqa: PLR1714 - on the way of every call
                 life.successes += 1
-            if key.rpm is None:
-                life.calls.add(now, 1, 0)
-            if key.tpm is None:
-                life.tokens.add(now, used, 0)
+            if key.rpm is None or key.tpm is None:
+                life.recent.add(now, 1, used)
             if first_byte is not None:
                 old = life.latency
                 if old is not None and now - life.latency_at < FORGET_LATENCY:
                     first_byte = old + SMOOTHING * (first_byte - old)
-                life.latency = first_byte
+                life.latency = life.pace = first_byte
                 life.latency_at = now
             task = lease.task
             if task is not None:
@@ -331,6 +459,11 @@ class KeyRing:
             self._guard()
         if headers is not None and status is not None:
             self.health.correct(key, headers)
+        if key.seats and (self._paces or (self._loads and not key.by_window)):
+            if key.max_concurrent:
+                self._weigh(key, life)
+            for peers, place in key.seats:
+                peers.changed(place, life)
         if self._waiting:
             self._wake()
 
@@ -358,13 +491,14 @@ class KeyRing:
 
     def _guard(self) -> None:
         self._guarded = any(key.life.suspect or not enabled(key) for key in self.keys)
+        self._wake_peers()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """One object a key, for `GET /api/v1/keys`; durations in seconds, never a secret."""
         return [{"pool": self.pool, **describe(key, self.health, self.clock)} for key in self.keys]
 
 
-def _full(refusal: Refusal, tokens: int) -> str:
-    if refusal.wait == NEVER:
+def _full(wait: float, tokens: int) -> str:
+    if wait == NEVER:
         return f"the call needs {tokens} tokens, more than any key may take in a minute (max_tpm)"
     return "every key is at its limit"

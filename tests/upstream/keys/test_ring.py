@@ -111,7 +111,7 @@ async def test_fastest_follows_the_moving_average_and_tries_unknown_keys():
 
 async def test_sticky_keeps_a_conversation_on_its_key_until_that_is_limited():
     pool = Pool(*[key(name, max_rpm=3) for name in "abcdef"], strategies=["sticky"])
-    homes = {name: await pool.use(sticky=name) for name in ("x", "y", "z")}
+    homes = {name: await pool.use(sticky=name) for name in ("x", "v", "w")}
     assert [await pool.use(sticky="x") for _ in range(2)] == [homes["x"]] * 2
     moved = await pool.use(sticky="x")
     assert moved != homes["x"]

@@ -1,0 +1,89 @@
+"""Limits that are always taken together, in one process: the short way for those who keep them (a key, a caller).
+
+`MemoryState.try_reserve` takes any limits in any order: it finds their meters by name and writes a receipt. A key or a
+caller takes the same ones again and again, so this keeps the meters at hand and writes none; whoever takes remembers
+the moment and the tokens, and gives exactly these to `settle`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from proxy.state.limits import Bucket, Limit, Slots, Window
+from proxy.state.memory import MemoryState
+from proxy.state.meters import Meter
+
+_Pairs: TypeAlias = tuple[tuple[Any, Meter], ...]
+
+
+class Joint:
+    """One unit of each of `rates`, one place of each of `slots`, tokens of each of `weighed`: all or nothing.
+
+    Its meters stay while it lives.
+    """
+
+    __slots__ = ("_rates", "_slots", "_state", "_weighed")
+
+    def __init__(
+        self,
+        state: MemoryState,
+        rates: Sequence[Window | Bucket] = (),
+        slots: Sequence[Slots] = (),
+        weighed: Sequence[Window | Bucket] = (),
+    ) -> None:
+        self._state = state
+        self._rates = self._keep(rates)
+        self._slots = self._keep(slots)
+        self._weighed = self._keep(weighed)
+
+    def _keep(self, limits: Sequence[Limit]) -> _Pairs:
+        return tuple([(limit, self._state.keep(limit)) for limit in limits])
+
+    def __del__(self) -> None:
+        for limit, meter in (*self._rates, *self._slots, *self._weighed):
+            self._state.let_go(limit, meter)
+
+    def __repr__(self) -> str:
+        return f"<Joint {', '.join(limit.name for limit, _ in (*self._rates, *self._slots, *self._weighed))}>"
+
+    def take(self, tokens: int, now: float) -> bool:
+        """Takes all of it if it fits. now: monotonic seconds, to be kept for `settle`."""
+        share = self._state.share
+        for limit, meter in self._rates:
+            if meter.ask(limit, 1, now, share) > 0.0:
+                return self._undo(meter, tokens, now)
+        for limit, meter in self._slots:
+            if meter.ask(limit, 1, now, share) > 0.0:
+                return self._undo(meter, tokens, now)
+        for limit, meter in self._weighed:
+            if meter.ask(limit, tokens, now, share) > 0.0:
+                return self._undo(meter, tokens, now)
+        return True
+
+    def _undo(self, refused: Meter, tokens: int, now: float) -> bool:
+        """Gives back what was taken before the one that did not fit."""
+        share = self._state.share
+        for limit, meter in (*self._rates, *self._slots):
+            if meter is refused:
+                return False
+            meter.settle(limit, 1, 0, now, now, share)
+        for limit, meter in self._weighed:
+            if meter is refused:
+                return False
+            meter.settle(limit, tokens, 0, now, now, share)
+        return False
+
+    def settle(self, count: int, tokens: int, used: int, stamp: float, now: float) -> None:
+        """What was really used: `count` units instead of one, `used` tokens instead of `tokens`. Frees the places."""
+        share = self._state.share
+        if count != 1:
+            for limit, meter in self._rates:
+                meter.settle(limit, 1, count, stamp, now, share)
+        for limit, meter in self._slots:
+            meter.settle(limit, 1, 0, stamp, now, share)
+        if used != tokens:
+            for limit, meter in self._weighed:
+                meter.settle(limit, tokens, used, stamp, now, share)
+
+    def idle_in(self, now: float) -> float:
+        """Seconds until none of it is in use, 0 when that is so now."""
+        return max([meter.idle_in(now) for _, meter in (*self._rates, *self._slots, *self._weighed)], default=0.0)
