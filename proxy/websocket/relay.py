@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from proxy.upstream.transport import Switched
 
-__all__ = ["CLOSE_WAIT", "Client", "End", "Relay"]
+__all__ = ["CLOSE_WAIT", "HALF_WAIT", "Client", "End", "Relay"]
 
 CLOSE_WAIT: Final = 10.0
 """Seconds that a side has to answer a Close frame with its own."""
+HALF_WAIT: Final = 1.0
+"""The same for an upstream whose client has said goodbye and closed its side: mostly it is gone altogether."""
 _TICK: Final = 0.001
 _GOING_AWAY: Final = 1001
 _PROTOCOL: Final = 1002
@@ -105,7 +107,7 @@ class Client:
 
     def half_closed(self) -> bool:
         """The client sends no more. True: it may still hear us."""
-        return self._relay is not None and not self._wire.secure and self._relay.up.closed is not None
+        return self._relay is not None and self._relay.client_half_closed() and not self._wire.secure
 
     def going_away(self) -> None:
         """The process stops, now."""
@@ -199,6 +201,15 @@ class Relay:
         self._upstream.write(data if count == len(data) else data[:count])
         if frames.closed is not None:
             self._said_goodbye("client", frames.closed)
+
+    def client_half_closed(self) -> bool:
+        """The client sends no more. After its goodbye it may wait for the upstream's, or be gone altogether."""
+        if self.up.closed is None:
+            return False
+        if self.end is None:
+            self._until = min(self._until, self._loop.time() + HALF_WAIT)
+            self._arm()
+        return True
 
     def client_lost(self) -> None:
         """The client's connection is closed."""
