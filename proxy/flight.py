@@ -2,23 +2,35 @@
 
 The policy that splits the chain (``cache``) is called in the place of what stands below it:
 
-    async def on_flight(self, exchange, below):
+    def on_flight(self, exchange, below):
         flight = self.flying.get(key)                 # somebody else's, identical
         if flight is None or not flight.joinable:
             flight = self.flying[key] = below.start()
-        return await flight.join(exchange)
+        return flight.join(exchange)
 
-A flight runs in a task of its own with its own exchange: identity, target and the masked body go
-into it, originals never. Every caller, the first too, is a subscriber and may leave without harm
-to the others; when the last one has left, the flight is cancelled. Its cost belongs to the caller
-that started it: what a policy above the split left in ``exchange.local`` that has a method ``landed`` (a ``Rider``:
-the accounting's ticket) goes along and is told when the flight is over.
+A flight runs in a task of its own with its own exchange: identity, target and the masked body go into it, originals
+never. Every caller, the first too, is a subscriber and may leave without harm to the others; when the last one has
+left, the flight is cancelled. Its cost belongs to the caller that started it: what a policy above the split left in
+``exchange.local`` that has a method ``landed`` (a ``Rider``: the accounting's ticket) goes along and is told when the
+flight is over.
+
+Nearly every flight carries one whole answer to one caller, so a flight begins as little more than that: an exchange,
+a task, and a future for each caller who waits. Whatever sharing takes is made when it is needed:
+
+* A **whole** answer is handed to those who wait when it has come: itself to a caller who is alone, a copy to each of
+  several. From then on the flight cannot be joined (what can be kept has just been stored), so that nobody ever sees an
+  answer that its owner edits, for instance by putting masked values back.
+* A **stream** gets its fan-out when its head has come, and each caller a subscription to it in the same moment.
+
+Why a task, and not the starter's own: cancelling a task cancels what it waits for, and ``asyncio.timeout`` is bound to
+the task it was entered in, so work that is to outlive its first caller needs a task identity of its own from the start.
+Driving the coroutine by hand under such an identity was tried and costs what a task costs (1.6 us of 1.7).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.chain import refuse
@@ -31,7 +43,6 @@ from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
     from proxy.chain import Chain
-    from proxy.exchange import Outcome
     from proxy.snapshot import Snapshot
     from proxy.stream.fanout import Subscription
 
@@ -70,58 +81,71 @@ class Below:
         """Of the policies below that change bodies: part of a cache's key."""
         return self.chain.digest
 
-    def start(self, *, deadline: float | None = None, shared: bool = True, body: Document | None = None) -> Flight:
+    def start(
+        self,
+        *,
+        deadline: float | None = None,
+        shared: bool = True,
+        body: Document | None = None,
+        landed: Callable[[Flight], None] | None = None,
+    ) -> Flight:
         """Start the work.
 
         deadline: seconds; with one it needs no subscriber: a revalidation. shared: others may join later, so what has
-        come of a stream is kept for them. body: what to send in place of the caller's body.
+        come of a stream is kept for them. body: what to send in place of the caller's body. landed: called once with
+        the flight when there is nothing more to come of it, before anybody is given its whole answer.
         """
-        return Flight(self.snapshot, self.exchange, self.chain, deadline=deadline, shared=shared, body=body)
+        return Flight(self.snapshot, self.exchange, self.chain, deadline, body, landed, shared=shared)
 
 
 class Flight:
     """One run of the chain below a split.
 
-    ``joinable``: a new caller can still get the whole answer. ``exchange``: the flight's own, with attempts, usage
-    and cost. ``landed``: called once with the flight when it ended, whatever came of it.
+    ``exchange``: the flight's own, with attempts, usage and cost. ``answer``: what came. ``fan``: of a stream that has
+    come. ``subscribers``: how many joined.
     """
+
+    __slots__ = (
+        "_arrived", "_detached", "_followers", "_landed", "_loop", "_over", "_shared", "_task", "_waiting",
+        "answer", "chain", "exchange", "fan", "flow", "riders", "snapshot", "starter", "subscribers",
+    )  # fmt: skip
 
     def __init__(
         self,
         snapshot: Snapshot,
         starter: Exchange,
         chain: Chain,
+        deadline: float | None,
+        body: Document | None,
+        landed: Callable[[Flight], None] | None,
         *,
-        deadline: float | None = None,
-        shared: bool = True,
-        body: Document | None = None,
+        shared: bool,
     ) -> None:
         self.snapshot = snapshot
         self.starter = starter
-        self.exchange = _fork(starter, body, alone=chain.edits_request)
         self.chain = chain
+        self.exchange, self.riders = _fork(starter, body, alone=chain.edits_request)
         self.flow = Flow(snapshot, self.exchange)
-        self.fan = FanOut(self._empty, keep=shared)
-        self.landed: list[Callable[[Flight], None]] = []
+        self.fan: FanOut | None = None
         self.answer: Answer | None = None
         self.subscribers = 0
         self._followers: list[Exchange] = []
+        self._waiting: dict[asyncio.Future[Answer | None], None] = {}
+        self._landed = landed
+        self._shared = shared
         self._detached = deadline is not None
         self._arrived = False
-        self._waiting: list[asyncio.Future[None]] = []
         self._over = False
-        self._task = asyncio.get_running_loop().create_task(self._run(deadline))
+        self._loop = loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(deadline))
         snapshot.flights.add(self)
 
     @property
     def joinable(self) -> bool:
-        """Whether a new caller can get everything from the start."""
-        if self._task.cancelling() or (self._over and self.answer is None):
+        """Whether a new caller can still get everything from the start."""
+        if self._over or self._task.cancelling():
             return False
-        answer = self.answer
-        if answer is None or answer.source is None:
-            return answer is None or answer.status < 400
-        return self.fan.joinable
+        return not self._arrived or (self.fan is not None and self.fan.joinable)
 
     @property
     def over(self) -> bool:
@@ -130,29 +154,40 @@ class Flight:
 
     async def join(self, exchange: Exchange) -> Answer:
         """This caller's own Answer. Raises ProxyError when the flight failed without an answer."""
-        subscription = self.fan.subscribe()
         self.subscribers += 1
+        answer: Answer | None
         if not self._arrived:
             # Each caller waits for a future of its own: cancelling one must not cancel the others.
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
+            waiter: asyncio.Future[Answer | None] = self._loop.create_future()
+            self._waiting[waiter] = None
             try:
-                await waiter
+                answer = await waiter
             except BaseException:
-                subscription.abort()
+                self._leave(waiter)
                 raise
+        elif self.fan is not None and self.answer is not None and self.fan.joinable:
+            answer = _streaming(self.answer, self.fan.subscribe())
+        else:
+            answer = None
         self._lend(exchange)
-        answer = self.answer
         if answer is None:
-            subscription.abort()
             error = self.exchange.error or ProxyError("internal_error", "The shared call was given up.")
             raise _again(error)
-        if answer.source is None:
-            subscription.abort()
-            copy = _copy(answer)
-            exchange.error = copy.error
-            return copy
-        return _streaming(answer, subscription)
+        if answer.error is not None:
+            exchange.error = answer.error
+        return answer
+
+    def _leave(self, waiter: asyncio.Future[Answer | None]) -> None:
+        """One who waited has gone."""
+        if waiter in self._waiting:
+            del self._waiting[waiter]
+            if not self._waiting:
+                self._empty()
+        elif not waiter.cancelled():
+            # In the very moment in which the answer came.
+            answer = waiter.result()
+            if answer is not None and answer.source is not None:
+                answer.source.abort()
 
     def _lend(self, exchange: Exchange) -> None:
         """What the flight found out belongs to every caller; what it cost to its starter only."""
@@ -176,10 +211,7 @@ class Flight:
             else:
                 async with asyncio.timeout(deadline):
                     await self._fly()
-        except asyncio.CancelledError:
-            exchange.outcome = "cancelled"
-            self._cut()
-        except TimeoutError:
+        except (asyncio.CancelledError, TimeoutError):
             exchange.outcome = "cancelled"
             self._cut()
         except Exception as error:
@@ -188,7 +220,9 @@ class Flight:
             exchange.error = ProxyError("internal_error", f"The proxy failed ({type(error).__name__}).")
             self._cut()
         finally:
-            await self._close()
+            wait = self._close()
+            if wait is not None:
+                await wait
 
     async def _fly(self) -> None:
         flow = self.flow
@@ -197,31 +231,39 @@ class Flight:
         except ProxyError as error:
             answer = refuse(self.exchange, error)
         if answer.source is None:
-            answer = await flow.up_whole(answer)
-            await self._end(outcome_of(answer))
-            self._arrive(answer)
+            await self._whole(await flow.up_whole(answer))
         elif answer.events:
             await self._stream(answer)
         else:
             await self._plain(answer)
+
+    async def _whole(self, answer: Answer) -> None:
+        self.exchange.outcome = outcome_of(answer)
+        wait = self.flow.settle()
+        if wait is not None:
+            await wait
+        self._share_usage()
+        self.answer = answer
+        self._land()
+        self._arrive(answer)
+        self.answer = self.flow.answer = None  # a caller's own from now on
 
     async def _plain(self, answer: Answer) -> None:
         """Bytes that nobody reads: a file, speech, an error too large to judge."""
         flow, chain = self.flow, self.chain
         source = answer.source
         assert source is not None
-        sink = PlainSink(self.fan, hold_last=chain.settles, length=answer.content_length)
-        self.fan.source = source
-        self._arrive(answer)
+        fan = self._open(answer)
+        sink = PlainSink(fan, hold_last=chain.settles, length=answer.content_length)
         source.start(sink)
         failure = await sink.ended()
         await flow.end_plain(answer, failure)
         self._share_usage()
         if failure is None:
             sink.release()
-            self.fan.end()
+            fan.end()
         else:
-            self.fan.fail(failure)
+            fan.fail(failure)
 
     async def _stream(self, answer: Answer) -> None:
         flow, chain, exchange = self.flow, self.chain, self.exchange
@@ -236,28 +278,28 @@ class Flight:
             pipe.cancel()
             await waited(flow.end_attempt("stopped"))
             flow.measure()
-            answer = refuse(exchange, refused)
-            await self._end(outcome_of(answer))
-            self._arrive(answer)
+            await self._whole(refuse(exchange, refused))
             return
-        self.fan.source = answer.source
-        self._arrive(answer)
-        stages.append(Tap(self.fan))
-        pipe.attach(stages, self.fan)
+        fan = self._open(answer)
+        stages.append(Tap(fan))
+        pipe.attach(stages, fan)
         end = await pipe.wait_end()
         error = await flow.end_stream(end)
         await waited(flow.settle())
         self._share_usage()
         pipe.release()
         if end.reason == "finished":
-            self.fan.end()
+            fan.end()
         else:
-            self.fan.fail(end.cause or error or ProxyError("upstream_invalid_response", "The shared answer broke off."))
+            fan.fail(end.cause or error or ProxyError("upstream_invalid_response", "The shared answer broke off."))
 
-    async def _end(self, outcome: Outcome) -> None:
-        self.exchange.outcome = outcome
-        await waited(self.flow.settle())
-        self._share_usage()
+    def _open(self, answer: Answer) -> FanOut:
+        """A stream has begun: whoever waits subscribes to it."""
+        self.answer = answer
+        self.fan = fan = FanOut(self._empty, keep=self._shared)
+        fan.source = answer.source
+        self._arrive(answer)
+        return fan
 
     def _share_usage(self) -> None:
         """The starter pays, the others are saved. A revalidation's starter was served from the store and has used
@@ -270,49 +312,88 @@ class Flight:
         for follower in self._followers:
             follower.saved_usage = usage
 
-    def _arrive(self, answer: Answer) -> None:
-        self.answer = answer
-        self._wake()
-
-    def _wake(self) -> None:
-        """There is an answer, or there will be none."""
+    def _arrive(self, answer: Answer | None) -> None:
+        """Each of those who wait gets an answer of its own; None: there is none."""
         self._arrived = True
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        waiting = [waiter for waiter in self._waiting if not waiter.done()]
+        self._waiting = {}
+        fan = self.fan
+        if fan is not None and answer is not None:
+            for waiter in waiting:
+                waiter.set_result(_streaming(answer, fan.subscribe()))
+            if self.subscribers and not waiting:
+                self._empty()  # all were cancelled in this very moment
+        elif answer is None or len(waiting) == 1:
+            for waiter in waiting:
+                waiter.set_result(answer)
+        else:
+            for waiter in waiting:
+                waiter.set_result(_copy(answer))
 
     def _cut(self) -> None:
-        if self.flow.pipe is not None:
-            self.flow.pipe.cancel()
-        elif self.flow.answer is not None and self.flow.answer.source is not None:
-            self.flow.answer.source.abort()
-        self._wake()
-        if not self.fan.ended:
+        flow = self.flow
+        if flow.pipe is not None:
+            flow.pipe.cancel()
+        elif flow.answer is not None and flow.answer.source is not None:
+            flow.answer.source.abort()
+        if not self._arrived:
+            self.answer = None
+            self._arrive(None)
+        if self.fan is not None and not self.fan.ended:
             self.fan.fail(self.exchange.error or ProxyError("internal_error", "The shared call was given up."))
 
-    async def _close(self) -> None:
+    def _close(self) -> Awaitable[None] | None:
+        """The end, whatever came of it. None: nothing has to be waited for."""
         self._over = True
-        self.fan.let_go()
-        exchange = self.exchange
+        if self.fan is not None:
+            self.fan.let_go()
+        flow = self.flow
+        if self._detached or not flow.settled or (flow.attempt is not None and not flow.attempt.ended):
+            return self._close_late()
+        self.exchange.ended_at = self.snapshot.now()
+        wait = self.chain.done(self.exchange) if self.chain.finishes else None
+        if wait is not None:
+            return self._close_late(wait)
+        self._gone()
+        self._tell_riders()
+        return None
+
+    async def _close_late(self, done: Awaitable[None] | None = None) -> None:
+        """The same where something has to be waited for. done: the last phase, where it has begun."""
+        exchange, chain = self.exchange, self.chain
         try:
-            await waited(self.flow.end_attempt("cancelled"))
-            self.flow.measure()
-            await waited(self.flow.settle())
-            exchange.ended_at = asyncio.get_running_loop().time()
-            if self.chain.finishes:
-                await waited(self.chain.done(exchange))
+            if done is None:
+                await waited(self.flow.end_attempt("cancelled"))
+                self.flow.measure()
+                await waited(self.flow.settle())
+                exchange.ended_at = self.snapshot.now()
+                done = chain.done(exchange) if chain.finishes else None
+            await waited(done)
         except Exception:  # what waits for the landing must learn of it whatever happens here
             self.snapshot.log.exception("internal error at the end of a shared call", extra={"request_id": exchange.id})
         finally:
-            self.snapshot.flights.discard(self)
-            for callback in self.landed:
-                callback(self)
-        riders = [rider for rider in exchange.local.values() if hasattr(rider, "landed")]
-        while riders and self._detached and self.starter.ended_at is None:  # noqa: ASYNC110 - rare; no hook to wait for
+            self._gone()
+        while self.riders and self._detached and self.starter.ended_at is None:  # noqa: ASYNC110 - rare; no hook to wait for
             await asyncio.sleep(0.05)  # a revalidation may be faster than the call that started it
-        for rider in riders:
-            rider.landed(exchange)
+        self._tell_riders()
+
+    def _gone(self) -> None:
+        self.snapshot.flights.discard(self)
+        self._land()
+
+    def _land(self) -> None:
+        """Nothing more comes of it: said once."""
+        landed, self._landed = self._landed, None
+        if landed is None:
+            return
+        try:
+            landed(self)
+        except Exception:  # a mistake there must not cost the callers their answer
+            self.snapshot.log.exception("internal error at a landing", extra={"request_id": self.exchange.id})
+
+    def _tell_riders(self) -> None:
+        for rider in self.riders:
+            rider.landed(self.exchange)
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -329,50 +410,46 @@ class Flight:
             self._task.cancel()
 
 
-def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> Exchange:
-    """The flight's own exchange: what the caller's looks like at the split, without what policies above keep for it.
+def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> tuple[Exchange, list[Rider]]:
+    """The flight's own exchange: what the caller's looks like at the split, without what policies above keep for it;
+    and what goes along for them.
 
     body: in place of the caller's. alone: somebody edits the body, so that the caller's own must not be lent.
     """
     mine = starter.request
-    request = Request(
-        mine.method,
-        mine.target,
-        mine.path,
-        mine.raw_path,
-        mine.query,
-        mine.headers,
-        mine.raw_headers,
-        mine.peer,
-    )
+    request = Request.__new__(Request)
+    request.__dict__.update(mine.__dict__)
     document = mine.body
     if body is not None:
         request.body, request.raw_body = body, None
     elif document is not None:
-        request.raw_body = None if document.edited else mine.raw_body
-        request.body = document.fork() if alone else document
-    request.stream = mine.stream
-    request.content_length = mine.content_length
-    request.edits = None if mine.edits is None else dict(mine.edits)
+        if document.edited:
+            request.raw_body = None
+        if alone:
+            request.body = document.fork()
+    if mine.edits is not None:
+        request.edits = dict(mine.edits)
     other = Exchange(starter.id, request, starter.started_at, starter.started_wall)
     other.dialect = starter.dialect
     other.route_name = starter.route_name
     other.chain_name = starter.chain_name
     other.principal = starter.principal
     other.project = starter.project
-    other.tags = dict(starter.tags)
+    if starter.tags:
+        other.tags = dict(starter.tags)
     other.priority = starter.priority
     other.target = starter.target
     other.deadline = starter.deadline
-    other.timings = starter.timings
     other.estimated_input = starter.estimated_input
     other.timings = starter.timings
     other.before_send = starter.before_send
     other._model, other._streaming = starter._model, starter._streaming
+    riders: list[Rider] = []
     for key, value in starter.local.items():
         if hasattr(value, "landed"):
             other.local[key] = value
-    return other
+            riders.append(value)
+    return other, riders
 
 
 def _copy(answer: Answer) -> Answer:

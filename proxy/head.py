@@ -38,14 +38,16 @@ class Head:
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
     upgrade: another protocol is asked for.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
-    headers. size: bytes of the target and of all header names and values. Two more are remembered only on a head that
+    headers. size: bytes of the target and of all header names and values. Three more are remembered only on a head that
     may come again: sent_up, the header lines that go up and their count, by what is left out of them
-    (``proxy.upstream.render``); admitted, where it was routed to (``Snapshot.admit``).
+    (``proxy.upstream.render``); admitted, where it was routed to (``Snapshot.admit``); framed, its part of an entry's
+    name (``cache``).
     """
 
     __slots__ = (
-        "admitted", "coding", "expects", "headers", "host", "http10", "keep", "kind", "length", "method", "origin",
-        "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target", "upgrade",
+        "admitted", "coding", "expects", "framed", "headers", "host", "http10", "keep", "kind", "length", "method",
+        "origin", "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(self, message: RawRequestMessage) -> None:
@@ -76,6 +78,7 @@ class Head:
                 break
         self.sent_up: dict[Hashable, tuple[bytes, int]] | None = None
         self.admitted: Any = None
+        self.framed: tuple[Any, Any] | None = None
 
     def with_length(self, length: int) -> Head:
         """The same head before a body of another length."""

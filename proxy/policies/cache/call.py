@@ -1,4 +1,4 @@
-"""One call on its way through the cache, and what must be known when its flight lands."""
+"""One call on its way through the cache; it goes along with the flight it starts and outlives its caller."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange, Target
-    from proxy.flight import Below, Flight
+    from proxy.flight import Below
     from proxy.policies.cache.control import Control
     from proxy.policies.cache.items import Items
-    from proxy.policies.cache.policy import Cache
 
-__all__ = ["CURABLE", "Call", "Landing", "curable", "not_cached"]
+__all__ = ["CURABLE", "Call", "curable", "not_cached"]
 
 CURABLE: Final = frozenset(
     {"upstream_unreachable", "upstream_timeout", "upstream_invalid_response", "circuit_open", "no_key_available"}
@@ -25,43 +22,31 @@ CURABLE: Final = frozenset(
 
 
 class Call:
-    """One call's way through the cache."""
+    """One call's way through the cache.
 
-    __slots__ = ("below", "control", "dialect", "exchange")
+    name: of its answer. target: what is asked for as it stood when it was looked up. items: for embeddings, the inputs
+    of the request; ``name`` is then that of all that are missing. epoch: the store's when the answer was asked for.
+    """
 
-    def __init__(self, exchange: Exchange, below: Below, dialect: Dialect, control: Control) -> None:
+    __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "target")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        below: Below,
+        dialect: Dialect,
+        control: Control,
+        name: bytes = b"",
+        items: Items | None = None,
+    ) -> None:
         self.exchange = exchange
         self.below = below
         self.dialect = dialect
         self.control = control
-
-
-class Landing:
-    """What must be known when a flight lands; it outlives the caller who started it.
-
-    items: for embeddings, the names and inputs that were sent; ``name`` is then the whole request's.
-    """
-
-    __slots__ = ("_exchange", "_policy", "dialect", "epoch", "items", "name", "shape", "stores", "target")
-
-    def __init__(self, policy: Cache, call: Call, name: bytes, shape: Hashable, items: Items | None) -> None:
-        self._policy = policy
-        self._exchange = call.exchange
-        self.dialect: Dialect = call.dialect
-        self.target: Target = call.exchange.target
-        self.stores = call.control.keep
         self.name = name
-        self.shape = shape
         self.items = items
-        self.epoch = policy.store.epoch
-
-    @property
-    def tags(self) -> list[bytes]:
-        """The entries' tags."""
-        return self._policy.keys.tags(self._exchange)
-
-    def __call__(self, flight: Flight) -> None:
-        self._policy.landed(self, flight)
+        self.target: Target = exchange.target
+        self.epoch = 0
 
 
 def curable(answer: Answer) -> bool:

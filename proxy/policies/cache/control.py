@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from proxy.exchange import Request
 
 
 class Control(NamedTuple):
@@ -19,6 +22,14 @@ class Control(NamedTuple):
 
 DEFAULT: Final = Control()
 _FORM: Final = "no-cache, no-store, max-age=SECONDS or only-if-cached, separated by commas"
+
+
+def of(request: Request) -> Control:
+    """What the call's client says. Raises ``invalid_value`` (400)."""
+    head = request.head
+    if head is not None and not head.ours and request.edits is None:
+        return DEFAULT
+    return parse(request.header("x-sidecar-cache"))
 
 
 def parse(header: str | None) -> Control:

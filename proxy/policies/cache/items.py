@@ -10,13 +10,14 @@ from proxy.accounting.usage import Usage
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.policies.cache import embeddings, serve
-from proxy.policies.cache.call import CURABLE, curable, not_cached
+from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
 from proxy.policies.cache.entry import EntryError
 
 if TYPE_CHECKING:
+    from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange
-    from proxy.flight import Flight
-    from proxy.policies.cache.call import Call
+    from proxy.flight import Below, Flight
+    from proxy.policies.cache.control import Control
     from proxy.policies.cache.embeddings import Part
     from proxy.policies.cache.entry import Entry
     from proxy.policies.cache.policy import Cache
@@ -56,14 +57,14 @@ class Items:
         base = policy.keys.name(exchange, {key: value for key, value in tree.items() if key != "input"}, digest)
         return cls(policy, tree, items, [policy.keys.part(base, item) for item in items])
 
-    async def answer(self, call: Call) -> Answer:
+    async def answer(self, exchange: Exchange, below: Below, dialect: Dialect, control: Control) -> Answer:
         """The whole answer, of parts from the store and from the provider."""
-        policy, exchange, control = self._policy, call.exchange, call.control
+        policy = self._policy
         if not control.fetch:
             await self._look(control.max_age)
         if policy.observe:
             policy.figures.would_hit += len(self.known) == len(set(self.names))
-            return await policy.pass_by(exchange, call.below)
+            return await policy.pass_by(exchange, below)
         self._ask_for({name for name in self.names if name not in self.known})
         if not self.missing:
             policy.figures.hits += 1
@@ -73,11 +74,11 @@ class Items:
         if control.keep and control.max_age is None and (parts := self._with_old(within)) is not None:
             policy.figures.stale += 1
             exchange.cache_status = "stale"
-            policy.revalidate(call, self._name, self)
+            policy.revalidate(Call(exchange, below, dialect, control, self._name, self))
             return self._from(exchange, parts)
         if control.only_cached:
             raise not_cached("not all of its inputs are stored")
-        return await self._fetched(call)
+        return await self._fetched(Call(exchange, below, dialect, control, self._name, self))
 
     async def _fetched(self, call: Call) -> Answer:
         policy, exchange = self._policy, call.exchange
@@ -85,7 +86,7 @@ class Items:
         parts = self._with_old(within) if call.control.max_age is None else None
         answer: Answer | None = None
         try:
-            answer = await policy.fly(call, self._name, self)
+            answer = await policy.fly(call)
         except ProxyError as error:
             if error.code not in CURABLE or parts is None:
                 raise
@@ -104,7 +105,7 @@ class Items:
         answer.body = Document(embeddings.merged([fresh.get(name) or self.known[name] for name in self.names]))
         return answer
 
-    def keep(self, flight: Flight, tags: list[bytes]) -> None:
+    def keep(self, flight: Flight, tags: bytes) -> None:
         """Store what a flight brought, over several turns of the loop when it is much."""
         answer = flight.answer
         tree = None if answer is None or answer.body is None else answer.body.lenient()
@@ -113,7 +114,7 @@ class Items:
         if parts is not None:
             self._keep([(self.names[place], part) for place, part in zip(asked, parts, strict=True)], tags)
 
-    def _keep(self, parts: list[tuple[bytes, Part]], tags: list[bytes]) -> None:
+    def _keep(self, parts: list[tuple[bytes, Part]], tags: bytes) -> None:
         policy = self._policy
         now, ttl = policy.services.clock.now(), policy.options.ttl
         for name, part in parts[:_AT_ONCE]:

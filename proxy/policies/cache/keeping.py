@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from proxy.exchange import Target
     from proxy.flight import Flight
 
-__all__ = ["added_up", "entry_of"]
+__all__ = ["added_up", "entry_of", "openai_usage", "with_usage"]
 
 _CUT: Final = frozenset(
     {
@@ -50,29 +50,24 @@ def entry_of(
     if answer is None or answer.status != 200 or exchange.outcome != "answered":
         return None
     served = exchange.served_by
-    if served is not None and served.target != target:
+    if served is not None and served.target is not target and served.target != target:
+        return None
+    body = answer.body
+    if answer.source is None and (body is None or not _good(dialect, body.lenient(), tool_calls=tool_calls)):
         return None
     usage = exchange.usage
-    entry = Entry(
-        b"",
-        now,
-        ttl,
-        None if usage is None else usage.pack(),
-        estimated=usage is not None and usage.estimated,
-    )
-    if answer.source is not None:
-        return entry if answer.events and _fill(entry, flight, dialect, tool_calls=tool_calls) else None
-    document = answer.body
-    if document is None or not _good(dialect, document.lenient(), tool_calls=tool_calls):
+    entry = Entry(b"" if body is None else body.encode(), now, ttl)
+    if usage is not None:
+        entry.counts, entry.estimated = usage.pack(), usage.estimated
+    if answer.source is not None and not (answer.events and _fill(entry, flight, dialect, tool_calls=tool_calls)):
         return None
-    entry.body = document.encode()
     return entry
 
 
 def _fill(entry: Entry, flight: Flight, dialect: Dialect, *, tool_calls: bool) -> bool:
     """Put a stream into the entry; False when it is not good enough."""
-    data, pipe = flight.fan.whole, flight.flow.pipe
-    request = flight.exchange.request.body
+    pipe, request = flight.flow.pipe, flight.exchange.request.body
+    data = None if flight.fan is None else flight.fan.whole
     if data is None or pipe is None or pipe.error_event is not None or pipe.finish_reason is None or request is None:
         return False
     tree = request.strict()
@@ -89,12 +84,16 @@ def added_up(entry: Entry, dialect: Dialect, *, tool_calls: bool = True) -> dict
     tree: Any = dialect.collect([*parser.feed(entry.body), *parser.end()])
     if not _good(dialect, tree, tool_calls=tool_calls):
         return None
-    usage = entry.usage
-    if usage is not None and not usage.estimated and tree.get("usage") is None and dialect.name in _OPENAI:
-        # The provider was asked for it, and the event was hidden from the client that had not asked.
-        tree["usage"] = _openai_usage(usage)
+    with_usage(tree, dialect, entry.usage)
     answer: dict[str, Any] = tree
     return answer
+
+
+def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> None:
+    """Say the usage in an answer that was added up, if it is known and not said: the provider was asked for it, and the
+    event was hidden from the client that had not asked."""
+    if usage is not None and not usage.estimated and tree.get("usage") is None and dialect.name in _OPENAI:
+        tree["usage"] = openai_usage(usage)
 
 
 def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
@@ -109,7 +108,7 @@ def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
 _OPENAI: Final = frozenset({"openai_chat", "openai_completions"})
 
 
-def _openai_usage(usage: Usage) -> dict[str, Any]:
+def openai_usage(usage: Usage) -> dict[str, Any]:
     """Counts in the shape of OpenAI's chat completions."""
     out: dict[str, Any] = {
         "prompt_tokens": usage.input,

@@ -2,7 +2,10 @@
 
 Equal names must mean equal answers for the same tenant, so everything below goes in as JSON, which no value can
 escape: dialect, path and query, target, headers that change answers, the scope, the digest of the policies that edit
-bodies, and the body in canonical form without the fields that only say how the answer travels or who asks.
+bodies (the frame), and the body in canonical form without the fields that only say how the answer travels or who asks.
+
+The frame comes first, so that its hash can be kept with a head that comes again (``proxy.head``) and only the body is
+hashed for each call.
 """
 
 from __future__ import annotations
@@ -23,15 +26,14 @@ __all__ = ["KEY", "Keyer"]
 
 KEY: Final = 16
 """Bytes of a name: 128 bits, keyed, so that nobody can look for two questions with the same name."""
-LEFT_OUT: Final = frozenset(
-    {"stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key", "model"}
-)
-"""Fields that do not change the answer; ``model`` goes in as what is asked of the target."""
+LEFT_OUT: Final = frozenset({"stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key"})
+"""Fields that do not change the answer."""
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 _HEADERS: Final = frozenset({"anthropic-version", "openai-organization", "openai-project"})
 _SETTLED: Final = frozenset({"keys", "jwt"})
 # Names are a client's to invent: what is remembered is bounded.
 _REMEMBERED: Final = 1024
+_LONGEST: Final = 256
 _SORTED: Final = orjson.OPT_SORT_KEYS
 
 
@@ -43,14 +45,20 @@ class Keyer:
         self._tag_hash = blake2b(digest_size=TAG, key=secret[:64], person=b"cache tag")
         self._scope = scope
         self._vary = frozenset(name.lower() for name in vary)
+        self._framed_by_head = "content-length" not in self._vary  # it differs where the rest of a head is the same
         self._roles: dict[bytes, str] = {}
         self._tags: dict[tuple[str, str], bytes] = {}
+        self._joined: dict[tuple[str | None, str | None, str | None], bytes] = {}
 
     def name(self, exchange: Exchange, tree: Mapping[str, Any], digest: str) -> bytes:
         """The name of the call's answer. tree: the body at the cache's place. digest: of the policies below."""
-        hashed = self._hash.copy()
-        hashed.update(self._frame(exchange, tree, digest))
-        hashed.update(orjson.dumps({k: v for k, v in tree.items() if k not in LEFT_OUT}, option=_SORTED))
+        if not LEFT_OUT.isdisjoint(tree):
+            tree = {key: value for key, value in tree.items() if key not in LEFT_OUT}
+        model = exchange.target.model
+        if model is not None:  # an alias and its model share their answers
+            tree = {**tree, "model": model}
+        hashed = self._framed(exchange, digest).copy()
+        hashed.update(orjson.dumps(tree, None, _SORTED))
         return hashed.digest()
 
     def part(self, base: bytes, item: Any) -> bytes:
@@ -67,25 +75,50 @@ class Keyer:
             hashed = self._tag_hash.copy()
             hashed.update(orjson.dumps([kind, value]))
             found = hashed.digest()
-            if len(self._tags) < _REMEMBERED:
+            if len(self._tags) < _REMEMBERED and len(value) <= _LONGEST:
                 self._tags[(kind, value)] = found
         return found
 
-    def tags(self, exchange: Exchange) -> list[bytes]:
-        """The tags of this call's entries: the models asked for and sent, the project, the call's tags."""
-        asked, sent = exchange.model_asked, exchange.target.model
-        out = [self.tag("model", asked)] if asked else []
-        if sent and sent != asked:
-            out.append(self.tag("model", sent))
-        if exchange.project:
-            out.append(self.tag("project", exchange.project))
+    def tags(self, exchange: Exchange) -> bytes:
+        """The tags of this call's entries, one after the other: the models asked for and sent, the project, the call's
+        tags."""
+        asked, sent, project = exchange.model_asked, exchange.target.model, exchange.project
+        which = (asked, sent, project)
+        joined = self._joined.get(which)
+        if joined is None:
+            out = [self.tag("model", asked)] if asked else []
+            if sent and sent != asked:
+                out.append(self.tag("model", sent))
+            if project:
+                out.append(self.tag("project", project))
+            joined = b"".join(out)
+            if len(self._joined) < _REMEMBERED and len(asked or "") + len(sent or "") + len(project or "") <= _LONGEST:
+                self._joined[which] = joined
         if exchange.tags:
-            out.extend(self.tag("tag", f"{name}={value}") for name, value in exchange.tags.items())
-        return out[:MAX_TAGS]
+            joined += b"".join([self.tag("tag", f"{name}={value}") for name, value in exchange.tags.items()])
+        return joined[: MAX_TAGS * TAG]
 
-    def _frame(self, exchange: Exchange, tree: Mapping[str, Any], digest: str) -> bytes:
-        request, target = exchange.request, exchange.target
-        principal = exchange.principal
+    def _framed(self, exchange: Exchange, digest: str) -> blake2b:
+        """The hash of the frame; not to be added to. Kept with the head where that may come again."""
+        request, principal = exchange.request, exchange.principal
+        head = request.head
+        if head is None or head.sent_up is None or request.edits is not None or not self._framed_by_head:
+            return self._hash_frame(exchange, digest)
+        upstream, dialect = exchange.target.upstream, exchange.dialect
+        who = (self, principal.id, principal.method, exchange.project, upstream, dialect, digest)
+        known = head.framed
+        if known is None or known[0] != who:
+            known = head.framed = who, self._hash_frame(exchange, digest)
+        hashed: blake2b = known[1]
+        return hashed
+
+    def _hash_frame(self, exchange: Exchange, digest: str) -> blake2b:
+        hashed = self._hash.copy()
+        hashed.update(self._frame(exchange, digest))
+        return hashed
+
+    def _frame(self, exchange: Exchange, digest: str) -> bytes:
+        request, principal = exchange.request, exchange.principal
         roles = self._roles
         # Without a principal that stands for the credential, the credential itself is who asks.
         anonymous = self._scope != "global" and principal.method == "none"
@@ -119,8 +152,7 @@ class Keyer:
                 exchange.dialect.name,
                 request.raw_path,
                 request.query,
-                target.upstream,
-                target.model or tree.get("model"),
+                exchange.target.upstream,
                 digest,
                 self._scope,
                 who,

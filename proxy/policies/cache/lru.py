@@ -89,14 +89,19 @@ class ByteLru:
     def put(self, key: bytes, value: bytes, ttl: float) -> bool:
         """Keep ``value`` for ``ttl`` seconds. False: it is larger than all that may be kept, or room is still being
         made for others."""
+        number = key[-1] & self._mask
+        young = self._young[number]
+        before = young.pop(key, None) or self._old[number].pop(key, None)
+        if before is not None:
+            self._forget(key, before)
         cost = len(key) + START + len(value) + OVERHEAD
-        self.remove(key)
+        size = self.bytes + cost
         if cost > self.max_bytes or self.bytes > self.max_bytes:
             return False
-        self._young[key[-1] & self._mask][key] = _DEADLINE.pack(self._monotonic() + ttl) + value
-        self.bytes += cost
+        young[key] = _DEADLINE.pack(self._monotonic() + ttl) + value
+        self.bytes = size
         self.entries += 1
-        if self.bytes > self.max_bytes:
+        if size > self.max_bytes:
             self._trim()
         return True
 

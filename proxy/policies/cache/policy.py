@@ -11,18 +11,23 @@ It stands in the place of what is below it (``on_flight``) and decides for each 
 What is stored is the answer at this place on the way up: masked, before restore. A flight that fails lets one of those
 who waited start anew, and the others wait for that one; when it fails too, all get its error. ``stale_if_error`` comes
 before any error that asking again later could cure.
+
+What needs nobody else (a hit in memory, a refusal) is answered at once, by plain functions; what must wait, for Redis
+or for an answer, is a coroutine.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proxy.errors import ProxyError
+from proxy.exchange import Answer
 from proxy.policies.cache import control as controls
-from proxy.policies.cache import keeping, serve, stores
-from proxy.policies.cache.call import CURABLE, Call, Landing, curable, not_cached
-from proxy.policies.cache.entry import Entry, EntryError
+from proxy.policies.cache import forms, keeping, serve, stores
+from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
+from proxy.policies.cache.entry import Entry, EntryError, packed
 from proxy.policies.cache.figures import Figures
 from proxy.policies.cache.key import Keyer
 from proxy.policies.cache.options import CacheOptions
@@ -30,19 +35,21 @@ from proxy.policies.cache.selection import Selection
 from proxy.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Awaitable, Hashable, Mapping
 
     from proxy.dialects.base import Dialect
-    from proxy.exchange import Answer, Exchange
+    from proxy.exchange import Exchange
     from proxy.flight import Below, Flight
-    from proxy.policies.cache.items import Items
-    from proxy.policies.cache.stores import Store
+    from proxy.policies.cache.stores import Found, Store
+    from proxy.policy import Later
     from proxy.services import Services
 
 __all__ = ["Cache"]
 
-CACHED: Final = frozenset({"openai_chat", "openai_completions", "openai_responses", "anthropic_messages"})
-COMPRESSED_HERE: Final = 96 * 1024
+CACHED: Final = frozenset(
+    {"openai_chat", "openai_completions", "openai_responses", "anthropic_messages", "openai_embeddings"}
+)
+ON_LOOP: Final = 96 * 1024
 """Bytes that are compressed on the loop (under 1 ms); more is left to a thread."""
 REVALIDATION: Final = 300.0
 """Seconds that a revalidation may take: nobody waits for it, so nobody else would end it."""
@@ -65,7 +72,10 @@ class Cache(Policy):
         self.figures = Figures()
         self._now = services.clock.now
         self._grace = max(options.stale_if_error, options.stale_while_revalidate)
-        self._flying: dict[Hashable, Flight] = {}
+        self._new_ids = options.ids == "new"
+        # Whether more than the dialect's word is needed to tell that a call may be cached.
+        self._picky = options.max_temperature is not None or not options.tool_calls or options.store != "memory"
+        self._flying: dict[bytes, Flight] = {}
         self._named: Hashable = None
         self._store: Store | None = None
         self._keys: Keyer | None = None
@@ -129,78 +139,99 @@ class Cache(Policy):
 
     # --- a call --------------------------------------------------------------------------------
 
-    async def on_flight(self, exchange: Exchange, below: Below) -> Answer:
-        dialect, document = exchange.dialect, exchange.request.body
-        if dialect is None or document is None or (dialect.name not in CACHED and dialect.name != "openai_embeddings"):
-            return await self.pass_by(exchange, below)
+    def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer]:
+        dialect, request = exchange.dialect, exchange.request
+        document = request.body
+        if dialect is None or document is None or dialect.name not in CACHED:
+            return self.pass_by(exchange, below)
         tree = document.strict()
-        control = controls.parse(exchange.request.header("x-sidecar-cache"))
-        why = self._unfit(exchange, dialect, tree, below)
+        control = controls.of(request)
+        why = self._unfit(dialect, tree, below)
         if why is not None:
             if control.only_cached:
                 raise not_cached(why)
             if exchange.explain is not None:
                 exchange.explain(self.label, f"not cached: {why}")
-            return await self.pass_by(exchange, below)
+            return self.pass_by(exchange, below)
         if dialect.name == "openai_embeddings":
             from proxy.policies.cache.items import Items  # noqa: PLC0415 - only for who embeds
 
             items = Items.of(self, exchange, tree, below.digest)
             if items is not None:
-                return await items.answer(Call(exchange, below, dialect, control))
-        name = self.keys.name(exchange, tree, below.digest)
+                return items.answer(exchange, below, dialect, control)
+        name = (self._keys or self.keys).name(exchange, tree, below.digest)
         if exchange.explain is not None:
             exchange.explain(self.label, f"the entry's key is {name.hex()}")
-        return await self._answer(Call(exchange, below, dialect, control), name)
+        call = Call(exchange, below, dialect, control, name)
+        if control.fetch:
+            return self._answer(call, None)
+        store = self._store or self.store
+        found = store.look(name)
+        if found is None:
+            return self._ask_further(call) if store.far else self._answer(call, None)
+        if packed(*found):
+            return self._answer_unpacked(call, found)
+        return self._answer(call, self._read(name, found))
 
-    async def _answer(self, call: Call, name: bytes) -> Answer:
+    async def _ask_further(self, call: Call) -> Answer:
+        """For a store that has more than memory."""
+        found = await self.store.fetch(call.name)
+        if found is not None and packed(*found):
+            return await self._answer_unpacked(call, found)
+        said = self._answer(call, None if found is None else self._read(call.name, found))
+        return said if isinstance(said, Answer) else await said
+
+    async def _answer_unpacked(self, call: Call, found: Found) -> Answer:
+        said = self._answer(call, await self._unpacked(call.name, found))
+        return said if isinstance(said, Answer) else await said
+
+    def _answer(self, call: Call, entry: Entry | None) -> Later[Answer]:
+        """What is known decides. entry: what is stored, fresh or not."""
         exchange, control = call.exchange, call.control
-        entry = None if control.fetch else await self.find(name)
+        stale: Entry | None = None
         age = 0.0
         if entry is not None:
             age = max(0.0, self._now() - entry.stored_at)
             if self.observe:
                 self.figures.would_hit += age < entry.fresh_for
                 exchange.note(self.label, "would have answered from the store")
-                return await self.pass_by(exchange, call.below)
-            if (age < entry.fresh_for) if control.max_age is None else age <= min(control.max_age, entry.fresh_for):
-                answer = self._serve(call, name, entry, age)
+                return self.pass_by(exchange, call.below)
+            most = control.max_age
+            if age < entry.fresh_for if most is None else age <= min(most, entry.fresh_for):
+                answer = self._serve(call, entry, age)
                 if answer is not None:
                     self.figures.hits += 1
                     exchange.cache_status = "hit"
                     return answer
-                entry = None
-        if self.observe:
-            return await self.pass_by(exchange, call.below)
-        stale = entry if control.max_age is None else None
-        if (
-            stale is not None
-            and control.keep
-            and age < stale.fresh_for + self.options.stale_while_revalidate
-            and (answer := self._serve(call, name, stale, age)) is not None
-        ):
-            self.figures.stale += 1
-            exchange.cache_status = "stale"
-            self.revalidate(call, name)
-            return answer
+            elif most is None:
+                stale = entry
+                if control.keep and age < entry.fresh_for + self.options.stale_while_revalidate:
+                    answer = self._serve(call, entry, age)
+                    if answer is not None:
+                        self.figures.stale += 1
+                        exchange.cache_status = "stale"
+                        self.revalidate(call)
+                        return answer
+        elif self.observe:
+            return self.pass_by(exchange, call.below)
         if control.only_cached:
             raise not_cached("nothing fresh is stored for this call")
-        if stale is None or age >= stale.fresh_for + self.options.stale_if_error:
-            return await self.fly(call, name)
-        return await self._fly_or_stale(call, name, stale, age)
+        if stale is not None and age < stale.fresh_for + self.options.stale_if_error:
+            return self._fly_or_stale(call, stale, age)
+        return self.fly(call)
 
-    async def _fly_or_stale(self, call: Call, name: bytes, stale: Entry, age: float) -> Answer:
+    async def _fly_or_stale(self, call: Call, stale: Entry, age: float) -> Answer:
         error: ProxyError | None = None
         answer: Answer | None = None
         try:
-            answer = await self.fly(call, name)
+            answer = await self.fly(call)
             if not curable(answer):
                 return answer
         except ProxyError as failed:
             if failed.code not in CURABLE:
                 raise
             error = failed
-        old = self._serve(call, name, stale, age)
+        old = self._serve(call, stale, age)
         if old is not None:
             if answer is not None and answer.source is not None:
                 answer.source.abort()
@@ -215,18 +246,29 @@ class Cache(Policy):
         assert answer is not None
         return answer
 
+    # --- the store -----------------------------------------------------------------------------
+
     async def find(self, name: bytes) -> Entry | None:
         """The entry of this name; one that cannot be read is removed."""
-        kept = self._store or self.store
-        found = kept.look(name)
+        store = self._store or self.store
+        found = store.look(name)
         if found is None:
-            if not kept.far:
-                return None
-            found = await kept.fetch(name)
+            found = await store.fetch(name) if store.far else None
             if found is None:
                 return None
+        return await self._unpacked(name, found) if packed(*found) else self._read(name, found)
+
+    def _read(self, name: bytes, found: Found) -> Entry | None:
         try:
-            return Entry.decode(found.data, found.start)
+            return Entry.decode(*found)
+        except EntryError:
+            self.damaged(name)
+            return None
+
+    async def _unpacked(self, name: bytes, found: Found) -> Entry | None:
+        """The same for an entry that may be many times as large as it lies there."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, Entry.decode, *found)
         except EntryError:
             self.damaged(name)
             return None
@@ -236,49 +278,65 @@ class Cache(Policy):
         self.figures.damaged += 1
         self.store.remove(name)
 
-    def _serve(self, call: Call, name: bytes, entry: Entry, age: float) -> Answer | None:
+    def _serve(self, call: Call, entry: Entry, age: float) -> Answer | None:
         exchange, came_as_events = call.exchange, entry.events
         try:
-            answer = serve.answer(exchange, call.dialect, entry, age, new_ids=self.options.ids == "new")
+            answer = serve.answer(exchange, call.dialect, entry, age, new_ids=self._new_ids)
         except ValueError:
-            self.damaged(name)
+            self.damaged(call.name)
             return None
         if came_as_events and not entry.events:
             # Added up for this caller: kept so for the next, who most likely asks in the same way.
-            self.keep(name, entry, self.keys.tags(exchange), age)
+            self.keep(call.name, entry, self.keys.tags(exchange), age)
         exchange.saved_usage = entry.usage
         return answer
 
+    def keep(self, name: bytes, entry: Entry, tags: bytes, age: float = 0.0) -> None:
+        """Store an entry. age: how old it is already."""
+        left = entry.fresh_for + self._grace - age
+        if left <= 0:
+            return
+        self.figures.stored += not age
+        above = self.options.compress_above
+        size = len(entry.body)
+        store = self._store or self.store
+        if size <= above or size <= ON_LOOP:
+            store.put(name, entry.encode(tags, compress_above=above), left)
+            return
+        work = asyncio.get_running_loop().run_in_executor(None, lambda: entry.encode(tags, compress_above=above))
+        epoch = store.epoch
+
+        def compressed(done: asyncio.Future[bytes]) -> None:
+            if not done.cancelled() and done.exception() is None and store.epoch == epoch:
+                store.put(name, done.result(), left)
+
+        work.add_done_callback(compressed)
+
     # --- flights -------------------------------------------------------------------------------
 
-    async def pass_by(self, exchange: Exchange, below: Below) -> Answer:
+    def pass_by(self, exchange: Exchange, below: Below) -> Awaitable[Answer]:
         """Through to what is below, for this caller alone."""
         self.figures.bypasses += 1
         exchange.cache_status = "bypass"
-        return await below.start(shared=False).join(exchange)
+        return below.start(shared=False).join(exchange)
 
-    async def fly(self, call: Call, name: bytes, items: Items | None = None) -> Answer:
+    def fly(self, call: Call) -> Awaitable[Answer]:
         """The answer of a flight: somebody's who asks the same, or one of this call's own. Raises ProxyError."""
-        exchange, control = call.exchange, call.control
+        control = call.control
         if not self.options.coalesce or not control.keep:
-            self.figures.misses += 1
-            exchange.cache_status = "miss"
-            return await self._launch(call, name, None, items).join(exchange)
-        dialect, body = call.dialect, exchange.request.body
-        streaming = exchange.streaming
-        assert body is not None
-        # A stream is shared event by event, so those who share it must have asked for the same events.
-        shape = (name, streaming, streaming and dialect.asks_usage(body.strict()))
+            return self._launch(call, shared=control.keep).join(call.exchange)
+        flight = None if control.fetch else self._flying.get(call.name)
+        if flight is None or not flight.joinable:
+            return self._launch_for_all(call).join(call.exchange)
+        return self._follow(call, flight)
+
+    async def _follow(self, call: Call, flight: Flight) -> Answer:
+        exchange = call.exchange
         again = False
         while True:
-            flight = self._flying.get(shape)
-            if flight is None or not flight.joinable or (control.fetch and not again):
-                self.figures.misses += 1
-                exchange.cache_status = "miss"
-                return await self._launch(call, name, shape, items).join(exchange)
             exchange.cache_status = "coalesced"
             try:
-                answer = await flight.join(exchange)
+                answer = await forms.joined(flight, call)
                 # A refusal may be meant for who started the flight alone.
                 if again or (answer.error is None and not curable(answer)):
                     self.figures.coalesced += 1
@@ -290,67 +348,61 @@ class Cache(Policy):
                     raise
             # It failed: the first of those who waited finds no flight here and starts one, the others find his.
             again = True
+            found = self._flying.get(call.name)
+            if found is None or not found.joinable:
+                return await self._launch_for_all(call).join(exchange)
+            flight = found
 
-    def _launch(
-        self, call: Call, name: bytes, shape: Hashable, items: Items | None, *, deadline: float | None = None
-    ) -> Flight:
-        body = None if items is None else items.request
-        flight = call.below.start(deadline=deadline, shared=call.control.keep, body=body)
-        if shape is not None:
-            self._flying[shape] = flight
-        if shape is not None or call.control.keep:
-            flight.landed.append(Landing(self, call, name, shape, items))
+    def _launch(self, call: Call, *, shared: bool, deadline: float | None = None) -> Flight:
+        """A flight that nobody finds; what it brings is stored if it may be shared."""
+        if deadline is None:
+            self.figures.misses += 1
+            call.exchange.cache_status = "miss"
+        call.epoch = (self._store or self.store).epoch
+        return call.below.start(
+            deadline=deadline,
+            shared=shared,
+            body=None if call.items is None else call.items.request,
+            landed=partial(self._landed, call) if shared else None,
+        )
+
+    def _launch_for_all(self, call: Call, deadline: float | None = None) -> Flight:
+        """A flight that others find."""
+        flight = self._flying[call.name] = self._launch(call, shared=True, deadline=deadline)
         return flight
 
-    def revalidate(self, call: Call, name: bytes, items: Items | None = None) -> None:
+    def revalidate(self, call: Call) -> None:
         """Renew what is stored behind the back of a caller who has been served; one flight for all of them."""
-        shape = (name, "revalidation")
-        if shape not in self._flying:
-            self._launch(call, name, shape, items, deadline=REVALIDATION)
+        if call.name not in self._flying:
+            self._launch_for_all(call, REVALIDATION)
 
-    def landed(self, landing: Landing, flight: Flight) -> None:
+    def _landed(self, call: Call, flight: Flight) -> None:
         """A flight is over: nobody joins it any more, and what it brought is stored if it may be."""
-        if landing.shape is not None and self._flying.get(landing.shape) is flight:
-            del self._flying[landing.shape]
-        if not landing.stores or self.store.epoch != landing.epoch:  # cleared meanwhile: the answer is from before
+        if self._flying.get(call.name) is flight:
+            del self._flying[call.name]
+        if (self._store or self.store).epoch != call.epoch:  # cleared meanwhile: the answer is from before
             return
         options = self.options
         entry = keeping.entry_of(
-            flight, landing.dialect, landing.target, self._now(), options.ttl, tool_calls=options.tool_calls
+            flight, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
         )
         if entry is None:
             return
-        if landing.items is not None:
-            landing.items.keep(flight, landing.tags)
+        tags = (self._keys or self.keys).tags(call.exchange)
+        if call.items is not None:
+            call.items.keep(flight, tags)
         elif len(entry.body) <= options.max_entry:
-            self.keep(landing.name, entry, landing.tags)
-
-    def keep(self, name: bytes, entry: Entry, tags: list[bytes], age: float = 0.0) -> None:
-        """Store an entry. age: how old it is already."""
-        left = entry.fresh_for + self._grace - age
-        if left <= 0:
-            return
-        self.figures.stored += not age
-        above = self.options.compress_above
-        if len(entry.body) <= max(above, COMPRESSED_HERE):
-            self.store.put(name, entry.encode(tags, compress_above=above), left)
-            return
-        work = asyncio.get_running_loop().run_in_executor(None, lambda: entry.encode(tags, compress_above=above))
-        epoch = self.store.epoch
-
-        def compressed(done: asyncio.Future[bytes]) -> None:
-            if not done.cancelled() and done.exception() is None and self.store.epoch == epoch:
-                self.store.put(name, done.result(), left)
-
-        work.add_done_callback(compressed)
+            self.keep(call.name, entry, tags)
 
     # --- what is not cached --------------------------------------------------------------------
 
-    def _unfit(self, exchange: Exchange, dialect: Dialect, tree: dict[str, Any], below: Below) -> str | None:
+    def _unfit(self, dialect: Dialect, tree: dict[str, Any], below: Below) -> str | None:
         """Why this call is neither looked up nor stored; None when it is."""
-        options = self.options
         if dialect.stateful(tree):
             return "it refers to or leaves state at the provider"
+        if not self._picky:
+            return None
+        options = self.options
         if options.max_temperature is not None:
             said = tree.get("temperature", 1)
             if not isinstance(said, int | float) or said > options.max_temperature:

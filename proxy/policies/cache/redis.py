@@ -25,10 +25,10 @@ from redis.backoff import NoBackoff
 from proxy.policies.cache.backend import BytesOnly
 from proxy.policies.cache.entry import MAX_TAGS, TAG, EntryError
 from proxy.policies.cache.seal import Sealer, derive
-from proxy.policies.cache.stores import Found
 
 if TYPE_CHECKING:
     from proxy.policies.cache.selection import Selection
+    from proxy.policies.cache.stores import Found
 
 __all__ = ["TIMEOUT", "RedisStore", "SharedCache"]
 
@@ -105,7 +105,7 @@ class RedisStore:
     def look(self, key: bytes) -> Found | None:
         """What is still on its way to Redis."""
         found = self._pending.get(key)
-        return None if found is None else Found(found, 0)
+        return None if found is None else (found, 0)
 
     async def fetch(self, key: bytes) -> Found | None:
         """The entry; None when there is none, Redis is slow or gone, or the entry cannot be read."""
@@ -113,7 +113,7 @@ class RedisStore:
         if sealed is None:
             return None
         try:
-            return Found(self._sealer.open(key, sealed), 0)
+            return self._sealer.open(key, sealed), 0
         except EntryError:
             self.damaged += 1
             self.remove(key)

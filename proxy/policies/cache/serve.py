@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
     from proxy.policies.cache.entry import Entry
 
-__all__ = ["answer", "events", "renewed", "whole"]
+__all__ = ["JSON", "answer", "asks_usage", "events", "renewed", "whole"]
 
-_JSON: Final = (b"content-type", b"application/json")
+JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 _TIMES: Final = ("created", "created_at")
 _LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -29,9 +29,11 @@ def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, ne
     """The stored answer as this caller asked for it. age: seconds since it was stored. Raises ValueError when it is
     not what it should be. Events that were added up stay so: the entry's body is then the whole answer."""
     streaming = exchange.streaming
+    if not (streaming or new_ids or entry.events):
+        return whole(entry.body, age)
     tree: Any
     if entry.events:
-        if streaming and not new_ids and entry.with_usage is _asks_usage(exchange, dialect):
+        if streaming and not new_ids and entry.with_usage is asks_usage(exchange, dialect):
             return Answer(
                 200, [_EVENTS, (b"age", b"%d" % age)], origin="cache", source=Replay.raw(entry.body), events=True
             )
@@ -39,33 +41,34 @@ def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, ne
         if tree is None:
             raise ValueError("the stored events are no whole answer")
         entry.body, entry.events = orjson.dumps(tree), False
-    elif not (new_ids or streaming):
-        return whole(entry.body, age)
     else:
         tree = orjson.loads(entry.body)
     if new_ids:
         renewed(tree, exchange.started_wall)
     if streaming:
-        return events(exchange, dialect, tree, age)
+        told = events(exchange, dialect, tree)
+        told.headers.append((b"age", b"%d" % age))
+        return told
     return whole(orjson.dumps(tree), age)
 
 
-def _asks_usage(exchange: Exchange, dialect: Dialect) -> bool:
+def asks_usage(exchange: Exchange, dialect: Dialect) -> bool:
+    """Whether the call's client gets usage with a stream."""
     asked = exchange.request.body
     return asked is not None and dialect.asks_usage(asked.strict())
 
 
 def whole(body: bytes, age: float) -> Answer:
     """A whole answer."""
-    return Answer(200, [_JSON, (b"age", b"%d" % age)], origin="cache", body=Document(body))
+    return Answer(200, [JSON, (b"age", b"%d" % age)], origin="cache", body=Document(body))
 
 
-def events(exchange: Exchange, dialect: Dialect, tree: Any, age: float) -> Answer:
-    """The same as the events that the provider would have sent, with usage if the client asked for it."""
-    made = dialect.replay(tree, include_usage=_asks_usage(exchange, dialect))
+def events(exchange: Exchange, dialect: Dialect, tree: Any) -> Answer:
+    """A whole answer as the events that the provider would have sent, with usage if the client asked for it."""
+    made = dialect.replay(tree, include_usage=asks_usage(exchange, dialect))
     if not made:
         raise ValueError("the answer cannot be said as events")
-    return Answer(200, [_EVENTS, (b"age", b"%d" % age)], origin="cache", source=Replay.of(made), events=True)
+    return Answer(200, [_EVENTS], origin="cache", source=Replay.of(made), events=True)
 
 
 def renewed(tree: Any, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from proxy.policies.cache.lru import START, ByteLru
 
@@ -26,11 +26,8 @@ class StoreError(ValueError):
     """A store that cannot be opened as configured; the message says what to change."""
 
 
-class Found(NamedTuple):
-    """An entry's bytes, and where in them it begins."""
-
-    data: bytes
-    start: int
+Found = tuple[bytes, int]
+"""An entry's bytes, and where in them it begins."""
 
 
 class Store(Protocol):
@@ -89,7 +86,7 @@ class MemoryStore:
 
     def look(self, key: bytes) -> Found | None:
         found = self.lru.peek(key)
-        return None if found is None else Found(found, START)
+        return None if found is None else (found, START)
 
     async def fetch(self, key: bytes) -> Found | None:
         return self.look(key)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxy.policies.cache.backend import ByteBoundedCache
 from proxy.policies.cache.lru import START
-from proxy.policies.cache.stores import Found, clear_lru, lru_stats
+from proxy.policies.cache.stores import clear_lru, lru_stats
 
 if TYPE_CHECKING:
     from proxy.policies.cache.redis import RedisStore
     from proxy.policies.cache.selection import Selection
+    from proxy.policies.cache.stores import Found
     from proxy.state.interface import State
 
 __all__ = ["TieredStore"]
@@ -54,13 +55,13 @@ class TieredStore:
     def look(self, key: bytes) -> Found | None:
         self._heed()
         found = self._lru.peek(key)
-        return Found(found, START) if found is not None else self.behind.look(key)
+        return (found, START) if found is not None else self.behind.look(key)
 
     async def fetch(self, key: bytes) -> Found | None:
         epoch = self._epoch
         found = await self.behind.fetch(key)
         if found is not None and epoch == self._epoch:
-            await self.near.set(key, found.data, ttl=self._local_ttl)
+            await self.near.set(key, found[0], ttl=self._local_ttl)
         return found
 
     def put(self, key: bytes, entry: bytes, ttl: float) -> None:

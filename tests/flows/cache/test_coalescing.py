@@ -175,19 +175,6 @@ async def test_a_stream_that_breaks_ends_loudly_for_all(cached):
             assert b"[DONE]" not in one.got
 
 
-async def test_a_stream_and_a_whole_call_do_not_share_a_flight_but_an_entry(cached):
-    async with FakeUpstream(held("one"), reply(chat_answer("one"))) as upstream:
-        caller = await cached(upstream)
-        opening = asyncio.ensure_future(Stream(caller).open())
-        call = await upstream.call(0)
-        call.release(1)
-        leader = await opening
-        assert (await caller.say()).cache == "miss"
-        call.release(9)
-        await leader.rest()
-        assert (await caller.say()).cache == "hit"
-
-
 async def test_a_slow_follower_does_not_slow_the_leader(cached):
     big = "x" * 60_000
     step = events(*chat_events([big] * 60))

@@ -80,7 +80,7 @@ async def test_an_entry_on_its_way_is_already_there(redis):
     store = RedisStore(redis.url, "test", ())
     entry = Entry(b"{}", 0, 60).encode()
     store.put(KEY, entry, 60)
-    assert store.look(KEY).data == entry
+    assert store.look(KEY) == (entry, 0)
     await store.clear(EVERYTHING)
     assert store.look(KEY) is None
     assert await store.fetch(KEY) is None

@@ -15,7 +15,7 @@ async def test_a_reload_keeps_what_was_stored():
     services = services_builder()
     old = policy_builder(Cache, {"ttl": "1h"}, services=services)
     await old.start()
-    old.keep(b"n" * 16, Entry(b"{}", services.clock.now(), 60), [])
+    old.keep(b"n" * 16, Entry(b"{}", services.clock.now(), 60), b"")
     new = policy_builder(Cache, {"ttl": "2h"}, services=services)
     await new.start()
     await old.stop()
