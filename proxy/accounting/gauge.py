@@ -6,7 +6,7 @@ the highest of late (the last 256 to 512 answers), at least 1, by size of the es
 provider adds to every call weighs more on a short one. That many are reserved from then on. The same for answers
 without a limit of the client's: the longest of late, if it is longer than ``assume_output``.
 
-Before the first answer of a size there is only ``doubt``: the most that a text can come to, a token for each byte,
+Before the first answer of a size there is only doubt: the most that a text can come to, a token for each byte,
 which is four times the estimate, and two thousand tokens for what is added unseen. It is not reserved, but as long as
 it lasts, no more calls go out at once than the budget has room for with their doubts.
 
@@ -34,16 +34,15 @@ class Gauge:
         self._inputs: dict[int, _Highest] = {}
         self._output = _Highest()
 
-    def input(self, estimate: int) -> int:
-        """Input tokens to reserve for an estimate."""
+    def expect(self, estimate: int) -> tuple[int, int]:
+        """Input tokens to reserve for an estimate; and how many may come on top of them while no answer to one of its
+        size has come yet.
+        """
         seen = self._inputs.get(estimate.bit_length())
-        return estimate if seen is None or seen.value <= 1.0 else ceil(estimate * seen.value - _DUST)
-
-    def doubt(self, estimate: int) -> int:
-        """Input tokens that may come on top of an estimate of whose size no answer has come yet, else 0."""
-        if not estimate or estimate.bit_length() in self._inputs:
-            return 0
-        return estimate * (_BYTES_A_TOKEN - 1) + _UNSEEN
+        if seen is None:
+            return estimate, estimate * (_BYTES_A_TOKEN - 1) + _UNSEEN if estimate else 0
+        ratio = seen.value
+        return (estimate if ratio <= 1.0 else ceil(estimate * ratio - _DUST)), 0
 
     def output(self, assumed: int) -> int:
         """Output tokens to reserve where the client sets no limit."""

@@ -158,12 +158,14 @@ class Journal:
                 self._scheduled = True
                 self._loop.call_soon(self._flush)
             return
-        started, size = _monotonic(), len(line)
+        started = _monotonic()
         try:
             if self._size >= self._segment_bytes:
                 self._next_segment()
-            if os.write(self._fd, line) != size:
+            size = os.write(self._fd, line)
+            if size != len(line):
                 self._write_rest(line)
+                size = len(line)
             self._size += size
         except OSError as error:
             self._pending.append(line)

@@ -84,8 +84,11 @@ class Ticket:
         None where a price is unknown, which is no figure at all, never a zero.
         """
         total, charge = 0, self.tariff.charge
-        for made in self._own(exchange):
-            bill = charge(exchange, made)
+        plain = self._below is exchange and exchange.cache_status is None  # the way of most calls
+        for made in exchange.attempts if plain else self._own(exchange):
+            bill: Bill | None = made.local.get(BILL)
+            if bill is None or not bill.paid:
+                bill = charge(exchange, made)
             if bill is not None:
                 if not bill.price.priced:
                     return None
@@ -95,10 +98,7 @@ class Ticket:
     def _own(self, exchange: Exchange) -> list[Attempt]:
         """The attempts that are this call's to pay and in no row yet."""
         below = self._below
-        status = exchange.cache_status
-        if below is exchange and status is None:  # no cache in between: the way of most calls
-            return exchange.attempts
-        if status in FROM_CACHE:
+        if exchange.cache_status in FROM_CACHE:
             return []
         if below is None:
             flight = exchange.flight_of
@@ -165,7 +165,8 @@ class Ticket:
         return fresh()
 
     def _record(self, exchange: Exchange, number: int) -> bytes:
-        own = self._own(exchange)
+        status = exchange.cache_status
+        own = exchange.attempts if self._below is exchange and status is None else self._own(exchange)
         attempt = exchange.served_by or (own[-1] if own else None)
         flags = total = cost = sent = saved = 0
         version = ""
@@ -175,9 +176,11 @@ class Ticket:
         for made in own:
             if made.sent:
                 sent += 1
-            bill = charge(exchange, made)
-            if bill is None:
-                continue
+            bill: Bill | None = made.local.get(BILL)
+            if bill is None or not bill.paid:
+                bill = charge(exchange, made)
+                if bill is None:
+                    continue
             bill.counted = True
             total += bill.cost
             price, usage = bill.price, bill.usage
@@ -191,7 +194,7 @@ class Ticket:
                     record.extra(who, flags=_flags(bill), cost=bill.cost, version=price.version, usage=usage.pack())
                 )
         exchange.cost_nanos = total
-        if exchange.cache_status in FROM_CACHE:
+        if status in FROM_CACHE:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
         answer, clock, first, started = exchange.answer, self.clock, exchange.first_byte_at, exchange.started_at

@@ -10,37 +10,37 @@ from proxy.accounting.gauge import Gauge
 
 def test_before_the_first_answer_the_estimate_stands_and_is_doubted():
     gauge = Gauge()
-    assert gauge.input(100) == 100
-    assert gauge.doubt(100) == 2_300
-    assert gauge.doubt(0) == gauge.input(0) == 0
+    assert gauge.expect(100)[0] == 100
+    assert gauge.expect(100)[1] == 2_300
+    assert gauge.expect(0)[1] == gauge.expect(0)[0] == 0
 
 
 def test_more_than_estimated_is_reserved_from_then_on_less_is_not():
     gauge = Gauge()
     gauge.learn(100, 150)
-    assert (gauge.input(100), gauge.input(101), gauge.doubt(100)) == (150, 152, 0)
+    assert (gauge.expect(100)[0], gauge.expect(101)[0], gauge.expect(100)[1]) == (150, 152, 0)
     gauge.learn(100, 20)
-    assert gauge.input(100) == 150
+    assert gauge.expect(100)[0] == 150
     quiet = Gauge()
     quiet.learn(100, 20)
-    assert (quiet.input(100), quiet.doubt(100)) == (100, 0)
+    assert (quiet.expect(100)[0], quiet.expect(100)[1]) == (100, 0)
 
 
 def test_a_size_is_learned_apart_because_what_is_added_weighs_more_on_a_short_call():
     gauge = Gauge()
     gauge.learn(8, 1_000)
-    assert gauge.input(8) == 1_000
-    assert gauge.input(10_000) == 10_000
-    assert gauge.doubt(10_000) == 32_000
+    assert gauge.expect(8)[0] == 1_000
+    assert gauge.expect(10_000)[0] == 10_000
+    assert gauge.expect(10_000)[1] == 32_000
 
 
 def test_what_was_high_once_is_forgotten():
     gauge = Gauge()
     gauge.learn(100, 900)
     for _ in range(255 + 256):
-        assert gauge.input(100) == 900
+        assert gauge.expect(100)[0] == 900
         gauge.learn(100, 110)
-    assert gauge.input(100) == 110
+    assert gauge.expect(100)[0] == 110
 
 
 def test_the_longest_answer_without_a_limit_is_assumed_if_it_is_longer():
@@ -57,5 +57,5 @@ def test_what_was_just_seen_would_have_fitted(seen):
     gauge = Gauge()
     for estimate, charged in seen:
         gauge.learn(estimate, charged)
-        assert gauge.input(estimate) >= charged
-        assert gauge.input(estimate) >= estimate
+        assert gauge.expect(estimate)[0] >= charged
+        assert gauge.expect(estimate)[0] >= estimate

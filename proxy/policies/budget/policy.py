@@ -190,10 +190,10 @@ class Budget(Policy):
         bill.asked, bill.bound = asked, bound
         most = bill.most = price.worst_case(asked, bound)
         plain = (most, asked + bound, 1)
-        expected = gauge.input(asked)
+        expected, doubt = gauge.expect(asked)
         if expected == asked and longest == bound:
-            return plain, plain, gauge.doubt(asked)
-        return plain, (price.worst_case(expected, longest), expected + longest, 1), gauge.doubt(asked)
+            return plain, plain, doubt
+        return plain, (price.worst_case(expected, longest), expected + longest, 1), doubt
 
     def _unpriced(self, exchange: Exchange, attempt: Attempt) -> Veto | None:
         options: BudgetOptions = self.options
