@@ -1,10 +1,11 @@
 """The demo upstream: a provider that needs no account, no network and no model.
 
 It is a real HTTP server on loopback that speaks chat completions, completions, embeddings, responses, Anthropic
-messages, models, moderations, audio and files well enough for the providers' own SDKs. Its answers are deterministic
-and quote what it received, so that a user sees what masking did: the last thing the user said, the system prompt if
-there is one, what a tool answered. When tools are offered it calls the first one (or the one that ``tool_choice``
-names) with arguments that quote the user; in JSON mode the quote stands in JSON that follows the schema.
+messages, models, moderations, audio, files and realtime sessions (texts over a websocket) well enough for the
+providers' own SDKs. Its answers are deterministic and quote what it received, so that a user sees what masking did: the
+last thing the user said, the system prompt if there is one, what a tool answered. When tools are offered it calls the
+first one (or the one that ``tool_choice`` names) with arguments that quote the user; in JSON mode the quote stands in
+JSON that follows the schema.
 
 Every model name is accepted. ``n``, ``max_tokens`` (answers are cut with ``finish_reason: length``), ``stop``,
 ``stream_options.include_usage`` and ``encoding_format`` do what they say. A token is four characters or less, which

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from proxy.demo import chat, embeddings, messages, others, responses
+from proxy.demo import chat, embeddings, messages, others, realtime, responses
 from proxy.demo.wishes import NO_WISHES, Wishes, read_wishes
 from proxy.demo.words import Json
 from proxy.document import Document
@@ -134,6 +134,8 @@ class Demo:
                 raise ProxyError("method_not_allowed", f"{method} is not allowed here; use GET.")
             name = endpoint.removeprefix("models").removeprefix("/")
             return _json(others.model(name) if name else others.models())
+        if endpoint == "realtime" and method == "GET":
+            return await realtime.converse(request)
         if endpoint not in _POSTS:
             raise ProxyError(
                 "model_not_found", f"The demo upstream has no {path}; it has {', '.join(sorted(_POSTS))} and models."
