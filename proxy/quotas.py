@@ -104,6 +104,7 @@ def _bucket_rows(policy: Budget, bucket: Bucket, now: float) -> list[dict[str, A
                 "reserved": shown(usage.held),
                 "remaining": shown(max(0.0, counter.limit - usage.used - usage.held)),
                 "share": round(usage.used / counter.limit, 6),
+                "shared": policy.state.shared,
                 "resets_in": None if budget.window.rolling else round(max(0.0, budget.resets(now) - now), 3),
             }
         )

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ async def gang(tmp_path: Path) -> AsyncIterator[Start]:
     running: list[Gang] = []
     reading: list[asyncio.Task[None]] = []
 
-    async def start(upstream: FakeUpstream, workers: int = 2, ready: bool = True, **server: Any) -> Gang:
+    async def start(
+        upstream: FakeUpstream, workers: int = 2, ready: bool = True, chain: Sequence[Any] = (), **server: Any
+    ) -> Gang:
         port = free_port()
         admin = free_port()
         config = {
@@ -98,7 +100,7 @@ async def gang(tmp_path: Path) -> AsyncIterator[Start]:
             "log": {"format": "json", "access": False},
             "upstreams": {"fake": {"api": "openai", "base_url": upstream.url}},
             "routes": [{"match": {"path": "*"}, "upstream": "fake", "chain": "empty"}],
-            "chains": {"empty": []},
+            "chains": {"empty": list(chain)},
         }
         file = tmp_path / "config.yaml"
         file.write_text(json.dumps(config))
@@ -245,6 +247,25 @@ async def test_metrics_of_all_workers_are_one_page(gang: Start) -> None:
         assert len(heads) == len(set(heads))
 
 
+async def test_a_budget_of_all_workers_is_one_row_also_after_a_restart(gang: Start) -> None:
+    """In memory each worker has its part of the budget and counts apart; what the ledger knows is dealt out, too."""
+    chain = ["account", {"budget": {"calls": 100}}]
+    async with FakeUpstream(default=reply(chat_answer())) as upstream:
+        whole = await gang(upstream, chain=chain)
+        assert await asyncio.gather(*(whole.call() for _ in range(40))) == [200] * 40
+        _, rows = await whole.ask("/api/v1/budgets")
+        assert [(r["value"], r["spent"], r["remaining"], r["limit"], r["share"]) for r in rows] == [
+            ("all", 40, 60, 100, 0.4)
+        ]
+        whole.signal()
+        await whole.ended()
+        again = await gang(upstream, chain=chain)
+        _, rows = await again.ask("/api/v1/budgets")
+        assert [(r["spent"], r["remaining"]) for r in rows] == [(40, 60)]
+        statuses = await asyncio.gather(*(again.call() for _ in range(80)))
+        assert 45 <= statuses.count(200) <= 60  # 30 each; the kernel does not deal connections out evenly
+
+
 def chat_pieces() -> list[dict[str, Any]]:
     return [{"choices": [{"index": 0, "delta": {"content": "x"}}]} for _ in range(3)]
 
@@ -271,6 +292,21 @@ def test_counters_and_histograms_add_up_and_gauges_keep_their_worker(values: lis
     for number, value in enumerate(values, 1):
         assert f'in_flight{{worker="{number}"}} {value}\n' in page
     assert page.count("# TYPE calls_total counter") == 1
+
+
+def test_budgets_are_added_up_unless_they_are_counted_together() -> None:
+    row = {"chain": "c", "budget": "b", "value": "all", "unit": "usd", "limit": 10.0, "shared": False}
+    page = [{**row, "spent": 2.0, "reserved": 1.0, "remaining": 7.0, "share": 0.2}]
+    other = [
+        {**row, "spent": 3.0, "reserved": 0.0, "remaining": 7.0, "share": 0.3},
+        {**row, "value": "x", "spent": 9.0, "reserved": 0.0, "remaining": 1.0, "share": 0.9},
+    ]
+    alone, both = merge.budgets([(1, page), (2, other)])
+    assert (alone["value"], alone["spent"], alone["share"]) == ("x", 9.0, 0.9)
+    assert (both["spent"], both["reserved"], both["remaining"], both["share"]) == (5.0, 1.0, 4.0, 0.5)
+    shared = [{**page[0], "shared": True}], [{**other[0], "shared": True}]
+    [together] = merge.budgets([(1, shared[0]), (2, shared[1])])
+    assert (together["spent"], together["reserved"], together["remaining"]) == (3.0, 1.0, 6.0)
 
 
 def test_lists_are_joined_and_every_object_names_its_worker() -> None:

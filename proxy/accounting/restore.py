@@ -13,6 +13,7 @@ from proxy.accounting.ledger.base import ask_totals
 if TYPE_CHECKING:
     from proxy.accounting.books import Store
     from proxy.state.interface import State
+    from proxy.state.limits import Share
 
 __all__ = ["restore"]
 
@@ -33,7 +34,8 @@ async def restore(store: Store, budget: Budget, state: State, now: float) -> int
     """Seed the counters of the current window with what the ledger has for it; how many values were seeded.
 
     Waits until the journal is in the ledger (5 s at most). Raises the driver's errors when the ledger is down.
-    Not kept in the ledger, so not restored: ``per: ip``. A rolling window gets its whole sum back as of now, which
+    Where workers count apart each gets its part, as it has its part of the limit. Not kept in the ledger, so not
+    restored: ``per: ip``. A rolling window gets its whole sum back as of now, which
     frees it later than the calls it came from, never earlier.
     """
     if "ip" in budget.per:
@@ -52,10 +54,11 @@ async def restore(store: Store, budget: Budget, state: State, now: float) -> int
         before = sums.get(value, Amounts(0, 0, 0))
         tokens = totals["input_tokens"] + totals["output_tokens"]
         sums[value] = Amounts(before.usd + totals["cost"], before.tokens + tokens, before.calls + totals["calls"])
+    share: Share | None = getattr(state, "share", None)  # of a state in memory
     for value, amounts in sums.items():
         for place, counter in budget.bucket(value, now).counters:
             if amounts[place]:
-                state.seed(counter, amounts[place])
+                state.seed(counter, amounts[place] if share is None else share.of(amounts[place]))
     log.debug("budget %s: restored %d values of %s", budget.name, len(sums), ", ".join(METRICS))
     return len(sums)
 

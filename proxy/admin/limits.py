@@ -38,7 +38,8 @@ PATHS: Paths = {
     },
     "/api/v1/budgets": {
         "get": operation(
-            "Every budget by its value in the window that runs: limit, spent, reserved by calls in flight.",
+            "Every budget by its value in the window that runs: limit, spent, reserved by calls in flight. "
+            "Workers' figures are added up unless they count together (shared).",
             fields={
                 "chain": "string",
                 "budget": "string",
@@ -51,6 +52,7 @@ PATHS: Paths = {
                 "reserved": "number",
                 "remaining": "number",
                 "share": "number",
+                "shared": "boolean",
                 "resets_in": "number?",
             },
             many=True,

@@ -3,6 +3,7 @@
 metrics     counters and histograms are added up; a gauge is a picture of one process and keeps a label ``worker``
 pages       those that are a picture of one process (``OF_ONE_PROCESS``): their lists one after the other, every object
             with its ``worker``; anything else is of the first worker: what it says is the same in all, or shared
+budgets     a budget is one for all: what each worker counted is added up, unless they count together
 events      whole events, in the order in which they come
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any, Final
 
 OF_ONE_PROCESS: Final = frozenset({"upstreams", "keys", "breakers", "cache", "exchanges", "alerts"})
@@ -79,6 +81,28 @@ def pages(said: Sequence[tuple[int, Any]]) -> Any:
     if any(not isinstance(value, list) for value in merged.values()):
         merged["workers"] = [{**page, "worker": number} for number, page in said if isinstance(page, dict)]
     return merged
+
+
+def budgets(said: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
+    """The page of budgets, one row for each value of each: the sums of what the workers counted apart, or the latest
+    picture of what they count together (``shared``). The fullest first, as every worker has it.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for _, page in said:
+        for row in page if isinstance(page, list) else ():
+            place = (row["chain"], row["budget"], row["value"], row["unit"])
+            known = found.get(place)
+            if known is None:
+                found[place] = dict(row)
+                continue
+            together = max if row["shared"] else add
+            for figure in ("spent", "reserved"):
+                known[figure] = together(known[figure], row[figure])
+    for row in found.values():
+        if row["limit"]:
+            row["remaining"] = max(0, row["limit"] - row["spent"] - row["reserved"])
+            row["share"] = round(row["spent"] / row["limit"], 6)
+    return sorted(found.values(), key=lambda row: -row["share"])
 
 
 def _joined(said: Sequence[tuple[int, Any]]) -> list[Any]:

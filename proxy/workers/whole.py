@@ -152,9 +152,9 @@ class WholeAdmin:
             whole = await first.read()
             if refused is None and request.method == "GET" and len(answers) > 1:
                 name = request.path.removeprefix("/api/v1/").partition("/")[0]
-                if kind.startswith("application/json") and name in merge.OF_ONE_PROCESS:
+                if kind.startswith("application/json") and (name == "budgets" or name in merge.OF_ONE_PROCESS):
                     said = [(n, orjson.loads(whole if n == number else await a.read())) for n, a in answers]
-                    whole = orjson.dumps(merge.pages(said))
+                    whole = orjson.dumps(merge.budgets(said) if name == "budgets" else merge.pages(said))
                 elif request.path == "/metrics":
                     whole = merge.metrics({n: (await a.read()).decode() for n, a in answers}).encode()
             return web.Response(body=whole, status=first.status, headers=headers)
