@@ -88,9 +88,9 @@ class WaitingLines:
             if waiter.line.queue.remove(waiter, owner, priority):
                 waiter.line.changed.set()
 
-    def stir(self, grant: Grant) -> None:
+    def stir(self, claims: Claims) -> None:
         """Something was given back: those who wait for it ask again."""
-        for limit, _ in grant.claims:
+        for limit, _ in claims:
             line = self._lines.get(limit.name)
             if line is not None:
                 line.changed.set()
@@ -148,4 +148,4 @@ class WaitingLines:
 
     def _give_back(self, grant: Grant) -> None:
         self._state.free(grant)
-        self.stir(grant)
+        self.stir(grant.claims)

@@ -26,7 +26,7 @@ class Bench:
 
     async def free(self, grant):
         self.state.free(grant)
-        self.lines.stir(grant)
+        self.lines.stir(grant.claims)
         await settle_loop()
 
 
@@ -71,7 +71,7 @@ async def test_a_grant_in_the_moment_of_leaving_goes_to_the_next():
     held = bench.take(one)
     first, second = await bench.wait(one), await bench.wait(one, owner="ben")
     bench.state.free(held)
-    bench.lines.stir(held)
+    bench.lines.stir(held.claims)
     while not first.done() and not bench.state.usage(one).held:
         await asyncio.sleep(0)
     first.cancel()

@@ -18,19 +18,20 @@ from pydantic_core import PydanticCustomError
 from proxy.config.base import Texts
 from proxy.config.units import Duration
 from proxy.errors import ProxyError
-from proxy.policy import Policy, PolicyOptions
-from proxy.rate_rules import Account, Rule
-from proxy.state import NEVER, Claims, Grant, Refusal
+from proxy.policy import Later, Policy, PolicyOptions
+from proxy.rate_rules import Account, Rule, reader
+from proxy.state import NEVER, Claims, Grant, MemoryState, Refusal
 from proxy.waiting_lines import WaitingLines
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from proxy.exchange import Answer, Exchange
     from proxy.policy import Stage
     from proxy.services import Services
     from proxy.state import State
 
 DIMENSIONS: Final = ("principal", "project", "model", "task", "ip", "upstream", "all")
-MOST_ACCOUNTS: Final = 10_000
 SERVED_HERE: Final = frozenset({"hit", "stale", "coalesced"})
 OWN_LIMITS: Final = "/v1/sidecar/limits"
 """Where a caller asks what is left for him: never refused and never counted, since it says when to come back."""
@@ -89,6 +90,18 @@ class RateLimitOptions(Limit):
     )
 
 
+class Hold:
+    """What one call has taken. grant: the receipt, None where the account's joint has it. stamp: when it was taken."""
+
+    __slots__ = ("account", "grant", "stamp", "tokens")
+
+    def __init__(self, account: Account, tokens: int, grant: Grant | None, stamp: float) -> None:
+        self.account = account
+        self.tokens = tokens
+        self.grant = grant
+        self.stamp = stamp
+
+
 class RateLimit(Policy):
     """Holds calls to their rates."""
 
@@ -105,41 +118,84 @@ class RateLimit(Policy):
         self._rules = tuple(
             Rule.of(self.label, one.per, one.rpm, one.tpm, one.burst, one.max_concurrent) for one in (*own, *o.limits)
         )
-        self._only = self._rules[0].per[0] if len(self._rules) == 1 and len(self._rules[0].per) == 1 else None
+        #: Every dimension of every rule once: what a caller's account is found by.
+        self._per = tuple(dict.fromkeys(name for rule in self._rules for name in rule.per))
+        self._who = reader(self._per)
         self._counts_tokens = any(rule.tpm for rule in self._rules)
         self.needs_usage = self._counts_tokens  # type: ignore[misc]
         self._state: State = services.get("state")
+        self._direct = self._state if isinstance(self._state, MemoryState) else None
         self._clock = services.clock
+        self._monotonic = services.clock.monotonic
         self._accounts: dict[str | tuple[str, ...], Account] = {}
         self.lines = WaitingLines(self._state, self._clock)
 
     # --- down --------------------------------------------------------------------------------------
 
-    async def on_request(self, exchange: Exchange) -> None:
+    def on_request(self, exchange: Exchange) -> Later[None]:
         if exchange.request.path == OWN_LIMITS:
-            return
-        account = self._account(exchange)
+            return None
+        account = self._accounts.get(self._who(exchange)) or self._account(exchange)
         tokens = self._estimate(exchange) if self._counts_tokens else 0
+        joint = account.joint
+        if joint is None:
+            return self._ask(exchange, account, tokens)
+        if not self.lines:
+            now = self._monotonic()
+            if joint.take(tokens, now):
+                exchange.local[self] = Hold(account, tokens, None, now)
+                return None
+        assert self._direct is not None
         claims = account.claims(tokens)
-        refusal: Refusal | None = None
-        name = self.lines.before(claims) if self.lines else None
-        if name is None:
-            answer = await self._state.reserve((claims,))
-            if isinstance(answer, Grant):
-                exchange.local[self] = (answer, account)
-                return
-            refusal, name = answer, answer.limit.name
+        name = self.lines.before(claims)
+        answer = self._direct.try_reserve((claims,)) if name is None else None
+        return self._told(exchange, account, tokens, claims, answer, name)
+
+    async def _ask(self, exchange: Exchange, account: Account, tokens: int) -> None:
+        """The same where Redis decides."""
+        claims = account.claims(tokens)
+        name = self.lines.before(claims)
+        answer = await self._state.reserve((claims,)) if name is None else None
+        wait = self._told(exchange, account, tokens, claims, answer, name)
+        if wait is not None:
+            await wait
+
+    def _told(
+        self,
+        exchange: Exchange,
+        account: Account,
+        tokens: int,
+        claims: Claims,
+        answer: Grant | Refusal | None,
+        name: str | None,
+    ) -> Awaitable[None] | None:
+        """The answer is a grant, a refusal, or None when others wait already for the limit ``name``."""
+        if isinstance(answer, Grant):
+            exchange.local[self] = Hold(account, tokens, answer, answer.stamp)
+            return None
         if self.observe:
-            exchange.note(self.label, f"would {self.options.on_limit}: {self._why(refusal, tokens)}")
-            return
-        if self.options.on_limit == "wait" and (refusal is None or refusal.wait <= self.options.max_wait):
-            grant = await self._wait(exchange, name, claims)
-            if grant is not None:
-                exchange.local[self] = (grant, account)
-                return
-        if refusal is None:
-            refusal = Refusal(claims[0][0], max(0.1, self._state.peek(claims)))
-        raise self._refusal(refusal, tokens, account)
+            exchange.note(self.label, f"would {self.options.on_limit}: {self._why(answer, tokens)}")
+            return None
+        if self.options.on_limit == "wait" and (answer is None or answer.wait <= self.options.max_wait):
+            return self._stand_in_line(exchange, tokens, claims, answer, name)
+        raise self._refusal(answer or self._behind(claims), tokens, account)
+
+    async def _stand_in_line(
+        self, exchange: Exchange, tokens: int, claims: Claims, refusal: Refusal | None, name: str | None
+    ) -> None:
+        """Whoever waits holds nothing, his account neither: it is found again when his turn has come."""
+        if name is None:
+            assert refusal is not None
+            name = refusal.limit.name
+        grant = await self._wait(exchange, name, claims)
+        account = self._account(exchange)
+        if grant is None:
+            raise self._refusal(refusal or self._behind(claims), tokens, account)
+        exchange.local[self] = Hold(account, tokens, grant, grant.stamp)
+
+    def _behind(self, claims: Claims) -> Refusal:
+        """Others wait already, and the time was too short for a turn."""
+        return Refusal(claims[0][0], max(0.1, self._state.peek(claims)))
 
     async def _wait(self, exchange: Exchange, name: str, claims: Claims) -> Grant | None:
         seconds = self.options.max_wait
@@ -152,41 +208,31 @@ class RateLimit(Policy):
         return grant
 
     def _account(self, exchange: Exchange) -> Account:
-        key: str | tuple[str, ...]
-        if self._only is not None:
-            key = exchange.dimension(self._only)
-        else:
-            key = tuple(["|".join([exchange.dimension(one) for one in rule.per]) for rule in self._rules])
+        """The caller's account; kept as long as something of it is in use, and a minute at least."""
+        key = self._who(exchange)
         found = self._accounts.get(key)
         if found is None:
-            if len(self._accounts) >= MOST_ACCOUNTS:
-                del self._accounts[next(iter(self._accounts))]  # only a handle: what was used is in the state
-            values = (key,) if isinstance(key, str) else key
-            found = self._accounts[key] = Account(self._rules, values)
+            known = dict(zip(self._per, (key,) if isinstance(key, str) else key, strict=True))
+            values = ["|".join([known[name] for name in rule.per]) for rule in self._rules]
+            found = self._accounts[key] = Account(self._rules, values, self._state)
+            self._state.tend(self._accounts, key)
         return found
 
     def _estimate(self, exchange: Exchange) -> int:
         """Tokens the call may take: its input, and its output limit for each choice."""
         tokens = exchange.input_estimate()
-        tree = exchange.tree if exchange.request.body is not None else None
-        if tree is None or exchange.dialect is None or exchange.dialect.operation == "embeddings":
+        body, dialect = exchange.request.body, exchange.dialect
+        if body is None or dialect is None or dialect.operation == "embeddings":
             return tokens
-        bound = exchange.dialect.bound(tree)
+        bound = dialect.bound(body.strict())
         output = self.options.assume_output if bound.tokens is None else bound.tokens
-        return tokens + output * max(1, bound.choices)
+        return tokens + output * bound.choices
 
     # --- up ----------------------------------------------------------------------------------------
 
-    async def on_response(self, exchange: Exchange, answer: Answer) -> None:
-        self._show(exchange, answer)
-
-    def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
-        self._show(exchange, answer)
-        return None
-
-    def _show(self, exchange: Exchange, answer: Answer) -> None:
-        held: tuple[Grant, Account] | None = exchange.local.get(self)
-        if held is None:
+    def on_response(self, exchange: Exchange, answer: Answer) -> None:
+        hold: Hold | None = exchange.local.get(self)
+        if hold is None:
             return
         if answer.origin == "upstream":
             # The provider's figures are about our key, the caller's are about him.
@@ -194,27 +240,40 @@ class RateLimit(Policy):
                 if len(name) > 16 and name[:12].lower() == b"x-ratelimit-":
                     answer.headers = [pair for pair in answer.headers if pair[0][:12].lower() != b"x-ratelimit-"]
                     break
-        answer.headers += held[1].headers(self._state)
+        answer.headers += hold.account.headers(self._monotonic())
 
-    async def on_done(self, exchange: Exchange) -> None:
-        held: tuple[Grant, Account] | None = exchange.local.pop(self, None)
-        if held is None:
+    def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
+        self.on_response(exchange, answer)
+        return None
+
+    def on_done(self, exchange: Exchange) -> None:
+        hold: Hold | None = exchange.local.pop(self, None)
+        if hold is None:
             return
-        grant, account = held
         error = exchange.error
-        if error is not None and error.code == "rate_limit_exceeded" and not exchange.attempts:
+        attempts = exchange.attempts
+        if error is not None and error.code == "rate_limit_exceeded" and not attempts:
             # Another limit refused the call: several are taken together or not at all.
-            self._state.free(grant)
-            if self.lines:
-                self.lines.stir(grant)
+            self._settle(hold, 0, 0)
             return
         tokens = 0
-        if self._counts_tokens and exchange.attempts and exchange.cache_status not in SERVED_HERE:
+        if self._counts_tokens and attempts and exchange.cache_status not in SERVED_HERE:
             usage = exchange.usage
-            tokens = grant.claims[-1][1] if usage is None else usage.input + usage.output
-        self._state.settle(grant, account.used(tokens))
+            tokens = hold.tokens if usage is None else usage.input + usage.output
+        self._settle(hold, 1, tokens)
+
+    def _settle(self, hold: Hold, count: int, tokens: int) -> None:
+        """count: 0 gives everything back."""
+        account, grant = hold.account, hold.grant
+        if grant is None:
+            assert account.joint is not None
+            account.joint.settle(count, hold.tokens, tokens, hold.stamp, self._monotonic())
+        elif count:
+            self._state.settle(grant, account.used(tokens))
+        else:
+            self._state.free(grant)
         if self.lines:
-            self.lines.stir(grant)
+            self.lines.stir(account.claims(0))
 
     async def stop(self) -> None:
         self.lines.stop()
@@ -223,14 +282,14 @@ class RateLimit(Policy):
 
     def limits(self, exchange: Exchange) -> list[dict[str, Any]]:
         """What a caller may still do: one object for each limit that is about him (`GET /v1/sidecar/limits`)."""
-        return self._account(exchange).describe(self.label, self._state)
+        return self._account(exchange).describe(self.label)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Every limit of which something is in use, for `GET /api/v1/limits`."""
         return [
             {"value": " ".join(account.values), **told}
             for account in self._accounts.values()
-            for told in account.describe(self.label, self._state)
+            for told in account.describe(self.label)
             if told["used"]
         ]
 
@@ -253,7 +312,7 @@ class RateLimit(Policy):
             f"Rate limit reached: {self._why(refusal, tokens)}.",
             retry_after=None if forever else max(0.001, refusal.wait),
             policy=self.label,
-            headers=tuple(account.headers(self._state)),
+            headers=tuple(account.headers(self._monotonic())),
         )
         if forever:
             error.should_retry = False

@@ -88,9 +88,10 @@ class State(Protocol):
         """Forgets an entry."""
 
     def tend(self, table: dict[Any, Any], key: Any) -> None:
-        """Takes `key` out of a caller's own table some time after its value's `idle_in(now)` has come down to 0.
+        """Takes `key` out of a caller's own table some time after its value has become idle, and closes the value.
 
-        idle_in: seconds until nothing of the value is worth keeping, now being monotonic seconds.
+        The value has `idle_in(now)`: seconds until nothing of it is worth keeping, now being monotonic seconds; and
+        `close()`.
         """
 
     async def start(self) -> None:

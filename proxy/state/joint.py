@@ -12,16 +12,17 @@ from proxy.state.limits import Bucket, Limit, Slots, Window
 from proxy.state.memory import MemoryState
 from proxy.state.meters import Meter
 
-_Pairs: TypeAlias = tuple[tuple[Any, Meter], ...]
+Pairs: TypeAlias = tuple[tuple[Any, Any], ...]
+"""Limits, each with its meter."""
 
 
 class Joint:
     """One unit of each of `rates`, one place of each of `slots`, tokens of each of `weighed`: all or nothing.
 
-    Its meters stay while it lives.
+    Its meters stay until it is closed (or gone). After that nobody may `take`; what was taken before can be settled.
     """
 
-    __slots__ = ("_rates", "_slots", "_state", "_weighed")
+    __slots__ = ("_open", "_state", "rates", "slots", "weighed")
 
     def __init__(
         self,
@@ -31,30 +32,36 @@ class Joint:
         weighed: Sequence[Window | Bucket] = (),
     ) -> None:
         self._state = state
-        self._rates = self._keep(rates)
-        self._slots = self._keep(slots)
-        self._weighed = self._keep(weighed)
+        self.rates = self._keep(rates)
+        self.slots = self._keep(slots)
+        self.weighed = self._keep(weighed)
+        self._open = True
 
-    def _keep(self, limits: Sequence[Limit]) -> _Pairs:
+    def _keep(self, limits: Sequence[Limit]) -> Pairs:
         return tuple([(limit, self._state.keep(limit)) for limit in limits])
 
-    def __del__(self) -> None:
-        for limit, meter in (*self._rates, *self._slots, *self._weighed):
-            self._state.let_go(limit, meter)
+    def close(self) -> None:
+        """Lets go of the meters."""
+        if self._open:
+            self._open = False
+            for limit, meter in (*self.rates, *self.slots, *self.weighed):
+                self._state.let_go(limit, meter)
+
+    __del__ = close
 
     def __repr__(self) -> str:
-        return f"<Joint {', '.join(limit.name for limit, _ in (*self._rates, *self._slots, *self._weighed))}>"
+        return f"<Joint {', '.join(limit.name for limit, _ in (*self.rates, *self.slots, *self.weighed))}>"
 
     def take(self, tokens: int, now: float) -> bool:
         """Takes all of it if it fits. now: monotonic seconds, to be kept for `settle`."""
         share = self._state.share
-        for limit, meter in self._rates:
+        for limit, meter in self.rates:
             if meter.ask(limit, 1, now, share) > 0.0:
                 return self._undo(meter, tokens, now)
-        for limit, meter in self._slots:
+        for limit, meter in self.slots:
             if meter.ask(limit, 1, now, share) > 0.0:
                 return self._undo(meter, tokens, now)
-        for limit, meter in self._weighed:
+        for limit, meter in self.weighed:
             if meter.ask(limit, tokens, now, share) > 0.0:
                 return self._undo(meter, tokens, now)
         return True
@@ -62,11 +69,11 @@ class Joint:
     def _undo(self, refused: Meter, tokens: int, now: float) -> bool:
         """Gives back what was taken before the one that did not fit."""
         share = self._state.share
-        for limit, meter in (*self._rates, *self._slots):
+        for limit, meter in (*self.rates, *self.slots):
             if meter is refused:
                 return False
             meter.settle(limit, 1, 0, now, now, share)
-        for limit, meter in self._weighed:
+        for limit, meter in self.weighed:
             if meter is refused:
                 return False
             meter.settle(limit, tokens, 0, now, now, share)
@@ -74,16 +81,22 @@ class Joint:
 
     def settle(self, count: int, tokens: int, used: int, stamp: float, now: float) -> None:
         """What was really used: `count` units instead of one, `used` tokens instead of `tokens`. Frees the places."""
+        if not self._open:
+            # A call so long that everything else about it was over: what it owes is owed all the same.
+            again = Joint(self._state, *[[limit for limit, _ in pairs] for pairs in (self.rates, (), self.weighed)])
+            again.settle(count, tokens, used, stamp, now)
+            again.close()
+            return
         share = self._state.share
         if count != 1:
-            for limit, meter in self._rates:
+            for limit, meter in self.rates:
                 meter.settle(limit, 1, count, stamp, now, share)
-        for limit, meter in self._slots:
+        for limit, meter in self.slots:
             meter.settle(limit, 1, 0, stamp, now, share)
         if used != tokens:
-            for limit, meter in self._weighed:
+            for limit, meter in self.weighed:
                 meter.settle(limit, tokens, used, stamp, now, share)
 
     def idle_in(self, now: float) -> float:
         """Seconds until none of it is in use, 0 when that is so now."""
-        return max([meter.idle_in(now) for _, meter in (*self._rates, *self._slots, *self._weighed)], default=0.0)
+        return max([meter.idle_in(now) for _, meter in (*self.rates, *self.slots, *self.weighed)], default=0.0)

@@ -310,13 +310,17 @@ class MemoryState:
     def tend(self, table: dict[Any, Any], key: Any) -> None:
         def look(key: Any, now: float) -> float:
             entry = table.get(key)
-            left: float = 0.0 if entry is None else entry.idle_in(now)
-            if left <= 0.0:
-                table.pop(key, None)
-            return max(left, LONGEST) if left > 0.0 else 0.0
+            if entry is None:
+                return 0.0
+            left: float = entry.idle_in(now)
+            if left > 0.0:
+                return LONGEST
+            del table[key]
+            entry.close()
+            return 0.0
 
+        self.sweep(2)  # growth pays; before the new one is added, which nobody has used yet
         self.sweeper.add(look, key, LONGEST)
-        self.sweep(2)
 
     def _tend(self, look: Look, key: Any, seconds: float = 0.0) -> None:
         """Sweeps an entry from now on, and owes a look at two old ones: growth pays for its own cleaning."""

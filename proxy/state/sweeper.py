@@ -19,7 +19,7 @@ Look: TypeAlias = Callable[[Any, float], float]
 
 
 class Sweeper:
-    """Pure but for the clock: somebody calls `sweep` now and then."""
+    """Pure but for the clock: somebody calls `sweep` now and then. Whoever does so late has some looked at early."""
 
     __slots__ = ("_done", "_due", "_monotonic", "_size", "_wheel")
 
@@ -42,7 +42,8 @@ class Sweeper:
         self._put(look, key, self._monotonic(), seconds)
 
     def _put(self, look: Look, key: Any, now: float, seconds: float) -> None:
-        tick = int((now + min(seconds, LONGEST)) * TICKS) + 1
+        # Never further than once around from what was swept last: a sweep that is late would take it for a due one.
+        tick = min(int((now + min(seconds, LONGEST)) * TICKS) + 1, self._done + SLOTS)
         self._wheel[tick % SLOTS].append((look, key))
 
     def sweep(self, most: int) -> int:

@@ -20,7 +20,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import Principal
 from proxy.policies.rate_limit import RateLimit
 from proxy.state.redis import RedisState
-from proxy.testing import exchange_builder, policy_builder, services_builder
+from proxy.testing import called, exchange_builder, policy_builder, services_builder
 
 async def main(url, namespace, rpm, burst, seconds):
     state = RedisState(url, namespace=namespace, timeout=1.0)
@@ -38,12 +38,12 @@ async def main(url, namespace, rpm, burst, seconds):
         while time.monotonic() < end:
             exchange = exchange_builder(None, principal=Principal("anna"))
             try:
-                await policy.on_request(exchange)
+                await called(policy.on_request(exchange))
             except ProxyError:
                 await asyncio.sleep(0.002)
             else:
                 moments.append(time.monotonic())
-                await policy.on_done(exchange)
+                await called(policy.on_done(exchange))
     await asyncio.gather(*[caller() for _ in range(8)])
     print(json.dumps(moments), flush=True)
     await state.close()

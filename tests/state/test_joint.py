@@ -52,6 +52,24 @@ def test_what_is_kept_is_swept_when_its_keeper_is_gone():
     assert (state.meters, len(state.sweeper)) == ({}, 0)
 
 
+def test_what_a_closed_one_still_owes_is_charged():
+    clock = FakeClock()
+    state = MemoryState(clock)
+    rpm, tpm = Bucket("rpm", 10, 10), Bucket("tpm", 10, 100)
+    joint = Joint(state, rates=(rpm,), weighed=(tpm,))
+    stamp = clock.monotonic()
+    joint.take(10, stamp)
+    clock.advance(100)
+    joint.close()
+    joint.close()
+    assert state.meters == {}
+    joint.settle(1, 10, 60, stamp, clock.monotonic())
+    assert (state.usage(tpm).used, state.usage(rpm).used) == (50, 0)
+    clock.advance(100)
+    state.sweep(1000)
+    assert (state.meters, len(state.sweeper)) == ({}, 0)
+
+
 def test_two_keepers_share_one_meter():
     clock = FakeClock()
     state = MemoryState(clock)
@@ -106,3 +124,19 @@ def test_the_short_way_decides_like_the_long_one(steps):
             joint.settle(1, tokens, number, stamp, now)
         for one in (rpm, slots, tpm):
             assert repr(short.usage(one)) == repr(long.usage(one))
+
+
+def test_what_is_kept_counts_from_the_first_moment_however_late_the_sweeper_is():
+    clock = FakeClock(monotonic=1.3)
+    state = MemoryState(clock)
+    table: dict[str, Joint] = {}
+    for pause in (0.0, 3.8, 60.1, 300.0):
+        clock.advance(pause)
+        name = f"rpm {pause}"
+        table[name] = Joint(state, rates=(Window(name, 5),))
+        state.tend(table, name)
+        assert table[name].take(0, clock.monotonic())
+        clock.advance(1)
+        state.tend(table, "nobody")
+        assert table[name].take(0, clock.monotonic())
+        assert state.usage(Window(name, 5)).used == 2

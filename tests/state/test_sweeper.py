@@ -35,6 +35,21 @@ def test_everything_goes_soon_after_its_end_and_nothing_before(lives, step):
     assert sweeper.sweep(100) == 0
 
 
+def test_what_is_added_after_a_long_pause_is_not_taken_for_due():
+    clock = FakeClock(monotonic=1.3)
+    sweeper = Sweeper(clock.monotonic)
+    looks = []
+    for pause in (0, 3, 5, 30, 100, 1000):
+        clock.advance(pause)
+        sweeper.sweep(10)
+        sweeper.add(lambda key, _now: looks.append(key) or 0.0, pause, LONGEST)
+        sweeper.sweep(10)
+        assert pause not in looks
+    clock.advance(LONGEST + 1)
+    sweeper.sweep(10)
+    assert sorted(looks) == [0, 3, 5, 30, 100, 1000]
+
+
 def test_a_slice_ends_where_it_is_told_to():
     clock = FakeClock()
     sweeper = Sweeper(clock.monotonic)
