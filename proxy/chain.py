@@ -75,6 +75,7 @@ class Chain:
         self._attempt = self._phase("on_attempt")
         self._result = self._phase("on_result", up=True)
         self._attempt_end = self._phase("on_attempt_end", up=True)
+        self._usage = self._phase("on_usage", up=True)
         self._response = self._phase("on_response", up=True)
         self._stream = self._phase("open_stream", up=True)
         self._settle = self._phase("on_settle", up=True)
@@ -270,6 +271,23 @@ class Chain:
         return self._each(
             self._attempt_end, "on_attempt_end", attempt.entered, exchange.skipped | attempt.broken, exchange, attempt
         )
+
+    def used(self, exchange: Exchange, attempt: Attempt) -> ProxyError | None:
+        """Run on_usage, innermost first. An error: the session has to end."""
+        skipped = exchange.skipped | attempt.broken
+        ends: ProxyError | None = None
+        for index, hook, step in self._usage:
+            if index >= attempt.entered or skipped >> index & 1:
+                continue
+            try:
+                said: ProxyError | None = hook(exchange, attempt)
+            except Exception as error:
+                self._log(step, "on_usage", error, exchange)
+                continue
+            if said is not None and ends is None:
+                said.policy = said.policy or step.label
+                ends = said
+        return ends
 
     # --- going up ------------------------------------------------------------------------------
 

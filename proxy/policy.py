@@ -10,6 +10,7 @@ kept on the exchange (``exchange.local[self]``) or the attempt (``attempt.local[
     on_attempt       before a try    set key, deadline; return Veto or Wait
     on_result        after a try     return Retry or Fallback, before its answer is committed
     on_attempt_end   after a try     exactly once for each on_attempt that returned, innermost first
+    on_usage         in a websocket  the upstream said what the session has used so far; a ProxyError ends it
     on_response      going up        edit or replace a whole answer
     open_stream      going up        return a Stage that edits the events of a streamed answer, or None
     on_settle        at the end      outcome and usage known, before the last piece leaves
@@ -189,6 +190,10 @@ class Policy:
     def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> Later[None]:
         """Exactly once for every on_attempt that returned, whatever it returned; ``attempt.outcome`` says why."""
 
+    def on_usage(self, exchange: Exchange, attempt: Attempt) -> ProxyError | None:
+        """While a websocket session runs, whenever its upstream said what was used: ``attempt.usage`` is the sum up to
+        now. An error ends the session. Plain, and quick: messages wait for it."""
+
     def on_response(self, exchange: Exchange, answer: Answer) -> Later[Answer | None]:
         """A whole answer, going up. Edit it in place, or return another in its place."""
 
@@ -214,6 +219,7 @@ PHASES: Final = (
     "on_attempt",
     "on_result",
     "on_attempt_end",
+    "on_usage",
     "on_response",
     "open_stream",
     "on_settle",

@@ -30,9 +30,12 @@ HALF_WAIT: Final = 1.0
 _TICK: Final = 0.001
 _GOING_AWAY: Final = 1001
 _PROTOCOL: Final = 1002
+_REFUSED: Final = 1008
 _FAILED: Final = 1011
 
-Why = Literal["closed", "client_gone", "upstream_broke", "client_wrong", "upstream_wrong", "idle", "deadline", "away"]
+Why = Literal[
+    "closed", "client_gone", "upstream_broke", "client_wrong", "upstream_wrong", "idle", "deadline", "away", "refused"
+]
 
 
 class End:
@@ -138,6 +141,7 @@ class Relay:
         self._until = until
         self._stamp = loop.time()
         self._goodbye = b""  # the upstream's Close frame, held
+        self._reason = ""  # of our own Close frame, where a policy gave one
         self._over: asyncio.Future[None] = loop.create_future()
         self._answered: asyncio.Future[None] = loop.create_future()  # the client said goodbye, or left
         self._timer: asyncio.TimerHandle | None = None
@@ -160,14 +164,15 @@ class Relay:
         end, client = self.end, self._client
         assert end is not None
         try:
-            if end.why == "closed" and self._goodbye:
+            if self._goodbye:
                 client.write(self._goodbye)
                 if self.up.closed is None and not client.gone:
                     # The client's answer, whatever it says until then, is still carried up.
                     async with asyncio.timeout(CLOSE_WAIT):
                         await self._answered
             elif end.why in _LAST_WORDS and self.down.between and self.down.closed is None:
-                client.write(close_frame(*_LAST_WORDS[end.why], masked=False))
+                code, reason = _LAST_WORDS[end.why]
+                client.write(close_frame(code, self._reason or reason, masked=False))
         except TimeoutError:
             pass
         finally:
@@ -303,6 +308,12 @@ class Relay:
             self._client.write(close_frame(_GOING_AWAY, "the proxy is shutting down", masked=False))
         self.let_go()
 
+    def refuse(self, reason: str) -> None:
+        """A policy ends the session."""
+        if self.end is None:
+            self._reason = reason
+            self._stop(End("refused", _REFUSED))
+
     def _stop(self, end: End) -> None:
         if self.end is not None:
             return
@@ -338,11 +349,12 @@ class Relay:
             self._arm()
 
 
-_WORDS_UP: Final = frozenset({"idle", "deadline", "away"})
+_WORDS_UP: Final = frozenset({"idle", "deadline", "away", "refused"})
 """Ends of our own making, of which the upstream is told. A client's bad frame was cut off somewhere: it is not."""
 _LAST_WORDS: Final[dict[str, tuple[int, str]]] = {
     "idle": (_FAILED, "upstream_timeout: nothing was said for too long"),
     "deadline": (_FAILED, "upstream_timeout: the session's time is over"),
+    "refused": (_REFUSED, "policy_refused"),
     "client_wrong": (_PROTOCOL, "invalid_request: this is no websocket frame"),
 }
 """And those of which the client is told; a broken upstream is a broken connection."""

@@ -39,19 +39,26 @@ async def converse(flow: Flow, connection: Connection, answer: Answer) -> Answer
     socket = cast("Switched", answer.source)
     if chain.answers:
         up = chain.up(exchange, answer)
-        said = up if isinstance(up, Answer) else await up
-        if said.status != 101:
+        head = up if isinstance(up, Answer) else await up
+        if head.status != 101:
             socket.abort()
             await waited(flow.end_attempt("stopped"))
-            return said
+            return head
     exchange.committed = True
+
+    def said() -> None:
+        error = chain.used(exchange, attempt)
+        if error is not None and exchange.error is None:
+            exchange.error = error
+            relay.refuse(f"{error.code}: {error.message}")
+
     client = Client(connection)
     relay = Relay(
         client,
         socket,
         idle=snapshot.upstreams[attempt.upstream].timeouts.idle,
         until=min(exchange.deadline or inf, attempt.deadline or inf),
-        reads=Tally(attempt).read if chain.needs_usage else None,
+        reads=Tally(attempt, said).read if chain.needs_usage else None,
     )
     try:
         connection.switch(snapshot.answer_headers(exchange, answer), client, socket)
@@ -103,7 +110,7 @@ def _outcome(exchange: Exchange, attempt: Attempt, end: End) -> Outcome:
             attempt.failure = "server_error"
             return "failed"
         return "answered"
-    if end.why == "client_wrong":
+    if end.why in ("client_wrong", "refused"):
         return "refused"
     return "truncated" if end.why == "upstream_broke" else "failed"
 
@@ -117,6 +124,7 @@ _OF_ATTEMPT: Final[dict[str, AttemptOutcome]] = {
     "client_gone": "cancelled",
     "idle": "stopped",
     "deadline": "stopped",
+    "refused": "stopped",
     "away": "cancelled",
 }
 _FAILURES: Final[dict[str, tuple[FailureClass | None, tuple[str, str] | None]]] = {

@@ -13,6 +13,8 @@ import orjson
 from proxy.dialects.counts import openai_usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.exchange import Attempt
 
 __all__ = ["Tally"]
@@ -23,12 +25,14 @@ _HINT: Final = b'"usage"'
 
 
 class Tally:
-    """Sums up what the upstream's messages say, on the attempt: it is up to date whenever the session ends."""
+    """Sums up what the upstream's messages say, on the attempt: it is up to date whenever the session ends. said: is
+    called after each of those that say something."""
 
-    __slots__ = ("_attempt",)
+    __slots__ = ("_attempt", "_said")
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, said: Callable[[], None]) -> None:
         self._attempt = attempt
+        self._said = said
 
     def read(self, message: bytes) -> None:
         """Look at one text message."""
@@ -45,6 +49,7 @@ class Tally:
         if found is not None:
             before = self._attempt.usage
             self._attempt.usage = found if before is None else before + found
+            self._said()
 
 
 def _usual(counts: Any) -> Any:

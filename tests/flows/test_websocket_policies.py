@@ -467,6 +467,82 @@ async def test_a_session_that_is_cut_is_counted_up_to_then(sidecar, setting, wir
         assert (call.outcome, call.usage) == ("cancelled", Usage(input=5, output=6))
 
 
+def spends(*turns: str) -> Any:
+    """A provider that says one of these after each message."""
+
+    async def talk(socket: web.WebSocketResponse) -> None:
+        for turn in turns:
+            await socket.receive()
+            await socket.send_str(turn)
+        await socket.receive()
+
+    return talk
+
+
+async def test_what_a_session_uses_counts_while_it_runs(sidecar, setting, client):
+    """Another caller of the same budget is refused as soon as the session has spent it, not hours later."""
+    async with Provider(spends(done(3_000, 2_000), done(4_000, 2_000))) as provider:
+        budget = {"budget": {"per": "all", "tokens": 10_000, "window": "day"}}
+        proxy = await sidecar(setting(provider.url, "account", budget))
+        (policy,) = [p for p in proxy.app.snapshot.chains["main"].policies if p.name == "budget"]
+
+        def spent() -> list[tuple[float, float]]:
+            meters = [policy.state.usage(one) for one, _ in policy.budget.claims(bucket, (0, 1, 1), True)]
+            return [(one.used, one.held) for one in meters]
+
+        bucket = policy.budget.bucket("all", policy._now())
+        async with client.ws_connect(proxy.url + REALTIME) as socket:
+            assert spent() == [(0, 1000)]  # one answer, as any call without a limit
+            await socket.send_str("go")
+            await socket.receive(timeout=2)
+            assert spent() == [(5_000, 0)]
+            await socket.send_str("go")
+            await socket.receive(timeout=2)
+            assert spent() == [(11_000, 0)]
+            status, body, _ = await refused(client, proxy.url + REALTIME)
+            assert (status, body["error"]["code"]) == (429, "insufficient_quota")
+            await socket.close()
+        async with asyncio.timeout(2):
+            while proxy.app.snapshot.in_flight:
+                await asyncio.sleep(0.005)
+        assert spent() == [(11_000, 0)]  # nothing is counted twice
+        assert proxy.exchanges[-1].usage == Usage(input=7_000, output=4_000)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_a_session_that_runs_over_a_budget(sidecar, setting, client, stops):
+    async with Provider(spends(done(1, 1), done(60, 60), done(1, 1))) as provider:
+        budget = {"budget": {"per": "all", "tokens": 100, "assume_output": 10, "window": "day", "stop_stream": stops}}
+        proxy = await sidecar(setting(provider.url, {"circuit_breaker": {"fail_max": 1}}, budget))
+        async with client.ws_connect(proxy.url + REALTIME) as socket:
+            for _ in range(2):
+                await socket.send_str("go")
+                assert json.loads((await socket.receive(timeout=2)).data)["type"] == "response.done"
+            if not stops:
+                await socket.send_str("go")
+                assert (await socket.receive(timeout=2)).type is WSMsgType.TEXT
+                return
+            message = await socket.receive(timeout=2)
+            assert (message.type, message.data) == (WSMsgType.CLOSE, 1008)
+            assert message.extra.startswith("insufficient_quota: Budget all/day")
+        assert await provider.closed() == 1001
+        call = proxy.exchanges[0]
+        assert (call.outcome, call.error.code, call.error.policy) == ("refused", "insufficient_quota", "budget")
+        assert call.attempts[0].outcome == "stopped"
+
+
+async def test_the_last_call_of_a_budget_is_not_cut(sidecar, setting, client):
+    async with Provider(spends(done(1, 1), done(1, 1))) as provider:
+        budget = {"budget": {"per": "all", "calls": 1, "window": "day", "stop_stream": True}}
+        proxy = await sidecar(setting(provider.url, budget))
+        async with client.ws_connect(proxy.url + REALTIME) as socket:
+            for _ in range(2):
+                await socket.send_str("go")
+                assert (await socket.receive(timeout=2)).type is WSMsgType.TEXT
+            await socket.close()
+        assert (await refused(client, proxy.url + REALTIME))[0] == 429
+
+
 async def test_one_call_in_log_metrics_and_ledger(sidecar, setting, provider, client, tmp_path):
     log = tmp_path / "log.jsonl"
     more = {"log": {"file": str(log), "format": "json"}}

@@ -12,10 +12,12 @@ from proxy.websocket.usage import Tally
 
 
 def tally(*messages: str | bytes) -> Usage | None:
+    told: list[Usage | None] = []
     attempt = Attempt(1, 1, Target("up"), "up", 0.0)
-    reader = Tally(attempt)
+    reader = Tally(attempt, lambda: told.append(attempt.usage))
     for message in messages:
         reader.read(message.encode() if isinstance(message, str) else message)
+    assert told[-1:] == ([] if attempt.usage is None else [attempt.usage])
     return attempt.usage
 
 

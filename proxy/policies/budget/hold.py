@@ -11,15 +11,25 @@ __all__ = ["Doubts", "Hold"]
 
 class Hold:
     """``grant`` None: nothing could be reserved, the attempt runs all the same and is counted. ``doubts``: what it may
-    come to beyond what is reserved, in the order of the claims; empty where nothing is doubted.
+    come to beyond what is reserved, in the order of the claims; empty where nothing is doubted. ``counted``: what a
+    session has used and is counted already, in the same order.
     """
 
-    __slots__ = ("claims", "doubts", "grant")
+    __slots__ = ("claims", "counted", "doubts", "grant")
 
-    def __init__(self, grant: Grant | None, claims: Claims, doubts: Sequence[int] = ()) -> None:
+    def __init__(
+        self, grant: Grant | None, claims: Claims, doubts: Sequence[int] = (), counted: Sequence[int] = ()
+    ) -> None:
         self.grant = grant
         self.claims = claims
         self.doubts = doubts
+        self.counted = counted
+
+    def uncounted(self, used: Sequence[int]) -> Sequence[int]:
+        """What is left to count of ``used``."""
+        if not self.counted:
+            return used
+        return [amount - known for amount, known in zip(used, self.counted, strict=True)]
 
 
 class Doubts:

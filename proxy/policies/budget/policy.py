@@ -351,16 +351,46 @@ class Budget(Policy):
             return
         if grant is not None:
             state.settle(grant, used)
-        else:
-            for (limit, _), amount in zip(claims, used, strict=True):
+        elif isinstance(hold, Hold):
+            for (limit, _), amount in zip(claims, hold.uncounted(used), strict=True):
                 state.book(limit, amount)
         if self._lines:
             self._given_back(self._value(exchange, attempt))
         if self._warns:
-            for limit, _ in claims:
-                spent = state.spent(limit)
-                if spent >= limit.limit * self._lowest and spent >= self._next.get(limit.name, 0.0):
-                    self._warn(limit, spent, self._value(exchange, attempt))
+            self._look(claims, exchange, attempt)
+
+    def on_usage(self, exchange: Exchange, attempt: Attempt) -> ProxyError | None:
+        """A session may last for hours: what it has used counts at once, not at its end."""
+        hold: Grant | Hold | None = attempt.local.get(self)
+        bill = None if hold is None else self.books.tariff.charge(exchange, attempt)
+        if hold is None or bill is None:
+            return None
+        state, claims, usage = self.state, hold.claims, bill.usage
+        used = self.budget.amounts(claims, (bill.cost, usage.input + usage.output, 1))
+        if isinstance(hold, Grant):
+            hold = Hold(hold, claims)
+        if hold.grant is not None:
+            state.settle(hold.grant, used)
+        else:
+            for (limit, _), amount in zip(claims, hold.uncounted(used), strict=True):
+                state.book(limit, amount)
+        attempt.local[self] = Hold(None, claims, hold.doubts, used)
+        if self._lines:
+            self._given_back(self._value(exchange, attempt))
+        if self._warns:
+            self._look(claims, exchange, attempt)
+        options: BudgetOptions = self.options
+        if not options.stop_stream or self.observe or all(state.spent(limit) <= limit.limit for limit, _ in claims):
+            return None
+        text = f"Budget {self.budget.name}: its limit was reached in this session (stop_stream)."
+        return ProxyError("insufficient_quota", text)
+
+    def _look(self, claims: Claims, exchange: Exchange, attempt: Attempt) -> None:
+        """Warn where a mark was passed."""
+        for limit, _ in claims:
+            spent = self.state.spent(limit)
+            if spent >= limit.limit * self._lowest and spent >= self._next.get(limit.name, 0.0):
+                self._warn(limit, spent, self._value(exchange, attempt))
 
     def _given_back(self, value: str) -> None:
         line = self._lines.get(value)
