@@ -122,6 +122,24 @@ async def test_what_is_no_wish_for_a_websocket_is_an_ordinary_call(sidecar, sett
     assert (answer.status, answer.json) == (200, {"upgrade": None})
 
 
+async def test_an_upgrade_on_a_call_with_a_body_is_not_heard(sidecar, setting, provider, wire):
+    proxy = await sidecar(setting(provider.url))
+    one = await wire(proxy.port)
+    await one.post("/v1/chat/completions", {"model": "m"}, "Upgrade: websocket", "Connection: Upgrade")
+    assert (await one.answer()).json == {"upgrade": None}
+    assert await one.closed()
+
+
+async def test_firefox_says_more_in_connection(sidecar, setting, provider, wire):
+    proxy = await sidecar(setting(provider.url))
+    one = await wire(proxy.port)
+    asks = handshake("X-Hop: 1").replace(b"Connection: Upgrade", b"Connection: keep-alive, Upgrade, X-Hop")
+    await one.send(asks.replace(b"Upgrade: websocket", b"Upgrade: WebSocket"))
+    assert (await one.head()).status == 101
+    assert "X-Hop" not in provider.requests[0].headers
+    assert provider.requests[0].headers.getall("Connection") == ["Upgrade"]
+
+
 async def test_bytes_that_come_with_either_handshake_are_not_lost(sidecar, setting, wire):
     async def script(session: Session) -> None:
         session.accept(tail=frame(b"welcome"))
