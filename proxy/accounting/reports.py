@@ -64,7 +64,10 @@ async def summarize(
     columns = _columns(by)
     first, last = int(since * 1000), int(until * 1000)
     timed = any(name in _TIMES for name in by)
-    found = await ask_totals(ledger, first, last, columns, where, finest="hours" if timed else "")
+    finest = ""
+    if timed:  # other zones' days begin within a day of UTC
+        finest = "days" if time_zone is UTC and "hour" not in by else "hours"
+    found = await ask_totals(ledger, first, last, columns, where, finest=finest)
     merged: dict[tuple[str, ...], Totals] = {}
     readers = [(columns.index(_column(name)), _reader(name, time_zone)) for name in by]
     for key, totals in found.items():

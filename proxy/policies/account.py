@@ -61,7 +61,7 @@ class Account(Policy):
         await self.books.start(
             fsync=options.fsync,
             on_full=options.on_full,
-            retention={"calls": options.keep_calls, "hours": options.keep_hours},
+            retention={"calls": options.keep_calls, "hours": options.keep_hours, "parts": options.keep_hours},
         )
 
     async def stop(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from proxy.accounting.ledger.batch import SUMS, Batch
-from proxy.accounting.ledger.statements import DAY, HOUR, TABLES, Dialect
+from proxy.accounting.ledger.statements import DAY, HOUR, PARTS, SPREADS, TABLES, Dialect
 from proxy.accounting.record import DIMENSIONS
 
 __all__ = [
@@ -84,11 +84,15 @@ def slices(since: int, until: int, pruned: Mapping[str, int], *, finest: str = "
     """Cut ``[since, until)`` (Unix ms) so that whole days come from ``days``, whole hours from ``hours``, the rest
     from ``calls``.
 
-    Where finer rows are pruned the coarser table stands in for the edge: its whole hour (day) is counted. ``finest``
-    forces one table (``hours`` to see hours apart).
+    Where finer rows are pruned the coarser table stands in for the edge: its whole hour (day) is counted. ``finest``:
+    nothing is to be added up beyond it (``hours``, ``days``), and the edges are whole hours.
     """
     if since >= until:
         return []
+    if finest == "days":
+        days: list[Slice] = []
+        _cut(days, since - since % HOUR, until + -until % HOUR, (("days", DAY), ("hours", HOUR)))
+        return days
     if finest == "hours":
         first, last = since - since % HOUR, until + -until % HOUR
         # A day at a time: the database sorts what it groups, and a month is more than its sorter keeps in memory.
@@ -129,30 +133,51 @@ async def ask_totals(
     *,
     finest: str = "",
 ) -> dict[tuple[Any, ...], Totals]:
-    """Sums between two moments (Unix ms) by columns of ``groups`` (and ``slot`` for hours), exact where rows stand.
+    """Sums between two moments (Unix ms) by columns of ``groups`` (and ``slot``, an hour's number, with ``finest``:
+    ``hours`` to see them apart, ``days`` for those of UTC), exact where rows stand.
 
     ``where`` holds dimension values that must be equal. An empty ``by`` gives the one key ``()``.
     """
     now = int(time.time() * 1000)
     if until > now:  # nothing stands there: whole days and hours can be read to their end
         until += -until % DAY
+    names = [name for name in by if name != "slot"]
+    if finest == "hours" and not where and len(names) <= 1 and (not names or names[0] in PARTS):
+        return await _ask_part(ledger, since, until, by, PARTS.index(names[0] if names else ""))
     pruned = {name: int(before) for name, before in await ledger.rows("SELECT name, before FROM pruned", ())}
     found: dict[tuple[Any, ...], Totals] = {}
-    width, names = len(by), tuple(SUMS)
     condition, values = _where(ledger, where)
     for part in slices(since, until, pruned, finest=finest):
         _, step = TABLES[part.table]
-        sql = ledger.dialect.totals(part.table, ", ".join(by), condition)
-        for row in await ledger.rows(sql, (part.since // step, part.until // step, *values)):
-            if row[width] is None:  # a sum over nothing
-                continue
-            sums = row[width:] if type(row[width]) is int else map(int, row[width:])  # PostgreSQL's are decimals
-            key, totals = tuple(row[:width]), dict(zip(names, sums, strict=True))
-            if key in found:
-                add(found[key], totals)
-            else:
-                found[key] = totals
+        hours = step // HOUR
+        columns = ", ".join(f"slot * {hours}" if name == "slot" and hours > 1 else name for name in by)
+        sql = ledger.dialect.totals(part.table, columns, condition)
+        _collect(found, await ledger.rows(sql, (part.since // step, part.until // step, *values)), len(by))
     return found
+
+
+async def _ask_part(
+    ledger: Ledger, since: int, until: int, by: Sequence[str], dim: int
+) -> dict[tuple[Any, ...], Totals]:
+    """Hours apart, by one dimension at most: they stand in a table of their own."""
+    columns = ["slot" if name == "slot" else "value" for name in by]
+    found: dict[tuple[Any, ...], Totals] = {}
+    rows = await ledger.rows(ledger.dialect.part(columns), (since // HOUR, -(-until // HOUR), dim))
+    _collect(found, rows, len(by))
+    return found
+
+
+def _collect(found: dict[tuple[Any, ...], Totals], rows: Iterable[Sequence[Any]], width: int) -> None:
+    names = tuple(SUMS)
+    for row in rows:
+        if row[width] is None:  # a sum over nothing
+            continue
+        sums = row[width:] if type(row[width]) is int else map(int, row[width:])  # PostgreSQL's are decimals
+        key, totals = tuple(row[:width]), dict(zip(names, sums, strict=True))
+        if key in found:
+            add(found[key], totals)
+        else:
+            found[key] = totals
 
 
 def add(sums: Totals, more: Totals) -> None:
@@ -165,10 +190,14 @@ async def ask_histogram(
     ledger: Ledger, since: int, until: int, by: Sequence[str] = (), where: Mapping[str, str] | None = None
 ) -> dict[tuple[Any, ...], list[tuple[int, int]]]:
     """Calls by cost bucket for the days (UTC) that ``[since, until)`` touches."""
-    condition, values = _where(ledger, where)
-    sql = ledger.dialect.histogram(", ".join(by), condition)
+    days = (since // DAY, -(-until // DAY))
+    if not where and len(by) <= 1 and (not by or by[0] in SPREADS):
+        rows = await ledger.rows(ledger.dialect.spread(bool(by)), (*days, SPREADS.index(by[0] if by else "")))
+    else:
+        condition, values = _where(ledger, where)
+        rows = await ledger.rows(ledger.dialect.histogram(", ".join(by), condition), (*days, *values))
     found: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-    for row in await ledger.rows(sql, (since // DAY, -(-until // DAY), *values)):
+    for row in rows:
         found.setdefault(tuple(row[: len(by)]), []).append((int(row[-2]), int(row[-1])))
     return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.accounting.ledger.base import Conflict, Position
 from proxy.accounting.ledger.batch import CALL_COLUMNS, Batch
-from proxy.accounting.ledger.statements import TABLES, Dialect, fresh_table, schema
+from proxy.accounting.ledger.statements import TABLES, Dialect, fresh_tables, schema
 
 if TYPE_CHECKING:
     import asyncpg
@@ -93,12 +93,12 @@ class PostgresLedger:
                 await connection.copy_records_to_table("incoming", records=batch.calls, columns=list(CALL_COLUMNS))
                 names = ", ".join(CALL_COLUMNS)
                 await connection.execute(f"INSERT INTO calls ({names}) SELECT {names} FROM incoming")
+                costs = [(*place, calls) for place, calls in batch.costs.items()]
+                await connection.copy_records_to_table("fresh_costs", records=costs)
                 await connection.execute(self.dialect.sum_up)
                 for statement in self.dialect.roll_up:
                     await connection.execute(statement)
-                costs = [(*place, calls) for place, calls in sorted(batch.costs.items())]
-                await connection.executemany(self.dialect.insert_costs(1), costs)
-                await connection.execute("TRUNCATE incoming, fresh")
+                await connection.execute("TRUNCATE incoming, fresh, fresh_costs")
 
     def _session(self) -> _Session:
         return self._writers.setdefault(asyncio.get_running_loop(), _Session())
@@ -124,11 +124,17 @@ class PostgresLedger:
             connection = await self._dial()
             async with connection.transaction():
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", _SCHEMA_LOCK)
+                known = await connection.fetchval("SELECT to_regclass('parts') IS NOT NULL")
                 for statement in schema("postgres"):
                     await connection.execute(statement)
+                if not known:  # a ledger from before there were any
+                    await connection.execute("LOCK TABLE hours, costs IN SHARE MODE")
+                    for statement in (*self.dialect.parts_of("hours"), *self.dialect.spreads_of("costs")):
+                        await connection.execute(statement)
             await connection.execute("CREATE TEMP TABLE incoming (LIKE calls INCLUDING DEFAULTS)")
             await connection.execute("ALTER TABLE incoming DROP COLUMN id")
-            await connection.execute(fresh_table())
+            for statement in fresh_tables():
+                await connection.execute(statement)
             session.connection = connection
         return connection
 

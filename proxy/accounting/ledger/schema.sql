@@ -25,7 +25,16 @@ CREATE TABLE IF NOT EXISTS hours (
     slot {int8} NOT NULL, grp {int8} NOT NULL, {sums}, PRIMARY KEY (slot, grp)) {without_rowid};
 CREATE TABLE IF NOT EXISTS days (
     slot {int8} NOT NULL, grp {int8} NOT NULL, {sums}, PRIMARY KEY (slot, grp)) {without_rowid};
+-- the hours again, by one dimension each (its place in PARTS): a month hour by hour would be as many rows as there are
+-- hours times groups
+CREATE TABLE IF NOT EXISTS parts (
+    dim SMALLINT NOT NULL, slot {int8} NOT NULL, value TEXT NOT NULL, {sums},
+    PRIMARY KEY (dim, slot, value)) {without_rowid};
 -- calls a day and group by cost bucket
 CREATE TABLE IF NOT EXISTS costs (
     slot {int8} NOT NULL, grp {int8} NOT NULL, bucket SMALLINT NOT NULL, calls {int8} NOT NULL,
     PRIMARY KEY (slot, grp, bucket)) {without_rowid};
+-- the same by one dimension each (its place in SPREADS)
+CREATE TABLE IF NOT EXISTS spreads (
+    dim SMALLINT NOT NULL, slot {int8} NOT NULL, value TEXT NOT NULL, bucket SMALLINT NOT NULL, calls {int8} NOT NULL,
+    PRIMARY KEY (dim, slot, value, bucket)) {without_rowid};

@@ -21,7 +21,7 @@ from typing import Any
 
 from proxy.accounting.ledger.base import Conflict, Position
 from proxy.accounting.ledger.batch import Batch
-from proxy.accounting.ledger.statements import TABLES, Dialect, fresh_table, schema
+from proxy.accounting.ledger.statements import TABLES, Dialect, fresh_tables, schema
 
 __all__ = ["SqliteLedger"]
 
@@ -105,15 +105,26 @@ class SqliteLedger:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                for statement in schema("sqlite"):
-                    connection.execute(statement)
+                self._make_tables(connection)
                 connection.execute("PRAGMA temp_store = MEMORY")
-                connection.execute(fresh_table())
+                for statement in fresh_tables():
+                    connection.execute(statement)
             except BaseException:
                 connection.close()
                 raise
             self._writer = connection
         return self._writer
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        """Make what is not there, in one transaction: of several processes that start together one does it."""
+        connection.execute("BEGIN IMMEDIATE")
+        known = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'parts'").fetchone()[0]
+        for statement in schema("sqlite"):
+            connection.execute(statement)
+        if not known:  # a ledger from before there were any
+            for statement in (*self.dialect.parts_of("hours"), *self.dialect.spreads_of("costs")):
+                connection.execute(statement)
+        connection.execute("COMMIT")
 
     def _enter(
         self, connection: sqlite3.Connection, source: str, begun: Position, reached: Position, batch: Batch
@@ -126,11 +137,12 @@ class SqliteLedger:
         if batch.calls:
             last = connection.execute("SELECT COALESCE(MAX(id), 0) FROM calls").fetchone()[0]
             _insert(connection, dialect.insert_calls, batch.calls)
+            _insert(connection, dialect.insert_costs, [(*place, calls) for place, calls in batch.costs.items()])
             connection.execute(dialect.sum_up, (last,))
             for statement in dialect.roll_up:
                 connection.execute(statement)
             connection.execute("DELETE FROM fresh")
-            _insert(connection, dialect.insert_costs, [(*place, calls) for place, calls in batch.costs.items()])
+            connection.execute("DELETE FROM fresh_costs")
 
     def _drop_writer(self) -> None:
         with self._writing:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 from proxy.accounting.ledger.batch import CALL_COLUMNS, GROUP_COLUMNS, SUMS
 
-__all__ = ["DAY", "HOUR", "TABLES", "Dialect", "fresh_table", "schema"]
+__all__ = ["DAY", "HOUR", "PARTS", "SPREADS", "TABLES", "Dialect", "fresh_tables", "schema"]
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
-TABLES = {"calls": ("at", 1), "hours": ("slot", HOUR), "days": ("slot", DAY), "costs": ("slot", DAY)}
+TABLES = {
+    "calls": ("at", 1),
+    "hours": ("slot", HOUR),
+    "parts": ("slot", HOUR),
+    "days": ("slot", DAY),
+    "costs": ("slot", DAY),
+    "spreads": ("slot", DAY),
+}
 """Table -> (its time column, milliseconds a step of that column)."""
+PARTS = ("", "model", "project", "principal", "key", "upstream", "task", "route", "model_asked")
+"""Dimensions that have hourly sums of their own; the empty one is all calls. Stored as the place in this tuple: new
+ones are added at the end. Tags are none: they may have any number of values."""
+
+SPREADS = ("", "model")
+"""Those that also have a histogram of costs of their own."""
+_KEYS = {"costs": "slot, grp, bucket", "parts": "dim, slot, value", "spreads": "dim, slot, value, bucket"}
 
 
 class Dialect:
@@ -30,7 +45,13 @@ class Dialect:
             f"WHERE source = {mark}1 AND segment = {mark}4 AND place = {mark}5"
         )
         self.sum_up = self._sum_up(new_calls)
-        self.roll_up = (self._roll_up("hours", 1), self._roll_up("days", 24))
+        self.roll_up = (
+            self._roll_up("hours", 1),
+            self._roll_up("days", 24),
+            *self.parts_of("fresh"),
+            self._roll_up_costs(),
+            *self.spreads_of("fresh_costs"),
+        )
 
     @cache  # noqa: B019 - two dialects, a handful of counts
     def insert_calls(self, rows: int) -> str:
@@ -47,11 +68,8 @@ class Dialect:
 
     @cache  # noqa: B019 - see above
     def insert_costs(self, rows: int) -> str:
-        """So many rows of ``costs``, added to those there are."""
-        return (
-            f"INSERT INTO costs (slot, grp, bucket, calls) VALUES {self._rows(rows, 4)} "
-            "ON CONFLICT (slot, grp, bucket) DO UPDATE SET calls = costs.calls + excluded.calls"
-        )
+        """So many rows of the temporary table ``fresh_costs``."""
+        return f"INSERT INTO fresh_costs (slot, grp, bucket, calls) VALUES {self._rows(rows, 4)}"
 
     def marks(self, count: int, first: int = 1) -> str:
         """``?1, ?2, ...``"""
@@ -75,6 +93,52 @@ class Dialect:
         return (
             f"INSERT INTO {table} (slot, grp, {names}) SELECT slot / {hours}, grp, {sums} FROM fresh WHERE TRUE "
             f"GROUP BY 1, 2 ORDER BY 1, 2 ON CONFLICT (slot, grp) DO UPDATE SET {added}"
+        )
+
+    @staticmethod
+    def parts_of(source: str) -> list[str]:
+        """The statements that add sums by hour and group (``fresh``, or all ``hours``) to ``parts``."""
+        names = ", ".join(SUMS)
+        sums = ", ".join(f"SUM({name})" for name in SUMS)
+        added = ", ".join(f"{name} = parts.{name} + excluded.{name}" for name in SUMS)
+        return [
+            f"INSERT INTO parts (dim, slot, value, {names}) SELECT {place}, slot, {name or repr('')}, {sums} "
+            f"FROM {source} JOIN groups ON groups.id = {source}.grp WHERE TRUE GROUP BY 2, 3 ORDER BY 2, 3 "
+            f"ON CONFLICT (dim, slot, value) DO UPDATE SET {added}"
+            for place, name in enumerate(PARTS)
+        ]
+
+    @staticmethod
+    def _roll_up_costs() -> str:
+        return (
+            "INSERT INTO costs (slot, grp, bucket, calls) SELECT slot, grp, bucket, calls FROM fresh_costs WHERE TRUE "
+            "ORDER BY 1, 2, 3 ON CONFLICT (slot, grp, bucket) DO UPDATE SET calls = costs.calls + excluded.calls"
+        )
+
+    @staticmethod
+    def spreads_of(source: str) -> list[str]:
+        """The statements that add calls by cost bucket and group (``fresh_costs``, or all ``costs``) to ``spreads``."""
+        return [
+            f"INSERT INTO spreads (dim, slot, value, bucket, calls) SELECT {place}, slot, {name or repr('')}, bucket, "
+            f"SUM(calls) FROM {source} JOIN groups ON groups.id = {source}.grp WHERE TRUE GROUP BY 2, 3, 4 "
+            "ORDER BY 2, 3, 4 "
+            "ON CONFLICT (dim, slot, value, bucket) DO UPDATE SET calls = spreads.calls + excluded.calls"
+            for place, name in enumerate(SPREADS)
+        ]
+
+    def spread(self, by: bool) -> str:
+        """Calls by cost bucket between two days of one dimension, by its values if asked."""
+        value = "value, " if by else ""
+        return (
+            f"SELECT {value}bucket, SUM(calls) FROM spreads WHERE dim = {self._mark}3 "
+            f"AND slot >= {self._mark}1 AND slot < {self._mark}2 GROUP BY {value}bucket"
+        )
+
+    def part(self, columns: Sequence[str]) -> str:
+        """One dimension's sums between two hours; ``columns``: what goes before them, of ``slot`` and ``value``."""
+        return (
+            f"SELECT {', '.join((*columns, *SUMS))} FROM parts "
+            f"WHERE dim = {self._mark}3 AND slot >= {self._mark}1 AND slot < {self._mark}2"
         )
 
     def totals(self, table: str, columns: str, where: str) -> str:
@@ -102,7 +166,7 @@ class Dialect:
         time, _ = TABLES[table]
         row = "rowid" if self._mark == "?" else "ctid"
         if self._mark == "?" and table != "calls":  # tables without rowid: the key itself
-            key = "slot, grp, bucket" if table == "costs" else "slot, grp"
+            key = _KEYS.get(table, "slot, grp")
             return (
                 f"DELETE FROM {table} WHERE ({key}) IN "
                 f"(SELECT {key} FROM {table} WHERE {time} < ?1 ORDER BY {key} LIMIT {limit})"
@@ -121,9 +185,12 @@ class Dialect:
         )
 
 
-def fresh_table() -> str:
-    """The temporary table of ``Dialect.sum_up``, for one connection."""
-    return f"CREATE TEMP TABLE fresh (slot BIGINT, grp BIGINT, {', '.join(f'{name} BIGINT' for name in SUMS)})"
+def fresh_tables() -> tuple[str, str]:
+    """The temporary tables for one connection, filled and emptied by every transaction."""
+    return (
+        f"CREATE TEMP TABLE fresh (slot BIGINT, grp BIGINT, {', '.join(f'{name} BIGINT' for name in SUMS)})",
+        "CREATE TEMP TABLE fresh_costs (slot BIGINT, grp BIGINT, bucket SMALLINT, calls BIGINT)",
+    )
 
 
 def schema(kind: str) -> list[str]:
