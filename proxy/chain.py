@@ -173,19 +173,26 @@ class Chain:
         exchange.entered = self.count
         return None
 
-    async def fly(self, exchange: Exchange, below: Below) -> Answer:
+    def fly(self, exchange: Exchange, below: Below) -> Later[Answer]:
         """Let the policy that splits the chain take the place of what stands below it. When it breaks and is
         open, the work below is done as if it were not there."""
         step = self.split
         assert step is not None
-        if not exchange.skipped >> (self.count - 1) & 1:
-            try:
-                answer = step.policy.on_flight(exchange, below)
-                return answer if isinstance(answer, Answer) else await answer
-            except ProxyError:
-                raise
-            except Exception as error:
-                self._broken(step, "on_flight", error, exchange)
+        if exchange.skipped >> (self.count - 1) & 1:
+            return below.start().join(exchange)
+        try:
+            said = step.policy.on_flight(exchange, below)
+        except Exception as error:
+            said = _raising(error)
+        return said if isinstance(said, Answer) else self._fly(step, exchange, below, said)
+
+    async def _fly(self, step: Step, exchange: Exchange, below: Below, said: Awaitable[Answer]) -> Answer:
+        try:
+            return await said
+        except ProxyError:
+            raise
+        except Exception as error:
+            self._broken(step, "on_flight", error, exchange)
         return await below.start().join(exchange)
 
     # --- around one attempt --------------------------------------------------------------------
@@ -445,7 +452,7 @@ class Chain:
         )
 
 
-async def _raising(error: Exception) -> None:
+async def _raising(error: Exception) -> Any:
     """What a plain hook raised, as an awaitable: handled where a coroutine's error is."""
     raise error
 

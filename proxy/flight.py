@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.chain import refuse
@@ -106,7 +107,7 @@ class Flight:
     """
 
     __slots__ = (
-        "_arrived", "_detached", "_followers", "_landed", "_loop", "_over", "_shared", "_task", "_waiting",
+        "_arrived", "_detached", "_followers", "_landed", "_loop", "_over", "_shared", "_task", "_timer", "_waiting",
         "answer", "chain", "exchange", "fan", "flow", "riders", "snapshot", "starter", "subscribers",
     )  # fmt: skip
 
@@ -137,7 +138,8 @@ class Flight:
         self._arrived = False
         self._over = False
         self._loop = loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._run(deadline))
+        self._task = task = loop.create_task(self._run())
+        self._timer = None if deadline is None else loop.call_later(deadline, task.cancel)
         snapshot.flights.add(self)
 
     @property
@@ -169,10 +171,16 @@ class Flight:
             answer = _streaming(self.answer, self.fan.subscribe())
         else:
             answer = None
-        self._lend(exchange)
+        # What the flight found out belongs to every caller; what it cost to its starter only.
+        exchange.flight_of = mine = self.exchange
+        exchange.served_by, exchange.target = mine.served_by, mine.target
+        if exchange is self.starter:
+            exchange.attempts = mine.attempts
+        else:
+            exchange.saved_usage = mine.usage
+            self._followers.append(exchange)
         if answer is None:
-            error = self.exchange.error or ProxyError("internal_error", "The shared call was given up.")
-            raise _again(error)
+            raise _again(mine.error or ProxyError("internal_error", "The shared call was given up."))
         if answer.error is not None:
             exchange.error = answer.error
         return answer
@@ -189,29 +197,23 @@ class Flight:
             if answer is not None and answer.source is not None:
                 answer.source.abort()
 
-    def _lend(self, exchange: Exchange) -> None:
-        """What the flight found out belongs to every caller; what it cost to its starter only."""
-        mine = self.exchange
-        exchange.served_by = mine.served_by
-        exchange.target = mine.target
-        exchange.flight_of = mine
-        if exchange is self.starter:
-            exchange.attempts = mine.attempts
-        else:
-            exchange.saved_usage = mine.usage
-            self._followers.append(exchange)
-
     # --- the flight's own task -----------------------------------------------------------------------
 
-    async def _run(self, deadline: float | None) -> None:
-        exchange = self.exchange
+    async def _run(self) -> None:
+        flow, exchange = self.flow, self.exchange
         try:
-            if deadline is None:
-                await self._fly()
+            try:
+                answer = await flow.down(self.chain)
+            except ProxyError as error:
+                answer = refuse(exchange, error)
+            if answer.source is None:
+                said = flow.up_whole(answer)
+                await self._whole(said if isinstance(said, Answer) else await said)
+            elif answer.events:
+                await self._stream(answer)
             else:
-                async with asyncio.timeout(deadline):
-                    await self._fly()
-        except (asyncio.CancelledError, TimeoutError):
+                await self._plain(answer)
+        except asyncio.CancelledError:
             exchange.outcome = "cancelled"
             self._cut()
         except Exception as error:
@@ -224,19 +226,6 @@ class Flight:
             if wait is not None:
                 await wait
 
-    async def _fly(self) -> None:
-        flow = self.flow
-        try:
-            answer = await flow.down(self.chain)
-        except ProxyError as error:
-            answer = refuse(self.exchange, error)
-        if answer.source is None:
-            await self._whole(await flow.up_whole(answer))
-        elif answer.events:
-            await self._stream(answer)
-        else:
-            await self._plain(answer)
-
     async def _whole(self, answer: Answer) -> None:
         self.exchange.outcome = outcome_of(answer)
         wait = self.flow.settle()
@@ -244,7 +233,8 @@ class Flight:
             await wait
         self._share_usage()
         self.answer = answer
-        self._land()
+        if self._landed is not None:
+            self._land(self._landed)
         self._arrive(answer)
         self.answer = self.flow.answer = None  # a caller's own from now on
 
@@ -316,7 +306,7 @@ class Flight:
         """Each of those who wait gets an answer of its own; None: there is none."""
         self._arrived = True
         waiting = [waiter for waiter in self._waiting if not waiter.done()]
-        self._waiting = {}
+        self._waiting.clear()
         fan = self.fan
         if fan is not None and answer is not None:
             for waiter in waiting:
@@ -345,17 +335,20 @@ class Flight:
     def _close(self) -> Awaitable[None] | None:
         """The end, whatever came of it. None: nothing has to be waited for."""
         self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self.fan is not None:
             self.fan.let_go()
         flow = self.flow
         if self._detached or not flow.settled or (flow.attempt is not None and not flow.attempt.ended):
             return self._close_late()
-        self.exchange.ended_at = self.snapshot.now()
+        self.exchange.ended_at = monotonic()
         wait = self.chain.done(self.exchange) if self.chain.finishes else None
         if wait is not None:
             return self._close_late(wait)
         self._gone()
-        self._tell_riders()
+        for rider in self.riders:
+            rider.landed(self.exchange)
         return None
 
     async def _close_late(self, done: Awaitable[None] | None = None) -> None:
@@ -366,7 +359,7 @@ class Flight:
                 await waited(self.flow.end_attempt("cancelled"))
                 self.flow.measure()
                 await waited(self.flow.settle())
-                exchange.ended_at = self.snapshot.now()
+                exchange.ended_at = monotonic()
                 done = chain.done(exchange) if chain.finishes else None
             await waited(done)
         except Exception:  # what waits for the landing must learn of it whatever happens here
@@ -375,25 +368,21 @@ class Flight:
             self._gone()
         while self.riders and self._detached and self.starter.ended_at is None:  # noqa: ASYNC110 - rare; no hook to wait for
             await asyncio.sleep(0.05)  # a revalidation may be faster than the call that started it
-        self._tell_riders()
+        for rider in self.riders:
+            rider.landed(exchange)
 
     def _gone(self) -> None:
         self.snapshot.flights.discard(self)
-        self._land()
+        if self._landed is not None:
+            self._land(self._landed)
 
-    def _land(self) -> None:
+    def _land(self, landed: Callable[[Flight], None]) -> None:
         """Nothing more comes of it: said once."""
-        landed, self._landed = self._landed, None
-        if landed is None:
-            return
+        self._landed = None
         try:
             landed(self)
         except Exception:  # a mistake there must not cost the callers their answer
             self.snapshot.log.exception("internal error at a landing", extra={"request_id": self.exchange.id})
-
-    def _tell_riders(self) -> None:
-        for rider in self.riders:
-            rider.landed(self.exchange)
 
     @property
     def task(self) -> asyncio.Task[None]:

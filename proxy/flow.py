@@ -19,6 +19,7 @@ from proxy.upstream.transport import TransportError
 if TYPE_CHECKING:
     from proxy.chain import Chain
     from proxy.exchange import Attempt, AttemptOutcome, Exchange, FailureClass, Outcome
+    from proxy.policy import Later
     from proxy.snapshot import Snapshot
     from proxy.stream.pipe import End, Pipe
 
@@ -55,7 +56,8 @@ class Flow:
         if exchange.own_answer is not None:
             return await exchange.own_answer(exchange)
         if chain.split is not None:
-            self.answer = await chain.fly(exchange, self.snapshot.below(exchange, chain))
+            flown = chain.fly(exchange, self.snapshot.below(exchange, chain))
+            self.answer = flown if isinstance(flown, Answer) else await flown
             return self.answer
         snapshot = self.snapshot
         total = snapshot.upstreams[exchange.target.upstream].total
@@ -76,18 +78,20 @@ class Flow:
 
     # --- 6: going up -------------------------------------------------------------------------------
 
-    async def up_whole(self, answer: Answer) -> Answer:
+    def up_whole(self, answer: Answer) -> Later[Answer]:
         """A whole answer: its attempt is over, the policies edit it."""
         if self.attempt is not None:
             wait = self.end_attempt("answered" if answer.status < 400 else "failed")
             if wait is not None:
-                await wait
+                return self._up_after(wait, answer)
             self.measure()
         chain = self.chain
         assert chain is not None
-        if not chain.answers:
-            return answer
-        said = chain.up(self.exchange, answer)
+        return chain.up(self.exchange, answer) if chain.answers else answer
+
+    async def _up_after(self, wait: Awaitable[None], answer: Answer) -> Answer:
+        await wait
+        said = self.up_whole(answer)
         return said if isinstance(said, Answer) else await said
 
     # --- 7: the end --------------------------------------------------------------------------------

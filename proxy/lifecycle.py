@@ -59,7 +59,8 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
                 flow.over = True
                 return
             if flow.chain is not None:
-                answer = await flow.up_whole(answer)
+                said = flow.up_whole(answer)
+                answer = said if isinstance(said, Answer) else await said
             exchange.answer = answer
             exchange.outcome = outcome_of(answer)
             wait = flow.settle()
