@@ -24,11 +24,13 @@ CURABLE: Final = frozenset(
 class Call:
     """One call's way through the cache.
 
-    name: of its answer. target: what is asked for as it stood when it was looked up. items: for embeddings, the inputs
-    of the request; ``name`` is then that of all that are missing. epoch: the store's when the answer was asked for.
+    name: of its answer. items: for embeddings, the inputs of the request; ``name`` is then that of all that are
+    missing.
+    Of a call that starts a flight, target: what it asks for; tags: of its entry; epoch: the store's
+    at that time.
     """
 
-    __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "target")
+    __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "tags", "target")
 
     def __init__(
         self,
@@ -45,8 +47,9 @@ class Call:
         self.control = control
         self.name = name
         self.items = items
-        self.target: Target = exchange.target
-        self.epoch = 0
+        self.target: Target
+        self.tags: bytes
+        self.epoch: int
 
 
 def curable(answer: Answer) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -36,10 +36,10 @@ class EntryError(ValueError):
 
 
 class Entry:
-    """stored_at: wall seconds. fresh_for: seconds. usage: what the original used. body: not compressed; JSON, or with
-    ``events`` server-sent events, of which one holds usage if ``with_usage``."""
+    """stored_at: wall seconds. fresh_for: seconds. counts, estimated: what the original used. body: not compressed;
+    JSON, or with ``events`` server-sent events, of which one holds usage if ``with_usage``."""
 
-    __slots__ = ("body", "counts", "estimated", "events", "fresh_for", "stored_at", "with_usage")
+    __slots__ = ("_meta", "body", "events", "fresh_for", "stored_at", "with_usage")
 
     def __init__(
         self,
@@ -49,32 +49,42 @@ class Entry:
         counts: tuple[int, ...] | None = None,
         *,
         estimated: bool = False,
-        events: bool = False,
-        with_usage: bool = False,
     ) -> None:
         self.body = body
         self.stored_at = stored_at
         self.fresh_for = fresh_for
-        self.counts = counts
-        self.estimated = estimated
-        self.events = events
-        self.with_usage = with_usage
+        self.events = self.with_usage = False
+        self._meta = _NO_USAGE if counts is None else orjson.dumps((counts, estimated))
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """What the original call used, packed; None when nobody counted."""
+        meta = _meta(self._meta)
+        return None if meta is None else meta[0]
+
+    @property
+    def estimated(self) -> bool:
+        """Whether that is an estimate."""
+        meta = _meta(self._meta)
+        return meta is not None and meta[1]
 
     @property
     def usage(self) -> Usage | None:
-        """What the original call used; None when nobody counted."""
-        counts = self.counts
-        if counts is None:
-            return None
-        if len(counts) == 2:  # nearly always, and half the work
-            return Usage(input=counts[0], output=counts[1], estimated=self.estimated)
-        return Usage.unpack(counts, estimated=self.estimated)
+        """The same as an object, which others may be given as well. Raises EntryError."""
+        found = _usages.get(self._meta)
+        if found is None:
+            meta = _meta(self._meta)
+            if meta is None:
+                return None
+            found = Usage.unpack(meta[0], estimated=meta[1])
+            if len(_usages) >= _REMEMBERED:
+                _usages.clear()
+            _usages[self._meta] = found
+        return found
 
     def encode(self, tags: bytes = b"", *, compress_above: int = _MOST) -> bytes:
         """The bytes to store. tags: at most ``MAX_TAGS`` of ``TAG`` bytes each, one after the other."""
-        counts = self.counts
-        meta = _NO_USAGE if counts is None else orjson.dumps((counts, self.estimated))
-        body, flags = self.body, self.events * EVENTS | self.with_usage * USAGE
+        meta, body, flags = self._meta, self.body, self.events * EVENTS | self.with_usage * USAGE
         if len(body) > compress_above:
             body, flags = zlib.compress(body, 1), flags | COMPRESSED
         times = _TIMES.pack(self.stored_at, self.fresh_for, len(meta))
@@ -88,22 +98,31 @@ class Entry:
                 raise EntryError("not an entry of this version")
             flags = data[start + 1]
             place = start + 3 + data[start + 2] * TAG
-            stored_at, fresh_for, length = _TIMES.unpack_from(data, place)
+            entry = cls.__new__(cls)
+            entry.stored_at, entry.fresh_for, length = _TIMES.unpack_from(data, place)
             place += _TIMES.size
+            entry._meta = data[place : place + length]
             body = data[place + length :]
-            if flags & COMPRESSED:
-                body = _unpack(body)
-            if length != 4:
-                meta: Any = orjson.loads(data[place : place + length])
-                entry = cls(body, stored_at, fresh_for, tuple(meta[0]), estimated=bool(meta[1]))
-            else:
-                entry = cls(body, stored_at, fresh_for)
-            entry.events, entry.with_usage = bool(flags & EVENTS), bool(flags & USAGE)
+            entry.body = _unpack(body) if flags & COMPRESSED else body
+            entry.events, entry.with_usage = flags & EVENTS != 0, flags & USAGE != 0
             return entry
         except EntryError:
             raise
-        except (IndexError, KeyError, TypeError, ValueError, struct.error, zlib.error) as error:
+        except (IndexError, struct.error, zlib.error) as error:
             raise EntryError(f"a damaged entry ({type(error).__name__})") from None
+
+
+_REMEMBERED: Final = 512
+_usages: Final[dict[bytes, Usage]] = {}
+"""Popular answers are served often, and reading their usage would cost as much as all the rest."""
+
+
+def _meta(data: bytes) -> tuple[tuple[int, ...], bool] | None:
+    try:
+        meta = orjson.loads(data)
+        return None if meta is None else (tuple(map(int, meta[0])), bool(meta[1]))
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise EntryError(f"a damaged entry ({type(error).__name__})") from None
 
 
 def packed(data: bytes, start: int = 0) -> bool:

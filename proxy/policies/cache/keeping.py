@@ -40,6 +40,7 @@ _CUT: Final = frozenset(
 )
 """Finish reasons of answers that were cut short or suppressed: asking again may give more."""
 _CALLS: Final = frozenset({"tool_calls", "function_call", "tool_use"})
+_CUT_OR_CALLS: Final = _CUT | _CALLS
 
 
 def entry_of(
@@ -56,9 +57,13 @@ def entry_of(
     if answer.source is None and (body is None or not _good(dialect, body.lenient(), tool_calls=tool_calls)):
         return None
     usage = exchange.usage
-    entry = Entry(b"" if body is None else body.encode(), now, ttl)
-    if usage is not None:
-        entry.counts, entry.estimated = usage.pack(), usage.estimated
+    entry = Entry(
+        b"" if body is None else body.encode(),
+        now,
+        ttl,
+        None if usage is None else usage.pack(),
+        estimated=usage is not None and usage.estimated,
+    )
     if answer.source is not None and not (answer.events and _fill(entry, flight, dialect, tool_calls=tool_calls)):
         return None
     return entry
@@ -100,9 +105,7 @@ def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
     if type(tree) is not dict or tree.get("error"):
         return False
     finish = dialect.finish(tree)
-    if not finish.complete or not _CUT.isdisjoint(finish.reasons):
-        return False
-    return tool_calls or _CALLS.isdisjoint(finish.reasons)
+    return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
 
 
 _OPENAI: Final = frozenset({"openai_chat", "openai_completions"})

@@ -30,6 +30,7 @@ from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
 from proxy.policies.cache.entry import Entry, EntryError, packed
 from proxy.policies.cache.figures import Figures
 from proxy.policies.cache.key import Keyer
+from proxy.policies.cache.lru import START
 from proxy.policies.cache.options import CacheOptions
 from proxy.policies.cache.selection import Selection
 from proxy.policy import Policy
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.exchange import Exchange
     from proxy.flight import Below, Flight
-    from proxy.policies.cache.stores import Found, Store
+    from proxy.policies.cache.stores import Store
     from proxy.policy import Later
     from proxy.services import Services
 
@@ -163,25 +164,24 @@ class Cache(Policy):
         if exchange.explain is not None:
             exchange.explain(self.label, f"the entry's key is {name.hex()}")
         call = Call(exchange, below, dialect, control, name)
-        if control.fetch:
-            return self._answer(call, None)
-        store = self._store or self.store
-        found = store.look(name)
+        found = None
+        if not control.fetch:
+            store = self._store or self.store
+            found = store.look(name)
+            if found is None and store.far:
+                return self._ask_further(call)
         if found is None:
-            return self._ask_further(call) if store.far else self._answer(call, None)
-        if packed(*found):
-            return self._answer_unpacked(call, found)
-        return self._answer(call, self._read(name, found))
+            return self._answer(call, None)
+        return (
+            self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, self._read(name, found))
+        )
 
     async def _ask_further(self, call: Call) -> Answer:
         """For a store that has more than memory."""
-        found = await self.store.fetch(call.name)
-        if found is not None and packed(*found):
-            return await self._answer_unpacked(call, found)
-        said = self._answer(call, None if found is None else self._read(call.name, found))
+        said = self._answer(call, await self.find(call.name))
         return said if isinstance(said, Answer) else await said
 
-    async def _answer_unpacked(self, call: Call, found: Found) -> Answer:
+    async def _answer_unpacked(self, call: Call, found: bytes) -> Answer:
         said = self._answer(call, await self._unpacked(call.name, found))
         return said if isinstance(said, Answer) else await said
 
@@ -256,19 +256,19 @@ class Cache(Policy):
             found = await store.fetch(name) if store.far else None
             if found is None:
                 return None
-        return await self._unpacked(name, found) if packed(*found) else self._read(name, found)
+        return await self._unpacked(name, found) if packed(found, START) else self._read(name, found)
 
-    def _read(self, name: bytes, found: Found) -> Entry | None:
+    def _read(self, name: bytes, found: bytes) -> Entry | None:
         try:
-            return Entry.decode(*found)
+            return Entry.decode(found, START)
         except EntryError:
             self.damaged(name)
             return None
 
-    async def _unpacked(self, name: bytes, found: Found) -> Entry | None:
+    async def _unpacked(self, name: bytes, found: bytes) -> Entry | None:
         """The same for an entry that may be many times as large as it lies there."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, Entry.decode, *found)
+            return await asyncio.get_running_loop().run_in_executor(None, Entry.decode, found, START)
         except EntryError:
             self.damaged(name)
             return None
@@ -281,14 +281,15 @@ class Cache(Policy):
     def _serve(self, call: Call, entry: Entry, age: float) -> Answer | None:
         exchange, came_as_events = call.exchange, entry.events
         try:
+            exchange.saved_usage = entry.usage
             answer = serve.answer(exchange, call.dialect, entry, age, new_ids=self._new_ids)
         except ValueError:
+            exchange.saved_usage = None
             self.damaged(call.name)
             return None
         if came_as_events and not entry.events:
             # Added up for this caller: kept so for the next, who most likely asks in the same way.
             self.keep(call.name, entry, self.keys.tags(exchange), age)
-        exchange.saved_usage = entry.usage
         return answer
 
     def keep(self, name: bytes, entry: Entry, tags: bytes, age: float = 0.0) -> None:
@@ -322,12 +323,12 @@ class Cache(Policy):
 
     def fly(self, call: Call) -> Awaitable[Answer]:
         """The answer of a flight: somebody's who asks the same, or one of this call's own. Raises ProxyError."""
-        control = call.control
-        if not self.options.coalesce or not control.keep:
-            return self._launch(call, shared=control.keep).join(call.exchange)
+        exchange, control = call.exchange, call.control
+        if not (control.keep and self.options.coalesce):
+            return self._launch(call, found=False).join(exchange)
         flight = None if control.fetch else self._flying.get(call.name)
         if flight is None or not flight.joinable:
-            return self._launch_for_all(call).join(call.exchange)
+            return self._launch(call).join(exchange)
         return self._follow(call, flight)
 
     async def _follow(self, call: Call, flight: Flight) -> Answer:
@@ -350,31 +351,32 @@ class Cache(Policy):
             again = True
             found = self._flying.get(call.name)
             if found is None or not found.joinable:
-                return await self._launch_for_all(call).join(exchange)
+                return await self._launch(call).join(exchange)
             flight = found
 
-    def _launch(self, call: Call, *, shared: bool, deadline: float | None = None) -> Flight:
-        """A flight that nobody finds; what it brings is stored if it may be shared."""
+    def _launch(self, call: Call, *, found: bool = True, deadline: float | None = None) -> Flight:
+        """A flight. found: by others who ask the same."""
+        exchange, keep = call.exchange, call.control.keep
         if deadline is None:
             self.figures.misses += 1
-            call.exchange.cache_status = "miss"
+            exchange.cache_status = "miss"
+        call.target = exchange.target
+        call.tags = (self._keys or self.keys).tags(exchange)
         call.epoch = (self._store or self.store).epoch
-        return call.below.start(
+        flight = call.below.start(
             deadline=deadline,
-            shared=shared,
+            shared=keep,
             body=None if call.items is None else call.items.request,
-            landed=partial(self._landed, call) if shared else None,
+            landed=partial(self._landed, call) if keep else None,
         )
-
-    def _launch_for_all(self, call: Call, deadline: float | None = None) -> Flight:
-        """A flight that others find."""
-        flight = self._flying[call.name] = self._launch(call, shared=True, deadline=deadline)
+        if found:
+            self._flying[call.name] = flight
         return flight
 
     def revalidate(self, call: Call) -> None:
         """Renew what is stored behind the back of a caller who has been served; one flight for all of them."""
         if call.name not in self._flying:
-            self._launch_for_all(call, REVALIDATION)
+            self._launch(call, deadline=REVALIDATION)
 
     def _landed(self, call: Call, flight: Flight) -> None:
         """A flight is over: nobody joins it any more, and what it brought is stored if it may be."""
@@ -388,11 +390,10 @@ class Cache(Policy):
         )
         if entry is None:
             return
-        tags = (self._keys or self.keys).tags(call.exchange)
         if call.items is not None:
-            call.items.keep(flight, tags)
+            call.items.keep(flight, call.tags)
         elif len(entry.body) <= options.max_entry:
-            self.keep(call.name, entry, tags)
+            self.keep(call.name, entry, call.tags)
 
     # --- what is not cached --------------------------------------------------------------------
 

@@ -24,11 +24,11 @@ from redis.backoff import NoBackoff
 
 from proxy.policies.cache.backend import BytesOnly
 from proxy.policies.cache.entry import MAX_TAGS, TAG, EntryError
+from proxy.policies.cache.lru import START
 from proxy.policies.cache.seal import Sealer, derive
 
 if TYPE_CHECKING:
     from proxy.policies.cache.selection import Selection
-    from proxy.policies.cache.stores import Found
 
 __all__ = ["TIMEOUT", "RedisStore", "SharedCache"]
 
@@ -40,6 +40,7 @@ PENDING_BYTES: Final = 32 * 1024 * 1024
 """Entries on their way to Redis at most; what comes beyond is dropped."""
 _WRITE_TIMEOUT: Final = 1.0
 _BATCH: Final = 500
+_BEFORE: Final = bytes(START)
 _HEAD: Final = 3 + MAX_TAGS * TAG
 T = TypeVar("T")
 
@@ -102,18 +103,18 @@ class RedisStore:
         self._pending_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def look(self, key: bytes) -> Found | None:
+    def look(self, key: bytes) -> bytes | None:
         """What is still on its way to Redis."""
         found = self._pending.get(key)
-        return None if found is None else (found, 0)
+        return None if found is None else _BEFORE + found
 
-    async def fetch(self, key: bytes) -> Found | None:
-        """The entry; None when there is none, Redis is slow or gone, or the entry cannot be read."""
+    async def fetch(self, key: bytes) -> bytes | None:
+        """The entry, from ``START`` on; None when there is none, Redis is slow or gone, or the entry cannot be read."""
         sealed = await self._ask(lambda: self._cache.get(key.hex()), self._timeout)
         if sealed is None:
             return None
         try:
-            return self._sealer.open(key, sealed), 0
+            return _BEFORE + self._sealer.open(key, sealed)
         except EntryError:
             self.damaged += 1
             self.remove(key)

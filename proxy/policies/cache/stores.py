@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.state.interface import State
 
-__all__ = ["Found", "MemoryStore", "Store", "StoreError", "acquire", "check", "open_now", "release"]
+__all__ = ["MemoryStore", "Store", "StoreError", "acquire", "check", "open_now", "release"]
 
 
 class StoreError(ValueError):
     """A store that cannot be opened as configured; the message says what to change."""
-
-
-Found = tuple[bytes, int]
-"""An entry's bytes, and where in them it begins."""
 
 
 class Store(Protocol):
@@ -44,16 +40,16 @@ class Store(Protocol):
     def epoch(self) -> int:
         """See above."""
 
-    def look(self, key: bytes) -> Found | None:
-        """What is known here and now."""
+    def look(self, key: bytes) -> bytes | None:
+        """What is known here and now. The entry begins at ``START``; what stands before it is the table's."""
 
-    async def fetch(self, key: bytes) -> Found | None:
-        """What others know; within 50 ms."""
+    async def fetch(self, key: bytes) -> bytes | None:
+        """What others know; within 50 ms. The entry begins at ``START``."""
 
-    def put(self, key: bytes, entry: bytes, ttl: float) -> None:
+    def put(self, key: bytes, entry: bytes, ttl: float) -> object:
         """Keep an entry for ``ttl`` seconds. Returns at once; Redis gets it in the background."""
 
-    def remove(self, key: bytes) -> None:
+    def remove(self, key: bytes) -> object:
         """Forget one entry."""
 
     async def clear(self, which: Selection) -> int:
@@ -80,22 +76,13 @@ class MemoryStore:
     far = False
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
-        self.lru = ByteLru(max_bytes, monotonic)
+        self.lru = lru = ByteLru(max_bytes, monotonic)
         self.epoch = 0
         self.secret = _PROCESS_SECRET
+        self.look, self.put, self.remove = lru.peek, lru.put, lru.remove
 
-    def look(self, key: bytes) -> Found | None:
-        found = self.lru.peek(key)
-        return None if found is None else (found, START)
-
-    async def fetch(self, key: bytes) -> Found | None:
-        return self.look(key)
-
-    def put(self, key: bytes, entry: bytes, ttl: float) -> None:
-        self.lru.put(key, entry, ttl)
-
-    def remove(self, key: bytes) -> None:
-        self.lru.remove(key)
+    async def fetch(self, key: bytes) -> bytes | None:
+        return self.lru.peek(key)
 
     async def clear(self, which: Selection) -> int:
         self.epoch += 1

@@ -17,7 +17,6 @@ from proxy.policies.cache.stores import clear_lru, lru_stats
 if TYPE_CHECKING:
     from proxy.policies.cache.redis import RedisStore
     from proxy.policies.cache.selection import Selection
-    from proxy.policies.cache.stores import Found
     from proxy.state.interface import State
 
 __all__ = ["TieredStore"]
@@ -52,16 +51,16 @@ class TieredStore:
         self._heed()
         return self._epoch
 
-    def look(self, key: bytes) -> Found | None:
+    def look(self, key: bytes) -> bytes | None:
         self._heed()
         found = self._lru.peek(key)
-        return (found, START) if found is not None else self.behind.look(key)
+        return found if found is not None else self.behind.look(key)
 
-    async def fetch(self, key: bytes) -> Found | None:
+    async def fetch(self, key: bytes) -> bytes | None:
         epoch = self._epoch
         found = await self.behind.fetch(key)
         if found is not None and epoch == self._epoch:
-            await self.near.set(key, found[0], ttl=self._local_ttl)
+            await self.near.set(key, found[START:], ttl=self._local_ttl)
         return found
 
     def put(self, key: bytes, entry: bytes, ttl: float) -> None:
