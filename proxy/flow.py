@@ -140,7 +140,7 @@ class Flow:
             return
         if attempt.status is not None and attempt.status >= 400:
             return
-        attempt.usage = estimate(self.exchange, pipe.chars if pipe is not None else attempt.received_bytes)
+        attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
 
     def measure(self) -> None:
         """The call's usage is that of the attempt that served it."""

@@ -223,7 +223,8 @@ async def _send_plain(flow: Flow, connection: Connection, answer: Answer, header
         await _send_whole(flow, connection, answer)
         return
     connection.open(answer.status, headers, answer.source, length=answer.content_length)
-    sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length)
+    attempt = exchange.served_by if chain.needs_usage else None
+    sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length, attempt=attempt)
     answer.source.start(sink)
     failure = await sink.ended()
     await flow.end_plain(answer, failure)

@@ -17,7 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["PACKED", "TOKENS_PER_IMAGE", "Usage", "estimate_tokens", "estimate_tokens_from_size"]
+__all__ = [
+    "PACKED",
+    "TOKENS_PER_IMAGE",
+    "Usage",
+    "estimate_speech",
+    "estimate_tokens",
+    "estimate_tokens_from_size",
+]
 
 TOKENS_PER_IMAGE = 1_000
 """A round figure for one image in a prompt: the providers' own rules give 85 to 1,600 by size and detail."""
@@ -201,3 +208,21 @@ def estimate_tokens(text: str | bytes) -> int:
 def estimate_tokens_from_size(size: int) -> int:
     """Tokens of ``size`` bytes when the text itself is not at hand: four bytes a token, rounded up."""
     return (size + 3) // 4
+
+
+_SPEECH = {"wav": 48_000, "x-wav": 48_000, "pcm": 48_000, "l16": 48_000, "flac": 24_000, "mpeg": 16_000, "mp3": 16_000}
+_SPEECH_ELSE = 8_000
+_TOKENS_A_SECOND = 20
+
+
+def estimate_speech(asked: int, kind: str, size: int) -> Usage:
+    """Usage of spoken words of which nobody says how long they are: by the bytes a second that are usual for their
+    type, and the twenty tokens a second that models of speech are paid for.
+
+    >>> estimate_speech(10, "audio/mpeg", 160_000)
+    Usage(audio_ms=10000, audio_output=200, estimated=True, input=10, output=200)
+    """
+    form = kind.partition("/")[2].partition(";")[0].strip().lower()
+    milliseconds = size * 1_000 // _SPEECH.get(form, _SPEECH_ELSE)
+    tokens = milliseconds * _TOKENS_A_SECOND // 1_000
+    return Usage(input=asked, output=tokens, audio_output=tokens, audio_ms=milliseconds, estimated=True)

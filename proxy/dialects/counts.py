@@ -3,6 +3,9 @@
 OpenAI (chat, completions, embeddings): ``prompt_tokens`` holds cached and audio tokens, ``completion_tokens`` holds
 reasoning and audio. Responses API: the same as ``input_tokens`` and ``output_tokens``. Anthropic: ``input_tokens``
 leaves out what was read from and written to the cache, so both are added to the total here.
+
+APIs that are paid by the piece say so in other places: pictures are counted in ``data``, seconds of speech stand in
+``usage`` (``{"type": "duration", "seconds": 12}``) or beside a verbose transcript (``duration``).
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from typing import Any, Final
 
 from proxy.accounting.usage import Usage
 
-__all__ = ["anthropic_usage", "any_usage", "greater", "openai_usage"]
+__all__ = ["anthropic_usage", "any_usage", "greater", "media_usage", "openai_usage"]
 
 _MOST: Final = 2**62
+_LONGEST: Final = 1e9  # seconds
 _NONE: Final[dict[str, Any]] = {}
 
 
@@ -49,7 +53,7 @@ def openai_usage(counts: Any) -> Usage | None:
             if given is None:
                 return None
     usage = Usage(input=_count(given), output=_count(made))
-    inputs = _details(counts, "prompt_tokens_details", "input_tokens_details")
+    inputs = _details(counts, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     if any(inputs.values()):
         usage.cached_input = _count(inputs.get("cached_tokens"))
         usage.cache_write = _count(inputs.get("cache_write_tokens")) or _count(inputs.get("cache_creation_tokens"))
@@ -57,7 +61,7 @@ def openai_usage(counts: Any) -> Usage | None:
         usage.image_input = _count(inputs.get("image_tokens"))
     if not usage.cached_input and "prompt_cache_hit_tokens" in counts:
         usage.cached_input = _count(counts["prompt_cache_hit_tokens"])
-    outputs = _details(counts, "completion_tokens_details", "output_tokens_details")
+    outputs = _details(counts, "completion_tokens_details", "output_tokens_details", "output_token_details")
     if any(outputs.values()):
         usage.reasoning = _count(outputs.get("reasoning_tokens"))
         usage.audio_output = _count(outputs.get("audio_tokens"))
@@ -93,6 +97,39 @@ def any_usage(counts: Any) -> Usage | None:
     if type(counts) is dict and ("cache_read_input_tokens" in counts or "cache_creation_input_tokens" in counts):
         return anthropic_usage(counts)
     return openai_usage(counts)
+
+
+def media_usage(body: dict[str, Any]) -> Usage | None:
+    """Usage of an answer that may hold pictures or a transcript; None when it says nothing of what it used."""
+    counts = body.get("usage")
+    usage = any_usage(counts)
+    spoken = _milliseconds(counts.get("seconds")) if type(counts) is dict else 0
+    if usage is None and not spoken and type(body.get("text")) is str:
+        spoken = _milliseconds(body.get("duration"))  # a verbose transcript of a model that is paid by the minute
+    pictures = _pictures(body.get("data"))
+    if not spoken and not pictures:
+        return usage
+    usage = usage or Usage()
+    usage.audio_ms, usage.images = spoken, pictures
+    if pictures and usage.output and type(counts) is dict and "output_tokens_details" not in counts:
+        usage.image_output = usage.output  # a model of pictures says nothing else
+    return usage
+
+
+def _pictures(data: Any) -> int:
+    """How many pictures a list holds, whole or by their addresses."""
+    if type(data) is not list:
+        return 0
+    return sum(1 for item in data if type(item) is dict and ("b64_json" in item or "url" in item))
+
+
+def _milliseconds(seconds: Any) -> int:
+    """Seconds as a number or as its digits, in milliseconds; 0 for what is none."""
+    try:
+        value = float(seconds)
+    except (TypeError, ValueError):
+        return 0
+    return round(value * 1_000) if 0 < value < _LONGEST else 0
 
 
 def greater(before: Usage | None, now: Usage) -> Usage:

@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.accounting.usage import Usage
 from proxy.dialects.base import NOTHING, Channel, Json, Piece, Reading, Slot
-from proxy.dialects.counts import any_usage
+from proxy.dialects.counts import any_usage, media_usage
 from proxy.dialects.family import Family, as_dict, text_of
 from proxy.dialects.leaves import walk
 from proxy.dialects.prompts import prompt_texts
@@ -32,7 +32,7 @@ class Generic(Family):
             yield from walk(body, key, "input", (key,))
 
     def usage(self, body: Json) -> Usage | None:
-        return any_usage(as_dict(body).get("usage"))
+        return media_usage(as_dict(body))
 
     def read(self, event: Event) -> Reading:
         reading: Reading | None = event.reading
@@ -54,7 +54,7 @@ class Generic(Family):
             pieces,
             None if error else (),
             bool(pieces),
-            usage=self.usage(body),
+            usage=any_usage(body.get("usage")),
             error=error,
             model=text_of(body.get("model")),
         )

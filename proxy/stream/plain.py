@@ -6,17 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from proxy.exchange import Attempt
     from proxy.stream.pipe import Out
 
 
 class PlainSink:
     """Sink that writes what it gets. With ``hold_last`` the piece that completes a body of known ``length`` waits
-    for ``release``; for a chunked body the end mark, which the caller writes, is the last piece."""
+    for ``release``; for a chunked body the end mark, which the caller writes, is the last piece. The bytes are counted
+    on ``attempt``, if there is one: what is paid by its length can be estimated."""
 
-    __slots__ = ("_done", "_failure", "_held", "_hold", "_left", "_out", "_waiter", "last")
+    __slots__ = ("_attempt", "_done", "_failure", "_held", "_hold", "_left", "_out", "_waiter", "last")
 
-    def __init__(self, out: Out, *, hold_last: bool, length: int | None) -> None:
+    def __init__(self, out: Out, *, hold_last: bool, length: int | None, attempt: Attempt | None = None) -> None:
         self._out = out
+        self._attempt = attempt
         self._left = length
         self._hold = hold_last and length is not None
         self._held: bytes | None = None
@@ -27,6 +30,8 @@ class PlainSink:
 
     def feed(self, data: bytes) -> None:
         """Bytes of one read."""
+        if self._attempt is not None:
+            self._attempt.received_bytes += len(data)
         if self._hold:
             assert self._left is not None
             self._left -= len(data)

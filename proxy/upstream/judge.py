@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from proxy.accounting.usage import Usage
+from proxy.accounting.usage import Usage, estimate_speech
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
@@ -335,6 +335,10 @@ def _plain(
     return Answer(incoming.status, headers, origin="upstream", source=incoming, content_length=length)
 
 
-def estimate(exchange: Exchange, characters: int) -> Usage:
+def estimate(exchange: Exchange, attempt: Attempt, characters: int) -> Usage:
     """Usage of an answer whose provider said nothing: what was sent and what was received, marked as estimated."""
-    return Usage(input=exchange.input_estimate(), output=(characters + 3) // 4, estimated=True)
+    asked = exchange.input_estimate()
+    kind = next((value for name, value in attempt.response_headers or () if name.lower() == b"content-type"), b"")
+    if kind[:6].lower() == b"audio/":
+        return estimate_speech(asked, kind.decode("latin-1"), characters)
+    return Usage(input=asked, output=(characters + 3) // 4, estimated=True)

@@ -424,3 +424,81 @@ async def test_kill_9_below_a_cache_leaves_an_abandoned_row_with_its_estimate(tm
     assert record.OUTCOMES[end[5]] == "abandoned"
     assert end[11] > 0
     await journal.close()
+
+
+# --- what is paid by the piece ---------------------------------------------------------------------------
+
+PICTURE = {"model": "my-pictures", "prompt": "A fox", "n": 2}
+PIECES = {"prices": {"my-pictures": {"image": 0.04}, "my-speech": {"minute": 0.06}}}
+
+
+async def test_pictures_are_counted_and_priced_apiece(start, client):
+    answer = {"created": 1, "data": [{"b64_json": "aGk=" * 5_000}, {"url": "https://x/y.png"}]}
+    async with FakeUpstream(reply(answer)) as upstream:
+        proxy, rows = await start(upstream, **PIECES)
+        _, headers, _ = await ask(client, proxy, PICTURE, "/v1/images/generations")
+        await until(rows.ends)
+        [end] = rows.ends()
+        assert dict(zip(PACKED, end[14], strict=False))["images"] == 2
+        assert not end[7] & (record.ESTIMATED | record.UNPRICED)
+        assert end[11] == 80_000_000
+        assert float(headers["x-sidecar-cost-usd"]) == pytest.approx(0.08)
+
+
+async def test_tokens_of_a_model_of_pictures_are_tokens_of_pictures(start, client):
+    usage = {"input_tokens": 50, "output_tokens": 4160, "input_tokens_details": {"text_tokens": 10, "image_tokens": 40}}
+    async with FakeUpstream(reply({"created": 1, "data": [{"b64_json": "aGk="}], "usage": usage})) as upstream:
+        proxy, rows = await start(upstream)
+        await ask(client, proxy, PICTURE | {"model": "gpt-image-1"}, "/v1/images/generations")
+        await until(rows.ends)
+        [end] = rows.ends()
+        counts = dict(zip(PACKED, end[14], strict=False))
+        assert (counts["input"], counts["image_input"], counts["image_output"]) == (50, 40, 4160)
+        assert end[11] == 10 * 5_000 + 40 * 10_000 + 4160 * 40_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "milliseconds"),
+    [
+        ({"text": "Hi", "usage": {"type": "duration", "seconds": 90}}, 90_000),
+        ({"task": "transcribe", "duration": "8.47", "text": "Hi", "segments": []}, 8_470),
+    ],
+)
+async def test_minutes_of_a_transcript_are_read_and_its_upload_is_never_held(start, client, answer, milliseconds):
+    route = {"routes": [{"match": {"path": "/v1/*"}, "upstream": "up", "chain": "main", "model": "my-speech"}]}
+    async with FakeUpstream(reply(answer)) as upstream:
+        proxy, rows = await start(upstream, **PIECES, **route)
+        form = aiohttp.FormData({"model": "my-speech"})
+        form.add_field("file", b"RIFF" * 10_000, filename="a.wav", content_type="audio/wav")
+        async with client.post(f"{proxy.url}/v1/audio/transcriptions", data=form) as reply_:
+            assert reply_.status == 200
+        await until(rows.ends)
+        [end] = rows.ends()
+        assert dict(zip(PACKED, end[14], strict=False))["audio_ms"] == milliseconds
+        assert end[11] == round(milliseconds / 60_000 * 60_000_000)
+        assert not end[7] & record.ESTIMATED
+
+
+async def test_tokens_of_a_transcript_are_told_apart(start, client):
+    usage = {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "input_token_details": {"audio_tokens": 14}}
+    async with FakeUpstream(reply({"text": "Hi", "usage": usage})) as upstream:
+        proxy, rows = await start(upstream)
+        async with client.post(f"{proxy.url}/v1/audio/transcriptions", data=aiohttp.FormData({"file": "x"})) as answer:
+            assert answer.status == 200
+        await until(rows.ends)
+        counts = dict(zip(PACKED, rows.ends()[0][14], strict=False))
+        assert (counts["input"], counts["audio_input"], counts["output"]) == (14, 14, 45)
+
+
+async def test_the_length_of_speech_is_estimated_from_its_bytes_and_marked(start, client):
+    async with FakeUpstream(reply(body=b"x" * 160_000, content_type="audio/mpeg")) as upstream:
+        proxy, rows = await start(upstream, **PIECES)
+        body = {"model": "my-speech", "input": "Hello", "voice": "alloy"}
+        _, _, sound = await ask(client, proxy, body, "/v1/audio/speech")
+        assert len(sound) == 160_000
+        await until(rows.ends)
+        [end] = rows.ends()
+        counts = dict(zip(PACKED, end[14], strict=False))
+        assert (counts["audio_ms"], counts["audio_output"]) == (10_000, 200)
+        assert end[7] & record.ESTIMATED
+        assert end[11] == 10_000_000

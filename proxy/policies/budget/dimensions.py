@@ -29,11 +29,15 @@ def _one(name: str) -> Reader:
     return _KNOWN.get(name) or (lambda exchange, _: exchange.dimension(name))
 
 
+def _upstream(_: Exchange, attempt: Attempt) -> str:
+    return attempt.upstream or "-"
+
+
 _KNOWN: dict[str, Reader] = {
     "all": lambda _, __: "all",
     "principal": lambda exchange, _: exchange.principal.id,
     "project": lambda exchange, _: exchange.project or "-",
     "model": lambda exchange, _: exchange.model_asked or "-",
     "key": lambda _, attempt: attempt.key.id if attempt.key is not None else "-",
-    "upstream": lambda _, attempt: attempt.upstream or "-",
+    "upstream": _upstream,
 }
