@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proxy.state import NEVER, Bucket, Claim, Claims, MemoryState, Slots, State
+from proxy.state import Bucket, Claim, Claims, MemoryState, Slots, State
 from proxy.state.joint import Joint, Pairs
 
 if TYPE_CHECKING:
@@ -13,22 +13,42 @@ if TYPE_CHECKING:
 LONGEST_NAME: Final = 200
 
 
-class Shown(NamedTuple):
-    """How a kind of bucket is told in headers: the whole header with its limit, and the names of the other two."""
+class Kind(NamedTuple):
+    """The buckets of a rule for requests, or those for tokens: what all callers' have in common.
 
+    rate: units a second. burst: what a full one holds. depth: seconds from empty to full. In headers: the whole one
+    with the limit, and the names of the other two.
+    """
+
+    rate: float
+    burst: float
+    depth: float
     limit: tuple[bytes, bytes]
     remaining: bytes
     reset: bytes
 
     @classmethod
-    def of(cls, unit: str, burst: float) -> "Shown":
-        """unit: requests or tokens."""
+    def of(cls, unit: str, a_minute: int | None, burst: float) -> "Kind | None":
+        """unit: requests or tokens. None: the rule has no such limit."""
+        if not a_minute:
+            return None
         limit, remaining, reset = [f"x-ratelimit-{word}-{unit}".encode() for word in ("limit", "remaining", "reset")]
-        return cls((limit, b"%d" % burst), remaining, reset)
+        rate = a_minute / 60
+        return cls(rate, burst, burst / rate, (limit, b"%d" % burst), remaining, reset)
+
+
+class CallersBucket(Bucket):
+    """One caller's bucket. It knows its kind, so that telling how full it is needs nothing else."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, name: str, kind: Kind) -> None:
+        super().__init__(name, kind.rate, kind.burst, kind.depth)
+        self.kind = kind
 
 
 class Rule(NamedTuple):
-    """One limit for each value of its dimensions. Bursts are what a full bucket holds. name: begins its buckets' names.
+    """One limit for each value of its dimensions. name: begins its buckets' names.
 
     Another limit is another bucket, so that chains with a policy of one name do not mix up their rates.
     """
@@ -36,12 +56,10 @@ class Rule(NamedTuple):
     per: tuple[str, ...]
     rpm: int | None
     tpm: int | None
-    requests_burst: float
-    tokens_burst: float
     max_concurrent: int | None
     name: str
-    shown_requests: Shown
-    shown_tokens: Shown
+    requests: Kind | None
+    tokens: Kind | None
 
     @classmethod
     def of(
@@ -59,8 +77,8 @@ class Rule(NamedTuple):
             tokens = float(burst) if rpm is None else tpm * burst / rpm
         requests = float(burst or rpm or 0)
         name = f"rate:{label}:{rpm}/{tpm}/{requests:g}/{max_concurrent}:{'|'.join(per)}:"
-        shown = Shown.of("requests", requests), Shown.of("tokens", tokens)
-        return cls(per, rpm, tpm, requests, tokens, max_concurrent, name, *shown)
+        kinds = Kind.of("requests", rpm, requests), Kind.of("tokens", tpm, tokens)
+        return cls(per, rpm, tpm, max_concurrent, name, *kinds)
 
 
 Reader = Callable[["Exchange"], str]
@@ -87,6 +105,12 @@ def _dimension(name: str, exchange: "Exchange") -> str:
     return exchange.dimension(name)
 
 
+class Level(NamedTuple):
+    """When a bucket will be full again, monotonic seconds."""
+
+    full_at: float
+
+
 class Account:
     """The buckets that one caller's calls touch, of all rules. Made once a caller, since names cost time.
 
@@ -98,17 +122,17 @@ class Account:
 
     def __init__(self, rules: Sequence[Rule], values: Sequence[str], state: State) -> None:
         self.values = tuple(values)
-        self.requests: list[tuple[Rule, Bucket]] = []
+        self.requests: list[tuple[Rule, CallersBucket]] = []
         self.slots: list[tuple[Rule, Slots]] = []
-        self.tokens: list[tuple[Rule, Bucket]] = []
+        self.tokens: list[tuple[Rule, CallersBucket]] = []
         for rule, value in zip(rules, values, strict=True):
             name = rule.name + value[:LONGEST_NAME]
-            if rule.rpm:
-                self.requests.append((rule, Bucket(name + ":r", rule.rpm / 60, rule.requests_burst)))
+            if rule.requests is not None:
+                self.requests.append((rule, CallersBucket(name + ":r", rule.requests)))
             if rule.max_concurrent:
                 self.slots.append((rule, Slots(name + ":c", rule.max_concurrent)))
-            if rule.tpm:
-                self.tokens.append((rule, Bucket(name + ":t", rule.tpm / 60, rule.tokens_burst)))
+            if rule.tokens is not None:
+                self.tokens.append((rule, CallersBucket(name + ":t", rule.tokens)))
         fixed: list[Claim] = [(bucket, 1) for _, bucket in self.requests]
         fixed += [(slots, 1) for _, slots in self.slots]
         self._fixed: Claims = tuple(fixed)
@@ -147,29 +171,35 @@ class Account:
 
     def headers(self, now: float) -> list[tuple[bytes, bytes]]:
         """x-ratelimit-*: the tightest bucket of each kind, as OpenAI writes it; `reset` is when it will be full."""
-        told: list[tuple[bytes, bytes]] = []
         joint = self.joint
-        if self.requests:
-            place, remaining, reset = self._tightest(self.requests, joint.rates if joint is not None else None, now)
-            shown = self.requests[place][0].shown_requests
-            told += (shown.limit, (shown.remaining, b"%d" % remaining), (shown.reset, b"%dms" % reset))
-        if self.tokens:
-            place, remaining, reset = self._tightest(self.tokens, joint.weighed if joint is not None else None, now)
-            shown = self.tokens[place][0].shown_tokens
-            told += (shown.limit, (shown.remaining, b"%d" % remaining), (shown.reset, b"%dms" % reset))
-        return told
+        if joint is None:
+            return self._shown(self._levels(self.requests, now), now) + self._shown(self._levels(self.tokens, now), now)
+        if not joint.weighed:
+            return self._shown(joint.rates, now)
+        return self._shown(joint.rates, now) + self._shown(joint.weighed, now)
 
-    def _tightest(self, buckets: list[tuple[Rule, Bucket]], kept: Pairs | None, now: float) -> tuple[int, int, int]:
-        """Place of the bucket, whole units that remain, milliseconds until it is full. kept: the same with meters."""
-        found, least, short = 0, NEVER, 0.0
-        for place, (_, bucket) in enumerate(buckets):
-            missing = kept[place][1].full_at - now if kept is not None else self._state.usage(bucket).reset
-            missing = max(missing, 0.0)
-            left = bucket.burst - missing * bucket.rate
-            if left < least:
-                found, least, short = place, left, missing
+    def _levels(self, buckets: list[tuple[Rule, CallersBucket]], now: float) -> Pairs:
+        """The buckets with their levels, as a meter would say it, where others have a part in them."""
+        return tuple([(bucket, Level(now + self._state.usage(bucket).reset)) for _, bucket in buckets])
+
+    @staticmethod
+    def _shown(pairs: Pairs, now: float) -> list[tuple[bytes, bytes]]:
+        if not pairs:
+            return []
+        bucket, meter = pairs[0]
+        short = meter.full_at - now
+        left = bucket.burst - short * bucket.rate if short > 0.0 else bucket.burst
+        if len(pairs) > 1:
+            for other, meter in pairs:
+                its_short = meter.full_at - now
+                its_left = other.burst - its_short * other.rate if its_short > 0.0 else other.burst
+                if its_left < left:
+                    bucket, left, short = other, its_left, its_short
+        kind: Kind = bucket.kind
         # Rounding must not take the last unit away.
-        return found, int(least + 1e-6) if least > 0.0 else 0, int(short * 1000)
+        remaining = int(left + 1e-6) if left > 0.0 else 0
+        reset = int(short * 1000) if short > 0.0 else 0
+        return [kind.limit, (kind.remaining, b"%d" % remaining), (kind.reset, b"%dms" % reset)]
 
     def describe(self, label: str) -> list[dict[str, Any]]:
         """One object for each limit: unit, limit, burst, used, remaining and seconds until it is whole again."""

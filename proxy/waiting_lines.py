@@ -42,23 +42,23 @@ class Waiter:
 
 
 class WaitingLines:
-    """All lines of one policy. False when nobody waits."""
+    """All lines of one policy, by the limit that is waited for. False when nobody waits."""
 
     def __init__(self, state: State, clock: Clock) -> None:
         self._state = state
         self._clock = clock
-        self._lines: dict[str, Line] = {}
+        self.open: dict[str, Line] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._lines)
+        return bool(self.open)
 
     def __repr__(self) -> str:
-        return f"<WaitingLines {', '.join(f'{line.name}: {line.queue!r}' for line in self._lines.values()) or 'empty'}>"
+        return f"<WaitingLines {', '.join(f'{line.name}: {line.queue!r}' for line in self.open.values()) or 'empty'}>"
 
     def before(self, claims: Claims) -> str | None:
         """The limit that a new call has to stand in line for, since others wait for it; None when it may ask."""
         for limit, _ in claims:
-            if limit.name in self._lines:
+            if limit.name in self.open:
                 return limit.name
         return None
 
@@ -91,21 +91,21 @@ class WaitingLines:
     def stir(self, claims: Claims) -> None:
         """Something was given back: those who wait for it ask again."""
         for limit, _ in claims:
-            line = self._lines.get(limit.name)
+            line = self.open.get(limit.name)
             if line is not None:
                 line.changed.set()
 
     def stop(self) -> None:
         """Ends the serving; nobody waits any more."""
-        for line in self._lines.values():
+        for line in self.open.values():
             if line.task is not None:
                 line.task.cancel()
-        self._lines.clear()
+        self.open.clear()
 
     def _line(self, name: str) -> Line:
-        line = self._lines.get(name)
+        line = self.open.get(name)
         if line is None:
-            line = self._lines[name] = Line(name)
+            line = self.open[name] = Line(name)
         return line
 
     def _join(self, line: Line, waiter: Waiter) -> None:
@@ -136,8 +136,8 @@ class WaitingLines:
             else:
                 await self._changed(line, min(RECHECK, max(answer.wait, 0.001)))
         line.task = None
-        if self._lines.get(line.name) is line:
-            del self._lines[line.name]
+        if self.open.get(line.name) is line:
+            del self.open[line.name]
 
     async def _changed(self, line: Line, seconds: float) -> None:
         timer = self._clock.call_later(seconds, line.changed.set)

@@ -10,7 +10,7 @@ once when the client leaves. A call that can never fit, or not within `max_wait`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -90,16 +90,8 @@ class RateLimitOptions(Limit):
     )
 
 
-class Hold:
-    """What one call has taken. grant: the receipt, None where the account's joint has it. stamp: when it was taken."""
-
-    __slots__ = ("account", "grant", "stamp", "tokens")
-
-    def __init__(self, account: Account, tokens: int, grant: Grant | None, stamp: float) -> None:
-        self.account = account
-        self.tokens = tokens
-        self.grant = grant
-        self.stamp = stamp
+Hold: TypeAlias = tuple[Account, int, Grant | None, float]
+"""What one call has taken: of whom, tokens, the receipt (None where the account's joint has it), the moment."""
 
 
 class RateLimit(Policy):
@@ -129,6 +121,9 @@ class RateLimit(Policy):
         self._monotonic = services.clock.monotonic
         self._accounts: dict[str | tuple[str, ...], Account] = {}
         self.lines = WaitingLines(self._state, self._clock)
+        self._waited_for = self.lines.open
+        #: Whether a call that has ended leaves anything to settle: requests were paid when they were taken.
+        self._settles = self._counts_tokens or any(rule.max_concurrent for rule in self._rules)
 
     # --- down --------------------------------------------------------------------------------------
 
@@ -140,10 +135,10 @@ class RateLimit(Policy):
         joint = account.joint
         if joint is None:
             return self._ask(exchange, account, tokens)
-        if not self.lines:
+        if not self._waited_for:
             now = self._monotonic()
             if joint.take(tokens, now):
-                exchange.local[self] = Hold(account, tokens, None, now)
+                exchange.local[self] = (account, tokens, None, now)
                 return None
         assert self._direct is not None
         claims = account.claims(tokens)
@@ -171,7 +166,7 @@ class RateLimit(Policy):
     ) -> Awaitable[None] | None:
         """The answer is a grant, a refusal, or None when others wait already for the limit ``name``."""
         if isinstance(answer, Grant):
-            exchange.local[self] = Hold(account, tokens, answer, answer.stamp)
+            exchange.local[self] = (account, tokens, answer, answer.stamp)
             return None
         if self.observe:
             exchange.note(self.label, f"would {self.options.on_limit}: {self._why(answer, tokens)}")
@@ -191,7 +186,7 @@ class RateLimit(Policy):
         account = self._account(exchange)
         if grant is None:
             raise self._refusal(refusal or self._behind(claims), tokens, account)
-        exchange.local[self] = Hold(account, tokens, grant, grant.stamp)
+        exchange.local[self] = (account, tokens, grant, grant.stamp)
 
     def _behind(self, claims: Claims) -> Refusal:
         """Others wait already, and the time was too short for a turn."""
@@ -240,7 +235,7 @@ class RateLimit(Policy):
                 if len(name) > 16 and name[:12].lower() == b"x-ratelimit-":
                     answer.headers = [pair for pair in answer.headers if pair[0][:12].lower() != b"x-ratelimit-"]
                     break
-        answer.headers += hold.account.headers(self._monotonic())
+        answer.headers += hold[0].headers(self._monotonic())
 
     def open_stream(self, exchange: Exchange, answer: Answer) -> Stage | None:
         self.on_response(exchange, answer)
@@ -256,23 +251,25 @@ class RateLimit(Policy):
             # Another limit refused the call: several are taken together or not at all.
             self._settle(hold, 0, 0)
             return
+        if not self._settles:
+            return
         tokens = 0
         if self._counts_tokens and attempts and exchange.cache_status not in SERVED_HERE:
             usage = exchange.usage
-            tokens = hold.tokens if usage is None else usage.input + usage.output
+            tokens = hold[1] if usage is None else usage.input + usage.output
         self._settle(hold, 1, tokens)
 
     def _settle(self, hold: Hold, count: int, tokens: int) -> None:
         """count: 0 gives everything back."""
-        account, grant = hold.account, hold.grant
+        account, reserved, grant, stamp = hold
         if grant is None:
             assert account.joint is not None
-            account.joint.settle(count, hold.tokens, tokens, hold.stamp, self._monotonic())
+            account.joint.settle(count, reserved, tokens, stamp, self._monotonic())
         elif count:
             self._state.settle(grant, account.used(tokens))
         else:
             self._state.free(grant)
-        if self.lines:
+        if self._waited_for:
             self.lines.stir(account.claims(0))
 
     async def stop(self) -> None:

@@ -45,12 +45,13 @@ class Bucket:
     __slots__ = ("burst", "depth", "limit", "name", "rate")
     prepaid = True
 
-    def __init__(self, name: str, rate: float, burst: float) -> None:
+    def __init__(self, name: str, rate: float, burst: float, depth: float | None = None) -> None:
+        """depth: seconds from empty to full; who makes many equal buckets gives the same object to all."""
         self.name = name
         self.rate = rate
         self.burst = burst
         self.limit = burst
-        self.depth = burst / rate
+        self.depth = burst / rate if depth is None else depth
 
     def __repr__(self) -> str:
         return f"Bucket({self.name} {self.rate:g}/s burst {self.burst:g})"

@@ -203,6 +203,7 @@ def rates(principals: int, rules: dict[str, Any]) -> tuple[One, One]:
     def hooks(number: int) -> None:
         exchange.principal = caller = callers[number % several]
         exchange.project = caller.project
+        hash(caller.id)  # whoever authenticates has it in his hands
         answer = Answer(200, [*HEADERS], origin="upstream")
         policy.on_request(exchange)
         policy.on_response(exchange, answer)
@@ -211,6 +212,7 @@ def rates(principals: int, rules: dict[str, Any]) -> tuple[One, One]:
     def no_hooks(number: int) -> None:
         exchange.principal = caller = callers[number % several]
         exchange.project = caller.project
+        hash(caller.id)
         Answer(200, [*HEADERS], origin="upstream")
 
     return hooks, no_hooks
