@@ -124,7 +124,7 @@ class Classify(Policy):
         test = compile_match(rule.when) if rule.when is not None else None
         return _Compiled(rule.name or f"#{number}", rule, test, words, pattern, bool(words) or pattern is not None)
 
-    async def on_request(self, exchange: Exchange) -> None:
+    def on_request(self, exchange: Exchange) -> None:
         decided: dict[str, Decision] = {name: Decision(value, 1.0, "declared") for name, value in exchange.tags.items()}
         tree = exchange.tree if exchange.request.body is not None else None
         if tree is not None and self.options.metadata:

@@ -19,7 +19,7 @@ from proxy.config.units import Duration
 from proxy.errors import ProxyError
 from proxy.fair_queue import RANK, FairQueue
 from proxy.gradient import Gradient
-from proxy.policy import Policy, PolicyOptions
+from proxy.policy import Later, Policy, PolicyOptions
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange, Priority
@@ -93,14 +93,15 @@ class ShedLoad(Policy):
         """Calls that may be in flight now."""
         return self.options.max_in_flight if self._gradient is None else self._gradient.limit
 
-    async def on_request(self, exchange: Exchange) -> None:
+    def on_request(self, exchange: Exchange) -> Later[None]:
         if self.in_flight < self.limit and not self._queue:
             self._enter(exchange)
         elif self.observe:
             exchange.note(self.label, f"would hold back or refuse: {self.in_flight} calls in flight")
             self._enter(exchange)
         else:
-            await self._wait(exchange)
+            return self._wait(exchange)
+        return None
 
     def _enter(self, exchange: Exchange) -> None:
         self.in_flight += 1
@@ -157,7 +158,7 @@ class ShedLoad(Policy):
         self.in_flight -= 1
         self._admit()
 
-    async def on_done(self, exchange: Exchange) -> None:
+    def on_done(self, exchange: Exchange) -> None:
         entered: float | None = exchange.local.pop(self, None)
         if entered is None:
             return

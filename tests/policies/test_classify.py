@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.policies.classify import Classify
-from proxy.testing import exchange_builder, policy_builder
+from proxy.testing import called, exchange_builder, policy_builder
 
 MEDICAL = {
     "rules": [
@@ -29,7 +29,7 @@ def say(text, **body):
 async def run(body, options=MEDICAL, observe=False, **call):
     policy = policy_builder(Classify, options, observe=observe)
     exchange = exchange_builder(body, **call)
-    await policy.on_request(exchange)
+    await called(policy.on_request(exchange))
     return exchange, policy.decisions(exchange)
 
 

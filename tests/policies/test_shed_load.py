@@ -14,7 +14,7 @@ from proxy.clock import FakeClock
 from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Principal, Target
 from proxy.policies.shed_load import ShedLoad
-from proxy.testing import exchange_builder, policy_builder, services_builder
+from proxy.testing import called, exchange_builder, policy_builder, services_builder
 
 
 class Gate:
@@ -24,7 +24,7 @@ class Gate:
 
     async def enter(self, priority="normal", principal="anna", **options):
         exchange = exchange_builder(priority=priority, principal=Principal(principal, method="keys"), **options)
-        await self.policy.on_request(exchange)
+        await called(self.policy.on_request(exchange))
         return exchange
 
     async def start(self, *priorities, **options):
@@ -41,7 +41,7 @@ class Gate:
         return caught.value
 
     async def end(self, exchange):
-        await self.policy.on_done(exchange)
+        await called(self.policy.on_done(exchange))
 
     def figures(self):
         told = self.policy.snapshot()
