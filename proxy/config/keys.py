@@ -5,15 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from proxy.config.base import Model, Secret, Text, Texts, UpstreamName
+from proxy.config.units import DURATION_FORM, Duration, parse_duration
 from proxy.config.upstream import Auth
 
 Money = Annotated[float, Field(ge=0, le=1_000_000)]
 Strategy = Literal["task", "priority", "round_robin", "weighted", "least_loaded", "cheapest", "fastest", "sticky"]
 KeyId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.:@-]+$")]
+
+
+CALENDAR = ("hour", "day", "week", "month")
+
+
+def _quota_window(value: object) -> object:
+    if value in CALENDAR:
+        return value
+    try:
+        seconds = parse_duration(value)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        shown = f'"{value[:40]}"' if isinstance(value, str) else "that"
+        raise PydanticCustomError(
+            "config",
+            f"must be hour, day, week or month (of the calendar, UTC), or {DURATION_FORM}, not {{shown}}",
+            {"shown": shown},
+        )
+    return seconds
+
+
+QuotaWindow = Annotated[
+    str | float,
+    BeforeValidator(_quota_window),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(CALENDAR)}, TypeAdapter(Duration).json_schema()], "examples": ["day", "month", "5h"]}
+    ),
+]
+"""hour, day, week or month; or seconds."""
 
 
 class PriceKinds(Model):
@@ -103,6 +134,12 @@ class Key(Model):
     task_types: Texts = Field(
         default=(), description="Strategy `task`: tasks that this key is for. Empty: a general key, for every task."
     )
+    quota_window: QuotaWindow | None = Field(
+        default=None,
+        description="How long a key is out whose quota is spent (402, insufficient_quota), where the provider does not "
+        "say until when: to the end of the running hour, day, week or month (UTC), or for a duration. Default: as the "
+        "pool says.",
+    )
     tier: Literal["free", "paid"] = Field(default="paid", description="What kind of account the key belongs to.")
     enabled: bool = Field(default=True, description="false keeps the key out; its secret may then be empty.")
     cost_per_token: Money | None = Field(
@@ -135,6 +172,7 @@ class KeyPool(Model):
         default=("task", "priority", "least_loaded"),
         description="How a key is chosen: applied in this order until one key is left.",
     )
+    quota_window: QuotaWindow = Field(default="day", description="What holds for keys that set no quota_window.")
     keys: tuple[Key, ...] = Field(min_length=1, description="The keys of the pool.")
 
     @model_validator(mode="after")

@@ -95,15 +95,20 @@ class Health:
         self.state.cool(key.name if len(cooled) > 1 else f"{key.name}|{model}", seconds, why)
 
     def _quota_ends(self, key: Key) -> float:
-        """Seconds to the end of the running hour, day or month, UTC."""
+        """Seconds to the end of the running hour, day, week or month, UTC; or as many as the key says."""
+        window = key.quota_window
+        if not isinstance(window, str):
+            return window
         now = datetime.fromtimestamp(self.clock.now(), UTC)
-        if key.quota_window == "hour":
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        if window == "hour":
             end = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        elif window == "week":
+            end = midnight + timedelta(days=7 - now.weekday())
+        elif window == "month":
+            end = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
         else:
-            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
             end = midnight + timedelta(days=1)
-            if key.quota_window == "month":
-                end = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
         return (end - now).total_seconds()
 
     def correct(self, key: Key, headers: Sequence[tuple[bytes, bytes]]) -> None:

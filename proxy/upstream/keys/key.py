@@ -11,10 +11,12 @@ from proxy.state import Claims, Slots, Window
 
 if TYPE_CHECKING:
     from proxy.config.keys import Key as KeyConfig
+    from proxy.config.keys import KeyPool
     from proxy.upstream.keys.peers import Peers
 
 Tier = Literal["free", "paid"]
-QuotaWindow = Literal["hour", "day", "month"]
+QuotaWindow = str | float
+"""hour, day, week or month of the calendar (UTC), or seconds."""
 
 MOST_TASKS: Final = 50
 """Distinct tasks counted for a key; the client chooses their names."""
@@ -121,8 +123,8 @@ class Key:
         self.life = Life()
 
     @classmethod
-    def from_config(cls, config: KeyConfig) -> Key:
-        """The key of a configuration entry."""
+    def from_config(cls, config: KeyConfig, pool: KeyPool | None = None) -> Key:
+        """The key of a configuration entry; what it leaves open its pool says."""
         auth = config.auth
         return cls(
             config.id,
@@ -140,6 +142,7 @@ class Key:
             prices=config.prices,
             header=auth.header if auth is not None else config.header,
             prefix=auth.prefix if auth is not None else "",
+            quota_window=config.quota_window or (pool.quota_window if pool is not None else "day"),
         )
 
     def __repr__(self) -> str:

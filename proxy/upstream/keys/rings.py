@@ -30,7 +30,7 @@ class KeyRings:
         self.rings: Mapping[str, KeyRing] = {
             name: KeyRing(
                 name,
-                [Key.from_config(key) for key in pool.keys],
+                [Key.from_config(key, pool) for key in pool.keys],
                 pool.strategy,
                 state,
                 clock,

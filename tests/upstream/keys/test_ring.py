@@ -264,12 +264,35 @@ async def test_a_cancelled_probe_leaves_the_place_to_the_next():
     assert await pool.use() == "a"
 
 
-@pytest.mark.parametrize(("window", "seconds"), [("hour", 2800), ("day", 6400), ("month", 16 * 86400 + 6400)])
+@pytest.mark.parametrize(
+    ("window", "seconds"),
+    [("hour", 2800), ("day", 6400), ("week", 5 * 86400 + 6400), ("month", 16 * 86400 + 6400), (18000.0, 18000)],
+)
 async def test_a_spent_quota_takes_the_key_out_until_its_window_ends(window, seconds):
     pool = Pool(key("a", quota_window=window))  # the fake clock stands at 2023-11-14 22:13:20 UTC
     await pool.call(402, "quota")
     assert (await pool.ring.choose()).retry_after == seconds
     assert "quota" in pool.described("a")["why"]
+
+
+async def test_the_provider_says_until_when_a_quota_is_spent():
+    pool = Pool(key("a", quota_window="month"))
+    await pool.call(402, "quota", retry_after=90)
+    assert (await pool.ring.choose()).retry_after == 90
+
+
+def test_a_quota_window_of_the_pool_holds_for_keys_without_one():
+    from pydantic import ValidationError
+
+    from proxy.config.keys import KeyPool
+
+    keys = [{"id": "own", "secret": "s", "quota_window": "month"}, {"id": "other", "secret": "s"}]
+    pool = KeyPool.model_validate({"quota_window": "5h", "keys": keys})
+    ring = KeyRings({"p": pool}, MemoryState(FakeClock()), FakeClock()).get("p")
+    assert [one.quota_window for one in ring.keys] == ["month", 18000.0]
+    for wrong in ("year", 30, "0s", True, ["day"]):
+        with pytest.raises(ValidationError, match=r"hour, day, week or month .*or a number with a unit"):
+            KeyPool.model_validate({"keys": [{"id": "a", "secret": "s", "quota_window": wrong}]})
 
 
 async def test_failures_of_the_upstream_take_no_key_out():
