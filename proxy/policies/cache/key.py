@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from proxy.exchange import Exchange
 
-__all__ = ["KEY", "Keyer"]
+__all__ = ["KEY", "Frame", "Keyer"]
+
+Frame = tuple[blake2b, bytes]
+"""A hash that is not to be added to, and its digest."""
 
 KEY: Final = 16
 """Bytes of a name: 128 bits, keyed, so that nobody can look for two questions with the same name."""
@@ -41,7 +44,7 @@ class Keyer:
     """Makes names. secret: 16 to 64 bytes; equal on all replicas that share a store."""
 
     def __init__(self, secret: bytes, scope: str, vary: Iterable[str] = ()) -> None:
-        self._hash = blake2b(digest_size=KEY, key=secret[:64])
+        self._keyed = blake2b(digest_size=KEY, key=secret[:64])
         self._tag_hash = blake2b(digest_size=TAG, key=secret[:64], person=b"cache tag")
         self._scope = scope
         self._vary = frozenset(name.lower() for name in vary)
@@ -52,18 +55,22 @@ class Keyer:
 
     def name(self, exchange: Exchange, tree: Mapping[str, Any], digest: str) -> bytes:
         """The name of the call's answer. tree: the body at the cache's place. digest: of the policies below."""
+        return self.named(self.frame(exchange, digest), exchange, tree)
+
+    def named(self, frame: Frame, exchange: Exchange, tree: Mapping[str, Any]) -> bytes:
+        """The same for a frame that is known."""
         if not LEFT_OUT.isdisjoint(tree):
             tree = {key: value for key, value in tree.items() if key not in LEFT_OUT}
         model = exchange.target.model
         if model is not None:  # an alias and its model share their answers
             tree = {**tree, "model": model}
-        hashed = self._framed(exchange, digest).copy()
+        hashed = frame[0].copy()
         hashed.update(orjson.dumps(tree, None, _SORTED))
         return hashed.digest()
 
     def part(self, base: bytes, item: Any) -> bytes:
         """The name of one input's part of an answer whose other parameters are ``base``."""
-        hashed = self._hash.copy()
+        hashed = self._keyed.copy()
         hashed.update(base)
         hashed.update(orjson.dumps(item))
         return hashed.digest()
@@ -98,26 +105,26 @@ class Keyer:
             joined += b"".join([self.tag("tag", f"{name}={value}") for name, value in exchange.tags.items()])
         return joined[: MAX_TAGS * TAG]
 
-    def _framed(self, exchange: Exchange, digest: str) -> blake2b:
-        """The hash of the frame; not to be added to. Kept with the head where that may come again."""
+    def frame(self, exchange: Exchange, digest: str) -> Frame:
+        """What a name is made of beside the body. Kept with the head where that may come again."""
         request, principal = exchange.request, exchange.principal
         head = request.head
         if head is None or head.sent_up is None or request.edits is not None or not self._framed_by_head:
-            return self._hash_frame(exchange, digest)
+            return self._hash(self._told(exchange, digest))
         upstream, dialect = exchange.target.upstream, exchange.dialect
         who = (self, principal.id, principal.method, exchange.project, upstream, dialect, digest)
         known = head.framed
         if known is None or known[0] != who:
-            known = head.framed = who, self._hash_frame(exchange, digest)
-        hashed: blake2b = known[1]
-        return hashed
+            known = head.framed = who, self._hash(self._told(exchange, digest))
+        framed: Frame = known[1]
+        return framed
 
-    def _hash_frame(self, exchange: Exchange, digest: str) -> blake2b:
-        hashed = self._hash.copy()
-        hashed.update(self._frame(exchange, digest))
-        return hashed
+    def _hash(self, said: bytes) -> Frame:
+        hashed = self._keyed.copy()
+        hashed.update(said)
+        return hashed, hashed.digest()
 
-    def _frame(self, exchange: Exchange, digest: str) -> bytes:
+    def _told(self, exchange: Exchange, digest: str) -> bytes:
         request, principal = exchange.request, exchange.principal
         roles = self._roles
         # Without a principal that stands for the credential, the credential itself is who asks.

@@ -75,7 +75,8 @@ class Cache(Policy):
         self._grace = max(options.stale_if_error, options.stale_while_revalidate)
         self._new_ids = options.ids == "new"
         # Whether more than the dialect's word is needed to tell that a call may be cached.
-        self._picky = options.max_temperature is not None or not options.tool_calls or options.store != "memory"
+        self._shared = options.store != "memory"
+        self._picky = options.max_temperature is not None or not options.tool_calls or self._shared
         self._flying: dict[bytes, Flight] = {}
         self._named: Hashable = None
         self._store: Store | None = None
@@ -145,22 +146,31 @@ class Cache(Policy):
         document = request.body
         if dialect is None or document is None or dialect.name not in CACHED:
             return self.pass_by(exchange, below)
-        tree = document.strict()
         control = controls.of(request)
-        why = self._unfit(dialect, tree, below)
-        if why is not None:
-            if control.only_cached:
-                raise not_cached(why)
-            if exchange.explain is not None:
-                exchange.explain(self.label, f"not cached: {why}")
-            return self.pass_by(exchange, below)
-        if dialect.name == "openai_embeddings":
-            from proxy.policies.cache.items import Items  # noqa: PLC0415 - only for who embeds
+        keys = self._keys or self.keys
+        frame = keys.frame(exchange, below.digest)
+        seen = None if document.edited else exchange.seen
+        known = None if seen is None else seen.facts.get(self)
+        if known is not None and known[0] == frame[1] and not (self._shared and below.unmasked):
+            name: bytes = known[1]  # the same bytes from the same caller: not even parsed
+        else:
+            tree = document.strict()
+            why = self._unfit(dialect, tree, below)
+            if why is not None:
+                if control.only_cached:
+                    raise not_cached(why)
+                if exchange.explain is not None:
+                    exchange.explain(self.label, f"not cached: {why}")
+                return self.pass_by(exchange, below)
+            if dialect.name == "openai_embeddings":
+                from proxy.policies.cache.items import Items  # noqa: PLC0415 - only for who embeds
 
-            items = Items.of(self, exchange, tree, below.digest)
-            if items is not None:
-                return items.answer(exchange, below, dialect, control)
-        name = (self._keys or self.keys).name(exchange, tree, below.digest)
+                items = Items.of(self, exchange, tree, below.digest)
+                if items is not None:
+                    return items.answer(exchange, below, dialect, control)
+            name = keys.named(frame, exchange, tree)
+            if seen is not None:
+                seen.facts[self] = frame[1], name
         if exchange.explain is not None:
             exchange.explain(self.label, f"the entry's key is {name.hex()}")
         call = Call(exchange, below, dialect, control, name)
@@ -410,6 +420,6 @@ class Cache(Policy):
                 return "its temperature is above max_temperature"
         if not options.tool_calls and (tree.get("tools") or tree.get("functions")):
             return "it offers tools"
-        if options.store != "memory" and below.unmasked:
+        if self._shared and below.unmasked:
             return "it was not masked, and the store is shared"
         return None

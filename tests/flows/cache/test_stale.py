@@ -75,10 +75,10 @@ async def test_followers_of_a_failed_flight_get_the_stale_answer_too(cached):
 
 
 async def test_a_stale_answer_is_given_at_once_and_renewed_once_behind_it(cached):
-    async with FakeUpstream(reply(chat_answer("old")), reply(chat_answer("new"), delay=0.1)) as upstream:
-        caller = await cached(upstream, ttl="300ms", stale_while_revalidate="1h")
+    async with FakeUpstream(reply(chat_answer("old")), reply(chat_answer("new"), delay=0.6)) as upstream:
+        caller = await cached(upstream, ttl="1s", stale_while_revalidate="1h")
         await caller.say()
-        await asyncio.sleep(0.31)
+        await asyncio.sleep(1.01)
         got = await asyncio.gather(*(caller.say() for _ in range(5)))
         assert [(one.cache, one.content) for one in got] == [("stale", "old")] * 5
         await caller.until(lambda: caller.cache.stats()["stored"] == 2)

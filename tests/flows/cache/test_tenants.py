@@ -161,3 +161,49 @@ async def test_an_entry_that_cannot_be_read_is_a_miss_and_goes(cached):
             assert got.status == 200
             assert got.cache == "miss"
         assert cache.stats()["damaged"] == 5
+
+
+VARIANTS = [
+    who("ann"),
+    who("bob"),
+    who("ann", **{"openai-beta": "a"}),
+    who("ann", **{"openai-organization": "o"}),
+    who("ann", **{"x-flavour": "mint"}),
+    who("ann", **{"x-sidecar-tags": "team=b"}),  # a tag changes nothing
+]
+
+
+@pytest.mark.parametrize("above", [["validate"], ["validate", {"pii": {"entities": ["EMAIL"]}}]])
+async def test_bytes_that_came_before_are_named_anew_for_everybody_else(cached, above):
+    """A chain remembers bodies (``proxy.seen``); what is remembered of one caller's call is not taken for another's,
+    in any order, on any connection."""
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=above, vary=["x-flavour"])
+        for expected in ("miss", "hit", "hit"):
+            for place, headers in enumerate(VARIANTS):
+                same_as_first = place == len(VARIANTS) - 1
+                assert (await caller.say(headers=headers)).cache == ("hit" if same_as_first else expected), headers
+        assert len(upstream.calls) == len(VARIANTS) - 1
+
+
+async def test_bytes_that_came_before_are_not_cached_where_they_were_not(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=["validate"], max_temperature=0.5)
+        assert [(await caller.say(temperature=0.9)).cache for _ in range(3)] == ["bypass"] * 3
+        assert [(await caller.say(temperature=0.5)).cache for _ in range(3)] == ["miss", "hit", "hit"]
+
+
+async def test_bytes_that_came_before_are_served_in_every_form_and_cleared(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=["validate"])
+        said = [
+            (await caller.say()).cache,
+            (await caller.say(stream=True)).cache,
+            (await caller.say(stream=True)).cache,
+        ]
+        assert said == ["miss", "hit", "hit"]
+        await caller.cache.clear()
+        assert [(await caller.say(stream=True)).cache, (await caller.say()).cache] == ["miss", "hit"]
+        assert [(await caller.say(headers={"x-sidecar-cache": word})).cache for word in ("no-cache", "no-store")] == [
+            "miss", "hit",
+        ]  # fmt: skip
