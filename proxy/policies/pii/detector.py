@@ -153,6 +153,7 @@ class Detector:
         if self._sweep is not None:
             scan.spoken = spoken
             self._sweep(scan)
+        scan.spend(0)
 
     def _row(self, byte: int) -> _Row:
         """The row of the dispatch table for a first byte, made when first needed: all at once would take 100 ms."""

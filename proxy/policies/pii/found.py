@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import NamedTuple
 
 BARE = 1
@@ -70,8 +71,7 @@ def resolve(found: list[Found]) -> list[Found]:
         reach = one.end
     else:
         return found
-    # A sweep in order of merit would compare each with all kept ones; clusters of overlapping spans are small,
-    # so each cluster is settled on its own and the whole stays n log n.
+    # Each cluster of overlapping spans is settled on its own.
     kept: list[Found] = []
     cluster: list[Found] = []
     reach = -1
@@ -90,27 +90,27 @@ def _settle(cluster: list[Found]) -> list[Found]:
         return cluster
     cluster.sort(key=lambda f: (-f.rank, f.start - f.end, f.start))
     kept: list[Found] = []
-    for one in cluster[:64]:
-        if all(one.end <= other.start or other.end <= one.start for other in kept):
-            kept.append(one)
-    # What does not fit beside the winners is cut down to its uncovered head or tail, so that nothing shows.
+    starts: list[int] = []
+    losers: list[Found] = []
     for one in cluster:
-        if one not in kept:
-            kept.extend(_rests(one, kept))
-    kept.sort()
+        at = bisect_left(starts, one.start)
+        if (at and kept[at - 1].end > one.start) or (at < len(kept) and starts[at] < one.end):
+            losers.append(one)
+        else:
+            kept.insert(at, one)
+            starts.insert(at, one.start)
+    # What does not fit beside the winners is cut down to its uncovered head and tail, so that nothing shows.
+    for one in losers:
+        if one.rank == BARE:
+            continue
+        behind = bisect_left(starts, one.end)
+        first = bisect_left(starts, one.start)
+        if first and kept[first - 1].end > one.start:
+            first -= 1
+        if one.end - kept[behind - 1].end > 3:
+            kept.insert(behind, one._replace(start=kept[behind - 1].end))
+            starts.insert(behind, kept[behind].start)
+        if starts[first] - one.start > 3:
+            kept.insert(first, one._replace(end=starts[first]))
+            starts.insert(first, one.start)
     return kept
-
-
-def _rests(one: Found, kept: list[Found]) -> list[Found]:
-    """The longest uncovered piece of a loser at its head or tail; nothing if it only touches the winner."""
-    inside = [k for k in kept if k.start < one.end and one.start < k.end]
-    if not inside or one.rank == BARE:
-        return []
-    head = min(k.start for k in inside)
-    tail = max(k.end for k in inside)
-    rests = []
-    if head - one.start > 3:
-        rests.append(one._replace(end=head))
-    if one.end - tail > 3:
-        rests.append(one._replace(start=tail))
-    return rests

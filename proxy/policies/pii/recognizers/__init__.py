@@ -9,6 +9,7 @@ from proxy.policies.pii.recognizers.base import Recognizer
 from proxy.policies.pii.recognizers.crypto import BASE58, BECH32, ETHEREUM
 from proxy.policies.pii.recognizers.date import DATE
 from proxy.policies.pii.recognizers.date_of_birth import DATE_OF_BIRTH
+from proxy.policies.pii.recognizers.digits import Judge
 from proxy.policies.pii.recognizers.driver_license import DRIVER_LICENSE
 from proxy.policies.pii.recognizers.email import EMAIL
 from proxy.policies.pii.recognizers.iban import IBAN
@@ -17,7 +18,7 @@ from proxy.policies.pii.recognizers.jwt import JWT
 from proxy.policies.pii.recognizers.mac_address import MAC_ADDRESS
 from proxy.policies.pii.recognizers.medical_id import MEDICAL_ID
 from proxy.policies.pii.recognizers.national_id import NATIONAL_ID, NATIONAL_ID_BARE
-from proxy.policies.pii.recognizers.number import Judge, number
+from proxy.policies.pii.recognizers.number import number
 from proxy.policies.pii.recognizers.passport import PASSPORT
 from proxy.policies.pii.recognizers.person import PERSON_BEFORE, PERSON_FIELD, PERSON_SAID, PERSON_SPEAKER, PERSON_TITLE
 from proxy.policies.pii.recognizers.plain_number import PHONE_BEHIND, SIGNS
@@ -70,22 +71,22 @@ _AFTER_NUMBERS = (
     # Last: whatever else begins with such a word is that.
     *SIGNS,
 )
-_JUDGES: tuple[tuple[str, Judge], ...] = (
-    ("CREDIT_CARD", credit_card.judge),
-    ("US_SSN", us_ssn.judge),
-    ("PHONE", phone.judge),
+_JUDGES: tuple[tuple[str, Judge, range], ...] = (
+    ("CREDIT_CARD", credit_card.judge, range(12, 20)),
+    ("US_SSN", us_ssn.judge, range(9, 10)),
+    ("PHONE", phone.judge, range(7, 16)),
 )
 
 
 def enabled(types: frozenset[str]) -> tuple[Recognizer, ...]:
     """The recognizers that any of `types` needs, in the order of the alternation."""
-    judges = tuple(judge for kind, judge in _JUDGES if kind in types)
+    judges = tuple((judge, sizes) for kind, judge, sizes in _JUDGES if kind in types)
     chosen = [r for r in _BEFORE_NUMBERS if r.types & types]
     if "DATE" in types:
         chosen.append(DATE)
     if judges:
         said = phone.named if "PHONE" in types else None
         address = IPV4.examine if "IP_ADDRESS" in types else None
-        chosen.append(number(frozenset(kind for kind, _ in _JUDGES) & types, judges, said, address))
+        chosen.append(number(frozenset(kind for kind, *_ in _JUDGES) & types, judges, said, address))
     chosen.extend(r for r in _AFTER_NUMBERS if r.types & types)
     return tuple(chosen)

@@ -67,7 +67,7 @@ _LETTERS = bytes(range(0x80, 0x100)) + b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLM
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(160)
+    scan.work += 250
     first = data[start]
     if 0x30 <= first <= 0x39:
         if start and data[start - 1] in b"-.:/$#":
@@ -103,7 +103,7 @@ def _with_tail(scan: Scan, start: int, end: int) -> int:
 def _examine_field(scan: Scan, start: int, end: int) -> int:
     """`Address: ...` up to the end of the line or field, if it holds a digit."""
     window = scan.data[end - 1 : end + 120]
-    scan.spend(len(window))
+    scan.work += 300
     stop = _FIELD_END.search(window)
     value = window[: stop.start()] if stop else window
     if len(value) < 6 or not any(48 <= c <= 57 for c in value) or b"@" in value or b"://" in value:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.policies.pii.found import CHECKSUM
+from proxy.policies.pii.recognizers.digits import Number, glued
 from proxy.policies.pii.recognizers.luhn import luhn
-from proxy.policies.pii.recognizers.number import Number
 from proxy.policies.pii.scan import Scan
 from proxy.policies.pii.words import Words
 
@@ -41,14 +41,18 @@ def issuer(digits: bytes) -> str:
         return "jcb"
     if 14 <= size <= 19 and (two in (36, 38, 39) or 300 <= four // 10 <= 305 or four == 3095):
         return "diners"
-    if 12 <= size <= 19 and (two in (50, 56, 57, 58, 60, 61, 63, 66, 67, 68, 69)):
+    if 12 <= size <= 19 and (two in (50, 56, 57, 58, 60, 61, 63, 66, 67, 68, 69) or four == 604):
         return "maestro"
-    if size == 16 and (2200 <= four <= 2204):
+    if size == 16 and 2200 <= four <= 2204:
         return "mir"
+    if size == 16 and four == 9792:
+        return "troy"
+    if size == 16 and two in (81, 82):
+        return "rupay"
     return ""
 
 
-_WEAK = frozenset({"maestro", "diners", "unionpay", ""})
+_WEAK = frozenset({"maestro", "diners", "unionpay", "rupay", "troy", ""})
 
 
 def judge(scan: Scan, one: Number) -> bool:
@@ -58,14 +62,15 @@ def judge(scan: Scan, one: Number) -> bool:
         return False
     if len(one.shape) > 1 and (one.shape not in _GROUPED or len(set(one.marks)) != 1):
         return False
-    if one.glued and b"/" not in scan.data[one.end : one.end + 1]:
+    if glued(scan, one) and b"/" not in scan.data[one.end : one.end + 1]:
         return False
     network = issuer(digits)
     if len(set(digits)) < 2:
         return False
-    if (network in _WEAK and one.shape != (4, 4, 4, 4)) or (network == "visa" and size != 16):
+    grouped = network and one.shape == (4, 4, 4, 4)
+    if (network in _WEAK and not grouped) or (network == "visa" and size != 16):
         # Short numbers and prefixes shared with many other registers pass Luhn by chance: a card word must say so.
-        words = scan.words(one.start, 40)
+        words = scan.words(one.start)
         said = _WORDS.last(words)
         if said < 0 and not _WORDS.any(scan.column(one.start)):
             return False

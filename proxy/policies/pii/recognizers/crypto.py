@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from proxy.policies.pii.found import CHECKSUM, PREFIX
 from proxy.policies.pii.recognizers.base import Recognizer
+from proxy.policies.pii.recognizers.keccak import keccak_256
 from proxy.policies.pii.scan import Scan
 
 _BASE58 = {c: i for i, c in enumerate(b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")}
-_BECH32 = {c: i for i, c in enumerate(b"qpzry9x8gf2tvdw0s3jn54khce6mua7l")}
+_NO_DIGIT = 99
+_ALPHABET = b"qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_BECH32 = bytes(_ALPHABET.find(c) if c in _ALPHABET else _NO_DIGIT for c in range(256))
 _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+_STEPS = tuple(
+    functools.reduce(lambda sum_, i: sum_ ^ (_GENERATOR[i] if top >> i & 1 else 0), range(5), 0) for top in range(32)
+)
+"""For the five bits that are shifted out: what the generators add."""
 
 
 def base58check(text: bytes) -> bool:
@@ -32,39 +40,49 @@ def bech32(text: bytes) -> bool:
     split = text.rfind(b"1")
     head = text[:split]
     check = 1
-    for value in (
-        *(c >> 5 for c in head),
-        0,
-        *(c & 31 for c in head),
-        *(_BECH32.get(c, 99) for c in text[split + 1 :]),
-    ):
-        if value == 99:
+    for value in (*(c >> 5 for c in head), 0, *(c & 31 for c in head), *text[split + 1 :].translate(_BECH32)):
+        if value == _NO_DIGIT:
             return False
-        top = check >> 25
-        check = (check & 0x1FFFFFF) << 5 ^ value
-        for i in range(5):
-            if top >> i & 1:
-                check ^= _GENERATOR[i]
+        check = (check & 0x1FFFFFF) << 5 ^ value ^ _STEPS[check >> 25]
     return check in (1, 0x2BC830A3)
 
 
 def _examine_base58(scan: Scan, start: int, end: int) -> int:
-    scan.spend(4 * (end - start))
+    scan.work += 500
     if base58check(scan.data[start:end]):
         scan.add(start, end, "CRYPTO", CHECKSUM)
     return end
 
 
 def _examine_bech32(scan: Scan, start: int, end: int) -> int:
-    scan.spend(8 * (end - start))
+    scan.work += 20 * (end - start)
     if bech32(scan.data[start:end]):
         scan.add(start, end, "CRYPTO", CHECKSUM)
     return end
 
 
+def eip_55(digits: bytes) -> bool:
+    """True if the case of an address's 40 hexadecimal digits is that of its checksum (EIP-55)."""
+    low = digits.lower()
+    signs = keccak_256(low).hex()
+    return all(c < 0x3A or (c < 0x60) == (sign > "7") for c, sign in zip(digits, signs, strict=False))
+
+
+_EIP_55 = 30_000
+"""What the checksum costs, in units of work."""
+
+
 def _examine_hex(scan: Scan, start: int, end: int) -> int:
-    if len(set(scan.data[start + 2 : end].lower())) > 4:  # the zero address and fillers name nobody
-        scan.add(start, end, "CRYPTO", PREFIX)
+    scan.work += 100
+    digits = scan.data[start + 2 : end]
+    if len(set(digits.lower())) <= 4:
+        return end  # the zero address and fillers name nobody
+    rank = PREFIX
+    if not (digits.islower() or digits.isupper()) and scan.affords(_EIP_55):
+        if not eip_55(digits):
+            return end
+        rank = CHECKSUM
+    scan.add(start, end, "CRYPTO", rank)
     return end
 
 

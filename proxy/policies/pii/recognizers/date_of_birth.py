@@ -44,7 +44,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     end = label.end()
     # A date of birth stands in the same clause; `born in the city of ... on 1990-01-01` needs some room.
     window = data[end : end + 64]
-    scan.spend(len(window))
+    scan.work += 150
     if _DIGIT.search(window) is None:
         return end
     at = 0

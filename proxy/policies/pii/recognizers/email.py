@@ -26,7 +26,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
     low = max(scan.floor, start - 64)
     window = data[low:start]
-    scan.spend(start - low + 32)
+    scan.work += 60
     head = low + len(window.rstrip(_LOCAL))
     local = data[head:start]
     if not local.isascii():
@@ -40,7 +40,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     if match is None:
         return end
     stop = match.end()
-    scan.spend(stop - start)
+    scan.work += 80
     domain = match[0]
     if not domain.isascii():
         mark = _WIDE_PUNCTUATION.search(domain)

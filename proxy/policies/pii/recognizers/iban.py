@@ -37,7 +37,7 @@ def mod_97(compact: bytes) -> int:
 def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
     want = _LENGTHS[data[start : start + 2].upper()]
-    scan.spend(250)
+    scan.work += 300
     tail = _TAILS[want].match(data, start + 4)
     if tail is None:
         return end

@@ -20,7 +20,7 @@ _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 def _examine_4(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(end - start + 16)
+    scan.work += 200
     follow = data[end : end + 2]
     if follow[:1] == b"." and follow[1:2].isdigit():
         # A longer dotted number (an OID, a version) is no address: step over all of it.
@@ -34,7 +34,7 @@ def _examine_4(scan: Scan, start: int, end: int) -> int:
         return end
     if parts[0] in (b"0", b"127") or (parts[0] == b"169" and parts[1] == b"254"):
         return end  # this host and this link: they name nobody
-    if _VERSION.any(scan.words(start, 16)):
+    if _VERSION.any(scan.words(start)[-2:]):
         return end
     prefix = _PREFIX_4.match(data, end, end + 4)
     if prefix is not None:
@@ -45,7 +45,7 @@ def _examine_4(scan: Scan, start: int, end: int) -> int:
 
 def _examine_6(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(64)
+    scan.work += 200
     if start and (data[start - 1] in _WORD or data[start - 1] == 0x3A):
         return end
     match = _SIX.match(data, start, start + 60)
@@ -64,6 +64,7 @@ def _examine_6(scan: Scan, start: int, end: int) -> int:
     # `a::b` in code is a scope, not an address: ask for a digit, and for a group as long as real prefixes have.
     if not any(48 <= c <= 57 for c in text) or (len(groups) < 3 and max(map(len, groups), default=0) < 3):
         return max(end, stop)
+    scan.work += 500
     try:
         address = ipaddress.IPv6Address(text.decode())
     except ValueError:

@@ -28,6 +28,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
         return end
     # Each byte is matched once: the search goes on behind the whole token, so this stays linear without a cap.
     text = match[0]
+    scan.work += 300 + (len(text) >> 3)
     if not header_decodes(text[: text.find(b".")][:1024]):
         return match.end()
     stop = start + len(text.rstrip(b".")) if text.count(b".") > 2 else match.end()

@@ -12,8 +12,8 @@ from proxy.policies.pii.found import CHECKSUM, CONTEXT
 from proxy.policies.pii.recognizers.base import Recognizer, both_cases
 from proxy.policies.pii.scan import Scan
 
-Check = Callable[[bytes], bool | None]
-"""True: a check digit agrees. False: it is not one. None: cannot be known."""
+Check = Callable[[Scan, bytes], bool]
+"""Whether a check digit agrees. The label counts in any case: this decides the rank."""
 
 _GAP = (
     rb"(?:[ \t:=#\"'._()*|>-]|\\\"|(?:is|no|nr|num|number|numbers|n\xc2\xb0|n\xc2\xba|id|ids|code|card|was|on file"
@@ -43,7 +43,7 @@ def labelled(
         label = head.match(data, start, start + 64)
         if label is None:
             return end
-        scan.spend(96)
+        scan.work += 300
         at = label.end()
         # The value starts where the gap ends; `id` or `no` may be part of the label, so the gap is read again here.
         gap = _GAPPED.match(data, at, at + 40)
@@ -56,10 +56,8 @@ def labelled(
         text = match[0]
         if sum(48 <= c <= 57 for c in text) < digits or _DATE.fullmatch(text):
             return at
-        verdict = check(text) if check is not None else None
-        if verdict is False:
-            return at
-        scan.add(at, match.end(), kind, CHECKSUM if verdict else CONTEXT)
+        proved = check is not None and check(scan, text)
+        scan.add(at, match.end(), kind, CHECKSUM if proved else CONTEXT)
         return match.end()
 
     head = re.compile(rb"(?i:_?(?:" + labels + rb")(?![a-z]))")

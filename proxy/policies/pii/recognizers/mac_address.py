@@ -11,7 +11,7 @@ _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(end - start)
+    scan.work += 120
     text = data[start:end]
     mark = text[4:5] if text[2:3] not in b":-" else text[2:3]
     near = data[end : end + 2]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from proxy.policies.pii.recognizers.labelled import VALUE, labelled
+from proxy.policies.pii.scan import Scan
 
 
-def nhs(text: bytes) -> bool | None:
-    """NHS number, modulus 11; None for anything that is not ten digits."""
+def nhs(scan: Scan, text: bytes) -> bool:
+    """NHS number: ten digits, modulus 11."""
     digits = text.translate(None, b" -")
     if len(digits) != 10 or not digits.isdigit():
-        return None
+        return False
+    scan.work += 200
     total = sum((10 - i) * (c - 48) for i, c in enumerate(digits[:9]))
-    return True if (11 - total % 11) % 11 == digits[9] - 48 else None
+    return (11 - total % 11) % 11 == digits[9] - 48
 
 
 MEDICAL_ID = labelled(

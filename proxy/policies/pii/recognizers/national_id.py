@@ -33,29 +33,54 @@ NATIONAL_ID = labelled(
     digits=4,
 )  # fmt: skip
 
-_BARE_CHECK = known(
-    {
-        16: ("it.codicefiscale",),
-        13: ("kr.rrn",),
-        11: ("br.cpf", "fi.hetu"),
-        10: ("fi.hetu",),
-        9: ("es.nie",),
-    }
-)
+
+def cpf(text: bytes) -> bool:
+    """Brazil's CPF, eleven digits: two check digits, modulus 11."""
+    digits = [c - 48 for c in text.translate(None, b".-")]
+    return len(set(digits)) > 1 and all(
+        -sum((size + 1 - i) * digit for i, digit in enumerate(digits[:size])) % 11 % 10 == digits[size]
+        for size in (9, 10)
+    )
+
+
+def nie(text: bytes) -> bool:
+    """Spain's number of a foreigner: X, Y or Z, seven digits, a letter, modulus 23."""
+    return b"TRWAGMYFPDXBNJZSQVHLCKE"[int(b"%d%b" % (text[0] - 88, text[1:-1])) % 23] == text[-1]
+
+
+def hetu(text: bytes) -> bool:
+    """Finland's personal identity code: date, century's sign, three digits, a character, modulus 31."""
+    return b"0123456789ABCDEFHJKLMNPRSTUVWXY"[int(text[:6] + text[7:10]) % 31] == text[-1]
+
+
+_ODD = dict(zip(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", (
+    1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22,
+    25, 24, 23,
+), strict=True))  # fmt: skip
+
+
+def codice_fiscale(text: bytes) -> bool:
+    """Italy's tax code, sixteen characters, modulus 26."""
+    odd = sum(_ODD[c] for c in text[:15:2])
+    even = sum(c - 48 if c < 58 else c - 65 for c in text[1:15:2])
+    return (odd + even) % 26 == text[15] - 65
 
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(64)
+    scan.work += 300
     if start and data[start - 1] in b"-/.":
         return end
-    if _BARE_CHECK(data[start:end]):
+    text = data[start:end]
+    if len(text) == 14 and text[6] == 0x2D:
+        scan.add(start, end, "NATIONAL_ID", CONTEXT)  # Korea: since 2020 the last digits carry no check
+    elif _BARE[len(text)](text):
         scan.add(start, end, "NATIONAL_ID", CHECKSUM)
-    elif end - start == 14 and data[start + 6] == 0x2D:
-        scan.add(start, end, "NATIONAL_ID", CONTEXT)  # YYMMDD-1234567: since 2020 its last digits carry no check
     return end
 
 
+_BARE = {9: nie, 11: hetu, 14: cpf, 16: codice_fiscale}
+"""For the length of a number that is recognized without a label: its check."""
 NATIONAL_ID_BARE = Recognizer(
     "national_id_bare",
     frozenset({"NATIONAL_ID"}),

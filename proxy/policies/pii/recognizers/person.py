@@ -61,14 +61,14 @@ _SENTENCE = re.compile(rb"[.!][ \n]+$|\n\n$")
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     # The candidate ends with the name's first byte (or its lead byte); step back to it.
-    scan.spend(100)
+    scan.work += 200
     at = end - 1
     # A new sentence may begin behind `Thanks.`; two capitalised words are a signature.
     return max(end, _name(scan, at, 2 if _SENTENCE.search(scan.data[start:at]) else 1))
 
 
 def _examine_field(scan: Scan, start: int, end: int) -> int:
-    scan.spend(100)
+    scan.work += 200
     at = end - 1
     first = _PLAIN_NAME.match(scan.data, at, at + 40)
     if first is None:
@@ -79,7 +79,7 @@ def _examine_field(scan: Scan, start: int, end: int) -> int:
 def _examine_before(scan: Scan, start: int, end: int) -> int:
     """The capitalised words that end where the candidate starts."""
     low = max(scan.floor, start - 80)
-    scan.spend(start - low)
+    scan.work += 600
     name = None
     for name in _NAMES_BEFORE.finditer(scan.data, low, start):  # noqa: B007 - the last one is wanted
         pass
@@ -93,7 +93,7 @@ _NAMES_BEFORE = re.compile(rb"(?<![A-Za-z0-9@.])" + _WORD + rb"(?: (?:" + _LINK 
 
 
 def _examine_title(scan: Scan, start: int, end: int) -> int:
-    scan.spend(100)
+    scan.work += 200
     match = _NAME.match(scan.data, end - 1, end + 100)
     if match is None:
         return end
@@ -148,7 +148,7 @@ PERSON_SAID = Recognizer(
 
 
 def _examine_speaker(scan: Scan, start: int, end: int) -> int:
-    scan.spend(64)
+    scan.work += 250
     at = start + 1
     while at < end and scan.data[at] in b" \t]":
         at += 1

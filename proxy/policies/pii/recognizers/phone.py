@@ -11,8 +11,8 @@ import re
 from typing import Final
 
 from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT
-from proxy.policies.pii.recognizers.number import Number, unglued
-from proxy.policies.pii.scan import Scan
+from proxy.policies.pii.recognizers.digits import Number, unglued
+from proxy.policies.pii.scan import NEAR, Scan
 from proxy.policies.pii.words import Words, words_in
 
 WORDS: Final = Words(
@@ -44,7 +44,6 @@ AFTER = re.compile(rb"[ _(,-]{0,2}(?:office|fax|home|mobile|cell|work|phone|tel)
 _BEHIND: Final = 16
 _EXTENSION = re.compile(rb" ?(?:ext|x|extension)[. ]{0,2}[0-9]{1,6}\b", re.IGNORECASE)
 _DAY = re.compile(rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
-_WINDOW: Final = 44
 
 
 _KINDS: Final = (
@@ -101,12 +100,13 @@ def named(scan: Scan, run: int, end: int) -> bool:
     if scan.named_at == run:
         return scan.named
     scan.named_at = run
-    words = scan.words(run, _WINDOW)
+    scan.work += 200
+    words = scan.words(run)
     at = WORDS.last(words)
     if at >= 0:
         scan.named = _OTHERS.last(words) <= at
     else:
-        window = scan.data[run - _WINDOW if run > _WINDOW else 0 : run]
+        window = scan.data[run - NEAR if run > NEAR else 0 : run]
         far = None if window.isascii() else _FAR_WORDS.search(window.lower())
         scan.named = far is not None and not _OTHERS.any(words_in(window[far.end() :]))
     if not scan.named and AFTER.match(scan.data, end, end + _BEHIND) is not None:
@@ -134,7 +134,7 @@ def _shaped(one: Number) -> bool:
 def judge(scan: Scan, one: Number) -> bool:
     digits, marks = one.digits, one.marks
     size = len(digits)
-    if not 7 <= size <= 15 or (one.glued and not unglued(scan, one)):
+    if not 7 <= size <= 15 or not unglued(scan, one):
         return False
     alone = len(one.shape) == 1
     if not alone and b"." in marks and len(set(marks)) > 1 and b"+" not in marks:
@@ -167,6 +167,6 @@ def judge(scan: Scan, one: Number) -> bool:
 
 def _quiet(scan: Scan, one: Number) -> bool:
     """True unless the words just before name another kind of number."""
-    words = scan.words(one.start, 20)
+    words = scan.words(one.start)[-3:]
     other = _OTHERS.last(words)
     return other < 0 or WORDS.last(words) >= other

@@ -1,4 +1,4 @@
-"""Plain numbers of 7 to 11 digits: order numbers, times, sizes - and telephone numbers and SSNs, if words say so.
+"""Plain numbers of 7 to 15 digits: order numbers, times, sizes - and telephone numbers and SSNs, if words say so.
 
 Nothing in such a number says what it is, and texts are full of them. So not they are candidates but the words that can
 name them (`call`, `ssn`, `电话`, `... (office)`). A text without any such word costs nothing, however many numbers it
@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from proxy.policies.pii.recognizers import phone, us_ssn
 from proxy.policies.pii.recognizers.base import Recognizer, both_cases
-from proxy.policies.pii.recognizers.number import Judge, cut
-from proxy.policies.pii.scan import Scan
-from proxy.policies.pii.words import Words, words_in
+from proxy.policies.pii.recognizers.digits import Judge, cut
+from proxy.policies.pii.scan import NEAR, Scan
+from proxy.policies.pii.words import Words
 
 _DIGITS = bytes(48 if 48 <= c <= 57 else 0 for c in range(256))
 _SEVEN = b"0000000"
@@ -30,7 +30,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
 
 
 PHONE_BEHIND = Recognizer(
-    "phone_behind", frozenset({"PHONE"}), rb"\b[0-9]{7,11}" + phone.BEHIND, b"0123456789", _examine
+    "phone_behind", frozenset({"PHONE"}), rb"\b[0-9]{7,15}" + phone.BEHIND, b"0123456789", _examine
 )
 """A number before the word that names it."""
 
@@ -49,8 +49,6 @@ PHONE_SCRIPTS = Recognizer(
 SSN_WORDS = _names("US_SSN", us_ssn.WORDS)
 
 _NAMES = {"PHONE": phone.WORDS, "US_SSN": us_ssn.WORDS}
-NEAR = 44
-"""Bytes before a number in which words may name it."""
 SIGNS = (PHONE_WORDS, PHONE_SCRIPTS, SSN_WORDS)
 """What says no more than that `sweep` has something to do."""
 
@@ -69,13 +67,10 @@ def sweeper(types: frozenset[str]) -> Callable[[Scan], None] | None:
 
     def unnamed(scan: Scan, start: int, end: int) -> bool:
         """A cheap look at a number's surroundings: True if nothing there can name it."""
+        if scan.has_columns() or not signs.isdisjoint(scan.words(start)):
+            return False
         window = scan.data[start - NEAR if start > NEAR else 0 : start]
-        return (
-            signs.isdisjoint(words_in(window))
-            and window.isascii()
-            and not scan.has_columns()
-            and phone.AFTER.match(scan.data, end, end + NEAR) is None
-        )
+        return window.isascii() and phone.AFTER.match(scan.data, end, end + NEAR) is None
 
     def sweep(scan: Scan) -> None:
         data = scan.data
@@ -87,9 +82,9 @@ def sweeper(types: frozenset[str]) -> Callable[[Scan], None] | None:
         while at >= 0:
             # The search may begin inside a longer number, never inside one that counts.
             end = _ALL.match(digits, at).end()  # type: ignore[union-attr]
-            scan.spend(100)
-            if end - at <= 11 and (lone or not unnamed(scan, at, end)) and not _is_part(data, at, end):
-                scan.spend(250)
+            scan.spend(80)
+            if end - at <= 15 and (lone or not unnamed(scan, at, end)) and not _is_part(data, at, end):
+                scan.work += 100
                 one = cut(scan, at, at, end)
                 for judge in judges:
                     if judge(scan, one):

@@ -15,6 +15,7 @@ _BODY = re.compile(rb"(?:\n[A-Za-z-]{3,20}: [A-Za-z0-9,-]{1,80}\r?|\\[nr]|[A-Za-
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     data = scan.data
+    scan.work += 200
     # The next footer is looked for once and kept: many headers before one footer (or none) cost one search in all.
     if scan.pem_end == -2 or 0 <= scan.pem_end < end:
         footer = data.find(b"-----END ", end)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 
 from proxy.policies.pii.program import UNANCHORED, program
 
@@ -18,6 +17,7 @@ _NAME = re.compile(
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
+_CASES = bytes(0x41 if c < 0x60 else 0x61 for c in range(256))
 _COUNTED = 4096
 _N_LOG_N = (0.0, *(n * math.log2(n) for n in range(1, _COUNTED + 1)))
 
@@ -52,5 +52,6 @@ def looks_random(value: bytes, least: float = 3.0) -> bool:
     if any(48 <= c <= 57 for c in head):
         return True
     # Letters alone: random ones change case at every second letter, CamelCase at every fourth.
-    turns = sum((a < 96) != (b < 96) for a, b in pairwise(head))
+    cases = head.translate(_CASES)
+    turns = cases.count(b"aA") + cases.count(b"Aa")
     return entropy(head) >= 4.2 and turns > 0.38 * len(head)

@@ -27,7 +27,7 @@ _ASSIGN = (
     rb"(?:[0-9]{1,3}|[_-][a-z0-9_-]{1,16}|\])?[\"'`)]{0,2}[ \t]{0,3}"
     rb"(?::{1,3}=|=>|={1,3}|:|\bis\b|\bwas\b|->|<<<)[ \t]{0,3}[\"'`(]{0,2}"
 )
-_VALUE = re.compile(rb"[A-Za-z0-9_+/=.~:$#@!%^&*?|-]{6,512}")
+_VALUE = re.compile(rb"[A-Za-z0-9_+/.~:$#@!%^&*?|-]{6,512}={0,3}")
 _QUOTED = re.compile(rb"[^\"'`\s\\]{4,128}")
 _PLAIN = re.compile(rb"[^\s\"'`<>,;(){}\[\]\\]{4,128}")
 _PROOF = 6
@@ -44,7 +44,7 @@ _NOT_PASSWORDS = frozenset(
 
 def _examine_key(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(64)
+    scan.work += 200
     end -= _PROOF  # the candidate holds the first bytes of the value
     name = data[start:end].lower()
     if b"csrf" in data[max(0, start - 8) : end].lower() or b"public" in data[max(0, start - 8) : start].lower():
@@ -53,7 +53,7 @@ def _examine_key(scan: Scan, start: int, end: int) -> int:
     if match is None:
         return end
     text = match[0].rstrip(b".:!?&|")
-    scan.spend(len(text))
+    scan.work += 100
     follow = data[end + len(text) : end + len(text) + 1]
     if follow in (b"(", b"[") or MALFORMED.match(text) is not None or text[:1] in b"$":
         return end
@@ -63,6 +63,7 @@ def _examine_key(scan: Scan, start: int, end: int) -> int:
         return end + len(text)
     if data[end + len(text) : end + len(text) + 3] == b"...":
         return end + len(text)  # cut off in an example
+    scan.work += 500 + len(text)
     if len(text) < least or not looks_random(text, 3.0 if len(text) >= 16 else 2.8):
         return end
     if b"/" in text and text.count(b"/") > len(text) // 8 and b"." in text:
@@ -81,7 +82,7 @@ def _dotted(text: bytes) -> bool:
 
 def _examine_password(scan: Scan, start: int, end: int) -> int:
     data = scan.data
-    scan.spend(64)
+    scan.work += 150
     head = data[start:end]
     quoted = head[-1:] in (b'"', b"'", b"`")
     match = (_QUOTED if quoted else _PLAIN).match(data, end)
@@ -92,7 +93,7 @@ def _examine_password(scan: Scan, start: int, end: int) -> int:
         text = text.rstrip(b".!?:|" if b"=" not in head else b"|&")
         if b"&" in text and b"=" in text[text.find(b"&") :]:
             text = text[: text.find(b"&")]  # a query string goes on behind it
-    scan.spend(len(text))
+    scan.work += 100 + len(text)
     low = text.lower()
     if len(text) < 4 or low in _NOT_PASSWORDS or is_filler(text) or text[:1] in b"$<{[%" or not text.strip(b"*.-_"):
         return end
@@ -132,7 +133,7 @@ PASSWORD = Recognizer(
     "password",
     frozenset({"PASSWORD"}),
     rb"(?i:(?:" + _PASSWORD_NAMES + rb")" + _ASSIGN + rb")",
-    both_cases("pkcmws"),
+    both_cases("pkcmws") + b"_",
     _examine_password,
 )
 
@@ -141,13 +142,13 @@ _BARE = re.compile(rb"[A-Za-z0-9_+/=.~-]{16,4096}")
 
 
 def _examine_bearer(scan: Scan, start: int, end: int) -> int:
-    scan.spend(64)
+    scan.work += 200
     at = scan.data.rfind(b" ", start, end) + 1
     match = _BARE.match(scan.data, at)
     if match is None:
         return end
     text = match[0].rstrip(b".")
-    scan.spend(len(text) >> 2)
+    scan.work += 500 + len(text)
     if MALFORMED.match(text) is None and looks_random(text):
         scan.add(at, at + len(text), "SECRET", CONTEXT)
         return at if text[:3] == b"eyJ" else at + len(text)
@@ -165,14 +166,13 @@ _USER = re.compile(rb"[\"']?([^\s\"'<>:$]{0,64}:[^\s\"'<>{}]{4,100})")
 
 
 def _examine_curl(scan: Scan, start: int, end: int) -> int:
-    scan.spend(64)
+    scan.work += 200
     at = start + (4 if scan.data[start + 2 : start + 3] == b"u" else 8)
     match = _USER.match(scan.data, at)
     if match is None or is_filler(match[1]) or b"://" in match[1] or match[1].endswith((b":password", b":pass")):
         return at
     if scan.data.rfind(b"curl", max(0, start - 400), start) < 0:
         return at
-    scan.spend(64)
     scan.add(match.start(1), match.end(1), "SECRET", CONTEXT)
     return match.end()
 

@@ -7,7 +7,7 @@ count, since masking a wrong number hurts less than showing a right one.
 from __future__ import annotations
 
 from proxy.policies.pii.found import BARE, CONTEXT
-from proxy.policies.pii.recognizers.number import Number
+from proxy.policies.pii.recognizers.digits import Number, glued
 from proxy.policies.pii.scan import Scan
 from proxy.policies.pii.words import Words
 
@@ -19,7 +19,7 @@ _SHAPES = frozenset({(3, 2, 4)})
 
 def judge(scan: Scan, one: Number) -> bool:
     digits = one.digits
-    if len(digits) != 9 or one.glued or b"+" in one.marks or b"(" in one.marks:
+    if len(digits) != 9 or b"+" in one.marks or b"(" in one.marks or glued(scan, one):
         return False
     grouped = one.shape in _SHAPES and one.marks[:1] == one.marks[1:] and one.marks[:1] in b"- ."
     if not grouped and len(one.shape) != 1:
@@ -28,8 +28,8 @@ def judge(scan: Scan, one: Number) -> bool:
         return False
     if grouped and one.marks[:1] == b"-" and digits[0] != 57:  # 9
         # Three, two, four with dashes is written for nothing else.
-        rank = CONTEXT if WORDS.any(scan.words(one.start, 40)) else BARE
-    elif WORDS.any(scan.words(one.start, 40)) or WORDS.any(scan.column(one.start)):
+        rank = CONTEXT if WORDS.any(scan.words(one.start)) else BARE
+    elif WORDS.any(scan.words(one.start)) or WORDS.any(scan.column(one.start)):
         rank = CONTEXT
     else:
         return False

@@ -16,7 +16,7 @@ _NOT = frozenset(
 
 
 def _examine(scan: Scan, start: int, end: int) -> int:
-    scan.spend(48)
+    scan.work += 200
     match = _VALUE.match(scan.data, end, end + 48)
     if match is None or match[0].lower() in _NOT:
         return end
