@@ -166,6 +166,7 @@ class KeyRing:
         guarded = self._guarded or not state.calm
         alternatives: list[Claims] = []
         offered: list[tuple[Key, Peers]] = []
+        spare: tuple[Key, Peers] | None = None
         nearest = NEVER
         why = "no key is for this call"
         for peers in self._pinned if pinned and sticky is not None else self._tiers_for(task, model):
@@ -178,8 +179,11 @@ class KeyRing:
                 elif key.limited:
                     alternatives.append(key.claims(tokens))
                     offered.append((key, peers))
-                elif not alternatives:
-                    return self._lease(peers, key, None, None, tokens, task, model, now)
+                else:
+                    spare = (key, peers)  # it has no limits, so none behind it is needed
+                    break
+            if spare is not None:
+                break
         if alternatives:
             if len(alternatives) > MOST_ALTERNATIVES:
                 alternatives, offered = self._likely(alternatives, offered)
@@ -191,6 +195,9 @@ class KeyRing:
                 state.free(answer)  # somebody else met its limit while we asked
                 return NoKey(0.05, "every key is out")
             nearest, why = min(nearest, answer.wait), _full(answer.wait, tokens)
+        if spare is not None:
+            key, peers = spare
+            return self._lease(peers, key, None, None, tokens, task, model, self._now())
         return NoKey(nearest, why)
 
     def try_choose(

@@ -162,3 +162,11 @@ async def test_no_call_fails_while_redis_is_killed_and_started_under_load(key_re
     assert its_ring.snapshot()[0]["in_flight"] == 1
     await state.close()
     await other.close()
+
+
+async def test_a_key_without_limits_helps_out_when_those_before_it_are_full(key_redis):
+    first, second, spare = Key("a", "s", max_rpm=2, priority=3), Key("b", "s", max_rpm=1, priority=2), Key("c", "s")
+    state, ring = await shared(key_redis.url, uuid.uuid4().hex, first, second, spare)
+    got = [(await ring.choose()).key.id for _ in range(5)]
+    assert got == ["a", "a", "b", "c", "c"]
+    await state.close()
