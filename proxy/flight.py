@@ -107,8 +107,9 @@ class Flight:
     """
 
     __slots__ = (
-        "_arrived", "_detached", "_followers", "_landed", "_loop", "_over", "_shared", "_task", "_timer", "_waiting",
-        "answer", "chain", "exchange", "fan", "flow", "riders", "snapshot", "starter", "subscribers",
+        "_arrived", "_begun", "_detached", "_followers", "_given_up", "_landed", "_loop", "_over", "_shared", "_task",
+        "_timer", "_waiting", "answer", "chain", "exchange", "fan", "flow", "riders", "snapshot", "starter",
+        "subscribers",
     )  # fmt: skip
 
     def __init__(
@@ -135,17 +136,16 @@ class Flight:
         self._landed = landed
         self._shared = shared
         self._detached = deadline is not None
-        self._arrived = False
-        self._over = False
+        self._begun = self._arrived = self._over = self._given_up = False
         self._loop = loop = asyncio.get_running_loop()
-        self._task = task = loop.create_task(self._run())
-        self._timer = None if deadline is None else loop.call_later(deadline, task.cancel)
+        self._task = loop.create_task(self._run())
+        self._timer = None if deadline is None else loop.call_later(deadline, self.cancel)
         snapshot.flights.add(self)
 
     @property
     def joinable(self) -> bool:
         """Whether a new caller can still get everything from the start."""
-        if self._over or self._task.cancelling():
+        if self._over or self._given_up:
             return False
         return not self._arrived or (self.fan is not None and self.fan.joinable)
 
@@ -200,6 +200,7 @@ class Flight:
     # --- the flight's own task -----------------------------------------------------------------------
 
     async def _run(self) -> None:
+        self._begun = True
         flow, exchange = self.flow, self.exchange
         try:
             try:
@@ -391,12 +392,16 @@ class Flight:
 
     def cancel(self) -> None:
         """Give the work up; subscribers learn of it."""
-        self._task.cancel()
+        self._given_up = True
+        if self._begun:
+            self._task.cancel()
+        else:
+            self._loop.call_soon(self._task.cancel)  # a task that has not begun would end without its ending
 
     def _empty(self) -> None:
         """The last subscriber has left."""
         if not self._detached and not self._over:
-            self._task.cancel()
+            self.cancel()
 
 
 def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> tuple[Exchange, list[Rider]]:

@@ -1,0 +1,403 @@
+"""Flights by themselves: callers that join and leave, and work that ends, in a thousand random orders.
+
+The work below the split is a policy that does what the test says, so that every order of events is possible and none
+depends on a clock: each step is one turn of the loop, or several events in the same turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+
+from proxy.accounting.usage import Usage
+from proxy.document import Document
+from proxy.errors import ProxyError
+from proxy.exchange import Answer
+from proxy.flight import Below, Flight
+from proxy.policy import Policy
+from proxy.testing import FakeUpstream, chat_answer, exchange_builder
+
+HERE = __name__
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"%d"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+JSON = [(b"content-type", b"application/json")]
+EVENTS = [(b"content-type", b"text/event-stream")]
+
+
+ENDINGS = ["well", "refused", "broken", "cut"]
+
+
+class Split(Policy):
+    name = "split"
+    splits = True
+    needs_usage = True
+
+
+class Watch(Policy):
+    """Stands below the split and counts how its phases were called. Some of them wait, some do not."""
+
+    name = "watch"
+
+    def on_request(self, exchange: Any) -> None:
+        exchange.local["work"].entered += 1
+
+    def on_response(self, exchange: Any, answer: Answer) -> Any:
+        return exchange.local["work"].pause()
+
+    def on_settle(self, exchange: Any) -> Any:
+        work = exchange.local["work"]
+        work.settled += 1
+        return work.pause()
+
+    def on_done(self, exchange: Any) -> Any:
+        work = exchange.local["work"]
+        work.done += 1
+        work.outcome = exchange.outcome
+        return work.pause()
+
+
+class Work(Policy):
+    """Stands below all: answers when the test says so."""
+
+    name = "work"
+
+    async def on_request(self, exchange: Any) -> Answer:
+        work = exchange.local["work"]
+        work.began = True
+        try:
+            answer: Answer = await work.answer
+        except asyncio.CancelledError:
+            work.cancelled = True
+            raise
+        exchange.usage = Usage(input=9, output=3)
+        return answer
+
+
+class Job:
+    """What one flight's work is told, and what became of it. Goes along as a rider."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.entered = self.settled = self.done = 0
+        self.began = self.cancelled = False
+        self.outcome: str | None = None
+        self.told: list[Any] = []
+
+    def landed(self, exchange: Any) -> None:
+        self.told.append(exchange)
+
+    def pause(self) -> Any:
+        """Some phases wait, some do not."""
+        return asyncio.sleep(0) if self.random.random() < 0.3 else None
+
+
+class Hand:
+    """A source that is fed by hand."""
+
+    def __init__(self) -> None:
+        self.sink: Any = None
+        self.aborted = False
+
+    def start(self, sink: Any) -> None:
+        self.sink = sink
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.sink = None
+
+    def feed(self, data: bytes) -> None:
+        if self.sink is not None:
+            self.sink.feed(data)
+
+
+class Caller:
+    """One who joins, reads what comes, and may leave at any moment."""
+
+    def __init__(self, flight: Flight, exchange: Any) -> None:
+        self.exchange = exchange
+        self.data = b""
+        self.ended = False
+        self.error: BaseException | None = None
+        self.source: Any = None
+        self.late = False
+        self.task = asyncio.ensure_future(self.run(flight))
+
+    async def run(self, flight: Flight) -> None:
+        if not flight.joinable:
+            self.late = True
+            return
+        try:
+            answer = await flight.join(self.exchange)
+        except ProxyError as error:
+            self.error = error
+            return
+        if answer.source is not None:
+            self.source = answer.source
+            answer.source.start(self)
+        else:
+            assert all(name != b"private" for name, _ in answer.headers)
+            self.data = answer.raw if answer.body is None else answer.body.encode()
+            self.ended = True
+            # Its owner edits it: nobody else may ever see that.
+            if answer.body is not None:
+                answer.body.replace({"private": self.exchange.id})
+            answer.headers.append((b"private", self.exchange.id.encode()))
+
+    def feed(self, data: bytes) -> None:
+        self.data += data
+
+    def finish(self) -> None:
+        self.ended = True
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+
+    def leave(self) -> None:
+        if self.source is not None:
+            self.source.abort()
+        self.task.cancel()
+
+
+@pytest.fixture
+async def snapshot(sidecar, monkeypatch):
+    monkeypatch.setitem(sys.modules, "life_policies", sys.modules[HERE])
+    async with FakeUpstream() as upstream:
+        proxy = await sidecar(
+            {
+                "upstreams": {"up": {"api": "openai", "base_url": upstream.url}},
+                "routes": [{"match": {"path": "/v1/*"}, "upstream": "up", "chain": "main"}],
+                "chains": {"main": ["life_policies:Split", "life_policies:Watch", "life_policies:Work"]},
+            }
+        )
+        yield proxy.app.snapshot
+
+
+class Play:
+    """One flight from start to end, in an order that ``random`` decides."""
+
+    def __init__(self, snapshot: Any, random: Random) -> None:
+        self.snapshot = snapshot
+        self.random = random
+        self.streams = random.random() < 0.5
+        self.job = Job(random)
+        self.hand = Hand()
+        self.landed: list[Any] = []
+        self.callers: list[Caller] = []
+        self.left: list[Caller] = []
+        self.pieces = 0
+        self.moves = [self.work] * 3 + [self.join] * random.randrange(1, 4) + [self.leave] * random.randrange(3)
+        self.ending = random.choice(ENDINGS)
+        self.answered = False
+        self.over = False
+        starter = exchange_builder({"model": "m", "messages": [], "stream": self.streams}, id="starter")
+        starter.local["job"] = self.job
+        starter.chain_name = "main"
+        self.starter = starter
+        self.flight = Below(snapshot, starter, snapshot.chains["main"]).start(landed=self.note)
+        self.flight.exchange.local["work"] = self.job
+        self.join(starter)
+
+    def note(self, flight: Flight) -> None:
+        answer = flight.answer
+        self.landed.append(None if answer is None or answer.body is None else answer.body.encode())
+
+    def join(self, exchange: Any | None = None) -> None:
+        if exchange is None:
+            if not self.flight.joinable:
+                return
+            exchange = exchange_builder({"model": "m", "messages": []}, id=f"follower-{len(self.callers)}")
+        self.callers.append(Caller(self.flight, exchange))
+
+    def leave(self) -> None:
+        gone = {*self.left, *(one for one in self.callers if one.late or one.ended or one.error is not None)}
+        here = [one for one in self.callers if one not in gone]
+        if here:
+            one = self.random.choice(here)
+            one.leave()
+            self.left.append(one)
+
+    def work(self) -> None:
+        """One more step of the work."""
+        if self.over or (self.job.answer.done() and not self.answered):
+            return
+        if not self.answered:
+            if not self.job.began:
+                return
+            self.answered = True
+            if self.ending == "refused":
+                self.over = True
+                self.job.answer.set_exception(ProxyError("policy_refused", "not today", policy="work"))
+            elif self.ending == "broken":
+                self.over = True
+                self.job.answer.set_exception(RuntimeError("a bug"))
+            elif self.streams:
+                self.job.answer.set_result(Answer(200, list(EVENTS), origin="upstream", source=self.hand, events=True))
+            else:
+                self.over = True
+                body = Document.of(chat_answer("Hi"))
+                self.job.answer.set_result(Answer(200, list(JSON), origin="upstream", body=body))
+        elif self.hand.sink is None:
+            return
+        elif self.pieces < 3:
+            self.pieces += 1
+            self.hand.feed(CHUNK % self.pieces)
+        else:
+            self.over = True
+            if self.ending == "cut":
+                self.hand.sink.fail(ConnectionError("gone"))
+            else:
+                self.hand.feed(LAST)
+                if self.hand.sink is not None:
+                    self.hand.sink.finish()
+
+    async def run(self) -> None:
+        for _ in range(60):
+            for _ in range(self.random.choice([1, 1, 1, 2, 3])):
+                self.random.choice(self.moves)()
+            if self.random.random() < 0.8:
+                await asyncio.sleep(0)
+        while not self.over and not self.flight.over:
+            self.work()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await asyncio.wait([self.flight.task, *(one.task for one in self.callers)])
+            while self.flight in self.snapshot.flights:
+                await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def check(self) -> int:
+        """How many stayed to the end; all of them got what was due."""
+        job, flight = self.job, self.flight
+        stayed = [one for one in self.callers if one not in self.left and not one.late]
+        assert (job.entered, job.settled, job.done) == (1, 1, 1)
+        assert job.told == [flight.exchange]  # once
+        assert len(self.landed) == 1
+        assert flight.over
+        assert not flight.joinable
+        assert not self.snapshot.flights
+        for one in self.callers:
+            assert one.task.done()
+        if not stayed:
+            return 0  # the work was cancelled, or ended in the very moment in which the last one left
+        assert not job.cancelled
+        whole = b"".join([CHUNK % number for number in (1, 2, 3)]) + LAST
+        for one in stayed:
+            if self.ending == "refused":
+                assert b"not today" in one.data
+            elif self.ending == "broken":
+                assert isinstance(one.error, ProxyError)
+                assert one.error.code == "internal_error"
+            elif not self.streams:
+                assert one.data == self.landed[0] != b""
+                assert b"private" not in one.data
+                assert one.exchange.flight_of is flight.exchange
+            elif self.ending == "cut":
+                assert one.error is not None
+                assert one.data.startswith(CHUNK % 1)
+                assert not one.ended
+            else:
+                assert (one.data, one.ended, one.error) == (whole, True, None)
+        if self.ending in ("well", "cut"):
+            others = [one.exchange for one in stayed if one.exchange is not self.starter]
+            assert all(exchange.saved_usage.output == 3 and exchange.usage is None for exchange in others)
+            assert self.starter.usage.output == 3
+            assert self.starter.saved_usage is None
+        return len(stayed)
+
+
+@pytest.mark.parametrize("block", range(8))
+async def test_whatever_the_order_everybody_gets_what_is_due(snapshot, block):
+    stayed: Counter[tuple[str, bool]] = Counter()
+    for seed in range(block * 150, block * 150 + 150):
+        play = Play(snapshot, Random(seed))
+        await play.run()
+        try:
+            stayed[play.ending, play.streams] += play.check()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {play.ending}, streams {play.streams}") from error
+    assert all(stayed[ending, streams] > 10 for ending in ENDINGS for streams in (True, False)), stayed
+
+
+async def test_the_last_who_leaves_ends_the_work_at_once(snapshot):
+    for seed in range(200):
+        play = Play(snapshot, Random(seed))
+        play.ending = "well"
+        for _ in range(play.random.randrange(4)):
+            play.join()
+        await asyncio.sleep(0)
+        if play.streams and play.random.random() < 0.5:
+            play.work()
+            play.work()
+            await asyncio.sleep(0)
+        for one in list(play.callers):
+            one.leave()
+            if play.random.random() < 0.5:
+                await asyncio.sleep(0)
+        for _ in range(6):
+            await asyncio.sleep(0)
+        assert play.flight.over, seed
+        assert (play.job.outcome, play.job.done, play.landed) == ("cancelled", 1, [None]), seed
+        assert play.hand.aborted or play.hand.sink is None
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_the_answer_comes_in_the_moment_in_which_all_leave(snapshot, streams):
+    play = Play(snapshot, Random(0))
+    play.ending, play.streams, play.moves = "well", streams, []
+    play.join()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    play.work()  # the work wakes first and finds nobody, before those who were cancelled have run
+    for one in play.callers:
+        one.leave()
+    async with asyncio.timeout(5):
+        await asyncio.wait([play.flight.task])
+    assert play.flight.over
+    assert (play.hand.aborted or not streams, play.hand.sink) == (True, None)
+    assert (play.job.done, len(play.landed), play.job.told) == (1, 1, [play.flight.exchange])
+    assert not snapshot.flights
+
+
+async def test_a_flight_that_is_given_up_before_it_began_still_ends(snapshot):
+    play = Play(snapshot, Random(0))
+    play.flight.cancel()
+    assert not play.flight.joinable
+    async with asyncio.timeout(5):
+        await asyncio.wait([play.flight.task, *(one.task for one in play.callers)])
+    assert play.flight.over
+    assert (len(play.landed), play.job.told) == (1, [play.flight.exchange])
+    assert not snapshot.flights
+
+
+async def test_one_who_waits_learns_that_the_work_was_given_up(snapshot):
+    play = Play(snapshot, Random(0))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    play.flight.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([one.task for one in play.callers])
+    assert isinstance(play.callers[0].error, ProxyError)
+
+
+async def test_nobody_joins_what_was_handed_over(snapshot):
+    play = Play(snapshot, Random(0))
+    play.ending, play.streams = "well", False
+    for _ in range(3):
+        await asyncio.sleep(0)
+    play.work()
+    async with asyncio.timeout(5):
+        await asyncio.wait([play.flight.task])
+    assert not play.flight.joinable
+    with pytest.raises(ProxyError):
+        await play.flight.join(exchange_builder())
