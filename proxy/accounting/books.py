@@ -79,9 +79,11 @@ class Store:
         if self._users:
             return
         self._open.pop(self._place, None)
-        await self.journal.close()
+        await self.journal.close(release=False)
         if not await self.writer.close():
             log.warning("ledger: not everything is in it yet; the rest waits in the journal for the next start")
+        if not self.writer.alive:  # nobody may claim the files while they are read, a store that opens now neither
+            self.journal.directory.release()
         with contextlib.suppress(Exception):  # a database that is down cannot be closed better
             await self.ledger.close()
 

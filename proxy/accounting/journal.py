@@ -1,6 +1,6 @@
 """The journal: what must survive a crash, appended to a local file before a call's last piece leaves.
 
-``append`` writes at once: a ``write`` of one line into the page cache takes 1.1 us (ext4; in a running proxy about two).
+``append`` writes at once: a ``write`` of one line into the page cache takes 1.1 us (ext4; in a running proxy about 2).
 Sharing a write among the lines of one turn of the loop costs more than it saves: sockets are flushed at the end of the
 very turn in which they were written to, so each request and each last piece would have to be held back until the lines
 stand (a future, a callback and the way back into the coroutine: 2 us; or a list of held writes and a turn of the loop
@@ -117,8 +117,8 @@ class Journal:
         except OSError as error:
             self._no_room(error)
 
-    async def close(self) -> None:
-        """Write what is left and give the directory back."""
+    async def close(self, *, release: bool = True) -> None:
+        """Write what is left and give the directory back; without ``release`` that is left to who still reads it."""
         if self.state == "closed":
             return
         self.direct = False
@@ -141,7 +141,8 @@ class Journal:
             self._fd = -1
         self.state = "closed"
         self.refusing = False
-        self.directory.release()
+        if release:
+            self.directory.release()
 
     # --- writing
 

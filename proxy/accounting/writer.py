@@ -98,10 +98,16 @@ class Writer:
         self._ask(self._stop.set)
         done, _ = await asyncio.wait((self._over,), timeout=timeout)
         if done:
+            self._thread.join()
             return self.state == "up"
         self._ask(self._task.cancel)
         await asyncio.wait((self._over,), timeout=_LAST_MOMENT)  # one that hangs in its driver is left behind
         return False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs: it may read and delete the journal's files."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def behind(self) -> int:
@@ -168,7 +174,7 @@ class Writer:
                 if self._root is not None:
                     await self._take_over()
                 while await self._move_own(tail):
-                    pass
+                    self._is_up()  # also where calls come faster than they can be brought over
                 pause = _FIRST_PAUSE
                 self._is_up()
                 if not closing and time.monotonic() - pruned > _PRUNE_EVERY and not await self._prune():

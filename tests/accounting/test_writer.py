@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.accounting import record
+from proxy.accounting.books import Store
 from proxy.accounting.journal import Journal
 from proxy.accounting.ledger.base import Conflict, Position, ask_histogram, ask_totals
 from proxy.accounting.ledger.batch import Batch
@@ -356,3 +357,23 @@ async def test_rows_of_any_number_go_in(ledger):
     assert {model: row["calls"] for (model,), row in sums.items()} == {f"m{n}": n for n in (1, 2, 63, 64, 65, 127, 130)}
     found = await ledger.rows("SELECT COUNT(*), SUM(calls) FROM costs", ())
     assert int(found[0][1]) == 452
+
+
+async def test_a_store_that_opens_while_another_closes_takes_no_file_from_it(tmp_path, call):
+    """What a reload does that drops the last accounting chain and the next that brings one back, again and again."""
+    last = None
+    for _ in range(25):
+        store = Store.enter(tmp_path)
+        for _ in range(50):
+            call(store.journal)
+        if last is not None:
+            await last
+        last = asyncio.create_task(store.leave())
+        await asyncio.sleep(0)
+    await last
+    store = Store.enter(tmp_path)
+    await asyncio.wait_for(store.writer.caught_up(), 20)
+    left = [path for path in (tmp_path / "journal").glob("w*/*.log") if path.stat().st_size]
+    assert len(left) <= 1
+    assert (await ask_totals(store.ledger, *ALL))[()]["calls"] == 25 * 50
+    await store.leave()
