@@ -113,13 +113,14 @@ class Health:
 
     def correct(self, key: Key, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """The provider has seen more of a key than we have: other users of the same account."""
-        urgency = ratelimit_headers.urgency(headers)
-        if not urgency:
+        life = key.life
+        places = life.figures = ratelimit_headers.remainders(headers, life.figures)
+        if not places[1]:
             return
         now = self.clock.monotonic()
-        if urgency == 1 and now - key.life.corrected_at < CORRECT_EVERY:
+        if now - life.corrected_at < CORRECT_EVERY and not ratelimit_headers.urgent(headers, places):
             return
-        key.life.corrected_at = now
+        life.corrected_at = now
         told = ratelimit_headers.parse(headers, self.clock.now())
         if told is None:
             return

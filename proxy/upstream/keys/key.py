@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proxy.recent import Recent
 from proxy.state import Claims, Slots, Window
+from proxy.upstream.keys.ratelimit_headers import NOWHERE, Places
 
 if TYPE_CHECKING:
     from proxy.config.keys import Key as KeyConfig
@@ -28,14 +29,15 @@ class Life:
     latency: moving average of seconds to the first byte, None when nothing recent is known.
     load: the used share of its tightest window, share: the same with its calls in flight; pace: its latency, 0 when
     unknown: what strategies compare. recent: calls and tokens of the last minute, if not all limits count them.
+    figures: where in its answers the provider's own figures stand.
     suspect: it was refused (401, 403); it has to prove itself with one call before it is used freely again.
     strikes, refusals: 429s and 401/403s in a row. switched: enabled or disabled by hand, None: as configured.
     """
 
     __slots__ = (
-        "cooled_models", "corrected_at", "in_flight", "last_used", "last_used_at", "latency", "latency_at", "load",
-        "pace", "probing", "recent", "refusals", "requests", "share", "strikes", "successes", "suspect", "switched",
-        "tasks",
+        "cooled_models", "corrected_at", "figures", "in_flight", "last_used", "last_used_at", "latency", "latency_at",
+        "load", "pace", "probing", "recent", "refusals", "requests", "share", "strikes", "successes", "suspect",
+        "switched", "tasks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -50,6 +52,7 @@ class Life:
         self.share = 0.0
         self.pace = 0.0
         self.corrected_at = -1.0
+        self.figures: Places = NOWHERE
         self.strikes = 0
         self.refusals = 0
         self.suspect = False
@@ -65,7 +68,8 @@ class Key:
 
     __slots__ = (
         "by_window", "cost_per_token", "enabled", "fixed", "header", "id", "life", "limited", "max_concurrent",
-        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_tpm", "prefix", "prices", "priority",
+        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_slots", "part_of_tpm", "prefix",
+        "prices", "priority",
         "quota_window", "rpm", "seats", "secret", "seed", "slots", "task_types", "tier", "tpm", "upstream", "weight",
     )  # fmt: skip
 
@@ -113,6 +117,7 @@ class Key:
         self.tpm = Window(f"key:{id}:tpm", max_tpm) if max_tpm else None
         self.slots = Slots(f"key:{id}:slots", max_concurrent) if max_concurrent else None
         self.part_of_rpm = 1 / max_rpm if max_rpm else 0.0
+        self.part_of_slots = 1 / max_concurrent if max_concurrent else 0.0
         self.part_of_tpm = 1 / max_tpm if max_tpm else 0.0
         self.by_window = bool(max_rpm or max_tpm) and not max_concurrent
         """Its load is what its windows say; how many calls are in flight tells nothing that matters more."""

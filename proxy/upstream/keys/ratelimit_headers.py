@@ -8,8 +8,8 @@ Resets are durations (`6m0s`, `1s`, `20ms`), seconds, Unix seconds or RFC 3339 d
 """
 
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from proxy.upstream.retry_after import parse_date, parse_duration
 
@@ -23,16 +23,36 @@ class Room(NamedTuple):
 
 
 NOTHING = Room(None, None, None)
+SHORTEST: Final = len("x-ratelimit-remaining")
 
 
-def urgency(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """0: the answer says nothing of the kind, 1: it does, 2: a remainder is below a thousand. Cheap, before `parse`."""
+Places: TypeAlias = tuple[int, tuple[tuple[int, bytes], ...]]
+"""Number of an answer's headers, and those of them that are remainders: place and name."""
+NOWHERE: Final[Places] = (-1, ())
+
+
+def remainders(headers: Sequence[tuple[bytes, bytes]], before: Places = NOWHERE) -> Places:
+    """Where the remainders stand. before: where they stood in the answer before, looked at first."""
+    count, places = before
+    if places and count == len(headers):
+        for place, name in places:
+            if headers[place][0] != name:
+                break
+        else:
+            return before
     # By length first: of an answer's dozen headers nearly all end here.
-    told = [value for name, value in headers if len(name) >= 21 and b"-remaining" in name.lower()]
-    for value in told:
-        if len(value) <= 3:
-            return 2
-    return 1 if told else 0
+    found = [name for name, _ in headers if len(name) >= SHORTEST and b"-remaining" in name.lower()]
+    if not found:
+        return NOWHERE
+    return len(headers), tuple([(place, pair[0]) for place, pair in enumerate(headers) if pair[0] in found])
+
+
+def urgent(headers: Sequence[tuple[bytes, bytes]], places: Places) -> bool:
+    """Whether a remainder is below a thousand."""
+    for place, _ in places[1]:  # noqa: SIM110 - on the way of every call
+        if len(headers[place][1]) <= 3:
+            return True
+    return False
 
 
 def parse(headers: Iterable[tuple[bytes, bytes]], now: float | None = None) -> tuple[Room, Room] | None:

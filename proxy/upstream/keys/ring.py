@@ -308,9 +308,8 @@ class KeyRing:
                 # What this call takes counts at once; the shared figures are read again after LOOK_EVERY.
                 of_rpm, of_tpm = key.part_of_rpm, tokens * key.part_of_tpm
                 life.load += of_rpm if of_rpm > of_tpm else of_tpm
-                life.share = life.load
-                if key.max_concurrent:
-                    self._weigh(key, life)
+                busy = life.in_flight * key.part_of_slots
+                life.share = busy if busy > life.load else life.load
             for seat, place in key.seats:
                 if seat.weighs and seat is peers:
                     seat.pay(place)
@@ -352,16 +351,10 @@ class KeyRing:
                     [self.state.spent(window) / window.limit for window in (key.rpm, key.tpm) if window is not None],
                     default=0.0,
                 )
-                self._weigh(key, life)
+                life.share = max(life.load, life.in_flight * key.part_of_slots)
             if now - life.latency_at >= FORGET_LATENCY:
                 life.pace = 0.0
         self._wake_peers()
-
-    def _weigh(self, key: Key, life: Life) -> None:
-        share = life.load
-        if key.max_concurrent:
-            share = max(share, life.in_flight / key.max_concurrent)
-        life.share = share
 
     def _wake_peers(self) -> None:
         """All keys are looked at anew."""
@@ -467,8 +460,8 @@ class KeyRing:
         if headers is not None and status is not None:
             self.health.correct(key, headers)
         if key.seats and (self._paces or (self._loads and not key.by_window)):
-            if key.max_concurrent:
-                self._weigh(key, life)
+            busy = life.in_flight * key.part_of_slots
+            life.share = busy if busy > life.load else life.load
             for peers, place in key.seats:
                 peers.changed(place, life)
         if self._waiting:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.upstream.keys.ratelimit_headers import Room, parse, urgency
+from proxy.upstream.keys.ratelimit_headers import NOWHERE, Room, parse, remainders, urgent
 
 NOW = 1_795_246_080.0  # Sat, 21 Nov 2026 07:28:00 GMT
 
@@ -42,9 +42,23 @@ def test_what_is_no_number_is_not_said(value):
 
 def test_an_answer_that_says_nothing():
     assert parse([(b"strict-transport-security", b"max-age=1"), (b"date", b"x")]) is None
-    assert urgency([(b"strict-transport-security", b"max-age=1"), (b"date", b"x")]) == 0
+    assert remainders([(b"strict-transport-security", b"max-age=1"), (b"date", b"x")]) == NOWHERE
 
 
 def test_low_remainders_are_urgent():
-    assert urgency([(b"x-ratelimit-remaining-tokens", b"149984")]) == 1
-    assert urgency([(b"x-ratelimit-remaining-tokens", b"149984"), (b"X-RateLimit-Remaining-Requests", b"0")]) == 2
+    plenty = [(b"x-ratelimit-remaining-tokens", b"149984")]
+    assert not urgent(plenty, remainders(plenty))
+    scarce = [*plenty, (b"X-RateLimit-Remaining-Requests", b"0")]
+    assert urgent(scarce, remainders(scarce))
+
+
+def test_remainders_are_found_wherever_they_stand_now():
+    date, one, two = (b"date", b"x"), (b"x-ratelimit-remaining-requests", b"5"), (b"x-ratelimit-remaining", b"7")
+    first = remainders([date, one])
+    assert first == (2, ((1, one[0]),))
+    assert remainders([date, one], first) is first
+    assert remainders([one, date], first) == (2, ((0, one[0]),))
+    assert remainders([date, date, one], first) == (3, ((2, one[0]),))
+    assert remainders([date, two], first) == (2, ((1, two[0]),))
+    assert remainders([date, date], first) == NOWHERE
+    assert remainders([two, one], NOWHERE) == (2, ((0, two[0]), (1, one[0])))
