@@ -86,7 +86,8 @@ def enabled(types: frozenset[str]) -> tuple[Recognizer, ...]:
         chosen.append(DATE)
     if judges:
         said = phone.named if "PHONE" in types else None
+        cards = credit_card.named if "CREDIT_CARD" in types else None
         address = IPV4.examine if "IP_ADDRESS" in types else None
-        chosen.append(number(frozenset(kind for kind, *_ in _JUDGES) & types, judges, said, address))
+        chosen.append(number(frozenset(kind for kind, *_ in _JUDGES) & types, judges, said, cards, address))
     chosen.extend(r for r in _AFTER_NUMBERS if r.types & types)
     return tuple(chosen)

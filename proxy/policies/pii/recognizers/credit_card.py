@@ -55,6 +55,11 @@ def issuer(digits: bytes) -> str:
 _WEAK = frozenset({"maestro", "diners", "unionpay", "rupay", "troy", ""})
 
 
+def named(scan: Scan, start: int) -> bool:
+    """True if words before byte `start`, or its column's head, speak of a card."""
+    return _WORDS.any(scan.words(start)) or _WORDS.any(scan.column(start))
+
+
 def judge(scan: Scan, one: Number) -> bool:
     digits = one.digits
     size = len(digits)

@@ -93,6 +93,15 @@ def is_none(text: bytes) -> bool:
     return _NONE.fullmatch(text) is not None
 
 
+def may_be_national(shape: tuple[int, ...]) -> bool:
+    """Whether a number that begins with `0` or a bracket may be a telephone number by its grouping alone."""
+    if shape == (3, 3, 4):
+        return True
+    if not 2 <= len(shape) <= 6 or not 9 <= sum(shape) <= 11 or shape[:2] == (4, 4):
+        return False  # fours are how account and card numbers are printed
+    return shape[0] == 2 == shape[1] or (len(shape) > 2 and min(shape[1:]) > 1)
+
+
 def cut(scan: Scan, run: int, start: int, end: int) -> Number:
     """The number `scan.data[start:end]` of the run that starts at `run`."""
     text = scan.data[start:end]

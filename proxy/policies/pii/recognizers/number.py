@@ -35,12 +35,17 @@ Named = Callable[[Scan, int, int], bool]
 
 
 def number(
-    types: frozenset[str], judges: tuple[tuple[Judge, range], ...], named: Named | None, address: Examine | None
+    types: frozenset[str],
+    judges: tuple[tuple[Judge, range], ...],
+    named: Named | None,
+    cards: Callable[[Scan, int], bool] | None,
+    address: Examine | None,
 ) -> Recognizer:
     """The recognizer for all enabled number types; `judges` in the order in which they may claim a number, each with
     the counts of digits that it has to do with.
 
     `named`: whether words or a column's head name a run as a phone, for which any grouping goes; None if PHONE is off.
+    `cards`: whether words or a column's head speak of a card; None if CREDIT_CARD is off.
     `address`: judges a dotted quad that stands among other numbers; None if IP_ADDRESS is off.
     """
     by_size = [tuple(judge for judge, sizes in judges if size in sizes) for size in range(MOST + 1)]
@@ -72,7 +77,12 @@ def number(
                 return end
             if form.open:
                 return examine(scan, start + 1, end)
-            if not (form.dated and DATE.match(text) is not None):
+            if form.quad and all(int(octet) < 256 for octet in text.split(b".")):
+                return end  # an address: where those are wanted, they are candidates of their own
+            date = DATE.match(text) if form.dated else None
+            if date is not None and len(text) - date.end() < 7:
+                return end
+            if date is None:
                 one = Number(start, start, end, text.translate(None, BETWEEN), form.shape, form.marks)
                 if ask(scan, one):
                     return end
@@ -80,7 +90,7 @@ def number(
                 return end
             said = named is not None and named(scan, start, end)
             scan.work += 100
-            if not said and not is_worth_it(text, form):
+            if not said and not is_worth_it(text, form, lambda: cards is not None and cards(scan, start)):
                 return end
         elif b" " in text or b"/" in text or b"\xa0" in text:
             said = named is not None and named(scan, start, end)

@@ -7,13 +7,24 @@ nothing.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from proxy.policies.pii.program import UNANCHORED, program
 from proxy.policies.pii.recognizers.base import Examine
-from proxy.policies.pii.recognizers.digits import BETWEEN, DATE, LONGEST, MOST, SEPARATOR, Form, form_of, is_none
+from proxy.policies.pii.recognizers.digits import (
+    BETWEEN,
+    DATE,
+    LONGEST,
+    MOST,
+    SEPARATOR,
+    Form,
+    form_of,
+    is_none,
+    may_be_national,
+)
 from proxy.policies.pii.recognizers.luhn import luhn
 from proxy.policies.pii.scan import Scan
 
@@ -80,6 +91,8 @@ class _Run:
             yield start, end, form_of(text[start:end])
 
     def claimed(self, low: int, high: int) -> bool:
+        if high - low == len(self.text) <= LONGEST:
+            return False  # the whole was asked for before it was taken apart
         return self.offer(self.scan, self.start, self.start + low, self.start + high)
 
     def other(self, low: int, high: int, form: Form) -> int:
@@ -167,7 +180,7 @@ class _Run:
                 digits = sum(shape)
                 if digits > (17 if abroad else 11):
                     break
-                if digits >= 8 and (abroad or _may_be_national(shape)):
+                if digits >= 8 and (abroad or may_be_national(shape)):
                     ends.append(high)
         return self.longest(low, ends)
 
@@ -177,13 +190,6 @@ class _Run:
             if self.claimed(low, high):
                 return high
         return self.part_end(low)
-
-
-def _may_be_national(shape: tuple[int, ...]) -> bool:
-    """Whether a number that begins with `0` or a bracket may be a telephone number by its grouping alone."""
-    size = len(shape)
-    grouped = shape[0] == 2 == shape[1] if size == 2 else size > 2 and (shape[0] == 2 == shape[1] or min(shape[1:]) > 1)
-    return (2 <= size <= 6 and sum(shape) >= 9 and grouped) or shape == (3, 3, 4)
 
 
 _GAPS: Final = b" /\xa0\xc2"
@@ -202,14 +208,21 @@ def take_apart(scan: Scan, start: int, text: bytes, *, named: bool, offer: Offer
             low += 1
 
 
-def is_worth_it(text: bytes, form: Form) -> bool:
-    """Whether a run that is no number as a whole may hold one: a cheap look before it is taken apart."""
-    if text[0] in b"0(+" or b" 0" in text or b"/0" in text or form.marks.strip(b" "):
-        return True
+@functools.lru_cache(maxsize=2048)
+def _holds(shape: tuple[int, ...], known: frozenset[tuple[int, ...]]) -> bool:
+    return any(shape[i : i + len(one)] == one for one in known for i in range(len(shape)) if len(one) < len(shape))
+
+
+def is_worth_it(text: bytes, form: Form, cards: Callable[[], bool]) -> bool:
+    """Whether an unnamed run that is no number as a whole may hold one: a cheap look before it is taken apart.
+
+    `cards`: whether words before it speak of a card.
+    """
     shape = form.shape
-    return max(shape) >= 12 or any(
-        shape[i:j] in _SURE or shape[i:j] in _SAID
-        for i in range(len(shape))
-        for j in range(i + 2, len(shape) + 1)
-        if j - i < len(shape)
-    )
+    if sum(shape) < 10:
+        return False  # a piece of it would have fewer than nine digits
+    if len(shape) > 2 and set(shape[:-1]) == {4}:
+        return _holds(shape, _SURE) or cards()
+    if text[0] in b"0(+" or b" 0" in text or b"/0" in text or b"(" in text or (form.marks.count(b".") > 2):
+        return True
+    return max(shape) >= 12 or _holds(shape, _SURE) or (_holds(shape, _SAID) and cards())

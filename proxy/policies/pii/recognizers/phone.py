@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT
-from proxy.policies.pii.recognizers.digits import Number, unglued
+from proxy.policies.pii.recognizers.digits import Number, may_be_national, unglued
 from proxy.policies.pii.scan import NEAR, Scan
 from proxy.policies.pii.words import Words, words_in
 
@@ -126,9 +126,9 @@ def _shaped(one: Number) -> bool:
         if area < 50:
             return digits[0] == 48 and not set(marks) - {32, 45}
         return b"(" in marks or b"-" in marks or marks == b".." or digits[-7] >= 50
-    if digits[0] != 48 or digits[:2] == b"00" or not 9 <= size <= 11 or not 2 <= len(shape) <= 6 or b"/" in marks:
+    if digits[0] != 48 or digits[:2] == b"00" or b"/" in marks:
         return False
-    return b"(" in marks or shape[0] == 2 == shape[1] or (len(shape) >= 3 and min(shape[1:]) >= 2)
+    return may_be_national(shape) or (b"(" in marks and 9 <= size <= 11 and 2 <= len(shape) <= 6)
 
 
 def judge(scan: Scan, one: Number) -> bool:
