@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) -> Chain:
-    """A chain from its entries; an entry with ``mode: off`` is not there."""
+    """A chain from its entries; an entry with ``mode: off`` is not there. Its digest is of the policies that change
+    bodies, below a split where there is one."""
     steps: list[Step] = []
     digest = hashlib.blake2b(digest_size=16)
     for entry in entries:
@@ -30,7 +31,9 @@ def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) 
         )
         closed = policy.protects if entry.on_error is None else entry.on_error == "closed"
         steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
-        if policy.edits_request or policy.edits_answer:
+        if policy.splits:
+            digest = hashlib.blake2b(digest_size=16)  # what stands above is in the body already
+        elif policy.edits_request or policy.edits_answer:
             digest.update(f"{entry.policy}|{entry.mode}|{entry.when!r}|{entry.options!r}\n".encode())
     return Chain(name, steps, digest=digest.hexdigest())
 

@@ -176,3 +176,25 @@ async def test_a_clear_reaches_the_memory_of_other_replicas(cached, redis):
         async with asyncio.timeout(5):
             while (await two.say(headers={"x-sidecar-cache": "only-if-cached"})).status == 200:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_change_of_the_policies_below_makes_entries_unreachable_and_one_above_does_not(cached, redis):
+    """What stands above the cache is in the body already; what stands below changes the answer."""
+    prompt = {"defaults": {"rules": [{"when": {"model": "gpt-4o"}, "system": "Be brief."}]}}
+    other = {"defaults": {"rules": [{"when": {"model": "gpt-4o"}, "system": "Be kind."}]}}
+    unused = {"defaults": {"rules": [{"when": {"model": "never-asked"}, "system": "Be brief."}]}}
+    places = [
+        ([], [], "miss"),
+        ([unused], [], "hit"),
+        ([{"pii": {"entities": ["EMAIL"]}}], [], "hit"),
+        ([prompt], [], "miss"),
+        ([], [prompt], "miss"),
+        ([unused], [prompt], "hit"),
+        ([], [other], "miss"),
+        ([], [], "hit"),
+    ]
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        for above, below, expected in places:
+            caller = await cached(upstream, above=above, below=below, store="redis", redis=redis.url)
+            assert (await caller.say()).cache == expected, (above, below)
+            await settled(caller)
