@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from proxy.dialects import DIALECTS
-from proxy.testing import FakeUpstream, events, reply
+from proxy.testing import FakeUpstream, chat_answer, events, reply
 
 MESSAGE = {
     "id": "msg_1",
@@ -129,10 +131,6 @@ async def test_an_answer_that_was_cut_short_is_not_stored(cached, name, change):
 
 @pytest.mark.parametrize("above", [["account"], ["account", "validate"]])
 async def test_a_hit_and_a_follower_cost_nothing_and_are_booked_as_saved(cached, above):
-    import asyncio
-
-    from proxy.testing import chat_answer
-
     async with FakeUpstream(reply(chat_answer("Hi", model="gpt-4o"), delay=0.05)) as upstream:
         caller = await cached(upstream, above=above, below=["retry", {"budget": {"usd": 10, "window": "day"}}])
         await asyncio.gather(caller.say(), caller.say())
@@ -143,3 +141,28 @@ async def test_a_hit_and_a_follower_cost_nothing_and_are_booked_as_saved(cached,
         for status in ("hit", "coalesced"):
             assert by_status[status].cost_nanos == 0
             assert by_status[status].saved_nanos == paid.cost_nanos
+
+
+@pytest.mark.parametrize("leader_streams", [True, False])
+@pytest.mark.parametrize("name", CASES)
+async def test_a_follower_gets_its_own_form_of_the_answer(cached, name, leader_streams):
+    path, body, answer = CASES[name]
+    made = DIALECTS[name].replay(answer, include_usage=True)
+    step = events(*[event.encode() for event in made], held=True) if leader_streams else reply(answer, delay=0.2)
+    async with FakeUpstream(step) as upstream:
+        caller = await cached(upstream)
+        streamed = {**body, "stream": True}
+        if name == "openai_completions":
+            streamed["stream_options"] = {"include_usage": True}
+        leading = asyncio.ensure_future(caller.post(path, streamed if leader_streams else body))
+        call = await upstream.call(0)
+        following = asyncio.ensure_future(caller.post(path, body if leader_streams else streamed))
+        await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
+        if leader_streams:
+            call.release(99)
+        leader, follower = await leading, await following
+        assert (leader.cache, follower.cache) == ("miss", "coalesced")
+        whole, told = (follower, leader) if leader_streams else (leader, follower)
+        assert whole.json == answer
+        assert told.text.encode() == b"".join([event.encode() for event in made])
+        assert len(upstream.calls) == 1

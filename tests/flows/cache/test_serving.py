@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import orjson
 import pytest
 from openai import AsyncOpenAI
@@ -211,6 +213,25 @@ async def test_a_download_passes_through_untouched(cached):
         async with caller.session.get(caller.proxy.base_url + "/files/f/content") as answer:
             assert await answer.read() == data
             assert answer.headers["x-sidecar-cache"] == "bypass"
+
+
+async def test_a_large_answer_is_packed_and_served_as_it_came(cached):
+    """What takes over a millisecond to pack or unpack is done in a thread."""
+    text = "".join(Random(1).choices("abcdefghij klmno", k=400_000))
+    async with FakeUpstream(default=reply(chat_answer(text))) as upstream:
+        caller = await cached(upstream)
+        first = await caller.say()
+        await caller.until(lambda: caller.cache.stats()["entries"] == 1)
+        [(name, data)] = [pair for shard in caller.cache.store.lru.scan() for pair in shard]
+        assert 32 * 1024 < len(data) < 300_000
+        again, streamed = await caller.say(), await caller.say(stream=True)
+        assert (again.cache, again.text) == ("hit", first.text)
+        said = [event for event in collect_sse(streamed.text.encode()) if isinstance(event, dict)]
+        assert "".join(event["choices"][0]["delta"].get("content") or "" for event in said) == text
+        caller.cache.store.lru.put(name, data[8:-20], 100)
+        assert (await caller.say()).cache == "miss"
+        assert caller.cache.stats()["damaged"] == 1
+        assert len(upstream.calls) == 2
 
 
 async def test_answers_of_a_fallback_are_given_and_not_stored(cached):

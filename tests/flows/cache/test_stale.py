@@ -95,3 +95,40 @@ async def test_a_revalidation_survives_the_caller_that_started_it(cached):
         assert "old" in (await caller.say(stream=True)).text
         (await upstream.call(1)).release(9)
         await caller.until(lambda: caller.cache.stats()["stored"] == 2)
+
+
+async def test_a_stale_answer_is_given_while_a_circuit_is_open_and_when_it_takes_too_long(cached):
+    slow = reply(chat_answer("late"), delay=2.0)
+    async with FakeUpstream(reply(chat_answer("old")), slow, default=reply(chat_answer("new"))) as upstream:
+        upstreams = {"up": {"api": "openai", "base_url": upstream.url, "timeouts": {"first_byte": "100ms"}}}
+        caller = await cached(
+            upstream, ttl="30ms", stale_if_error="1h", below=[{"circuit_breaker": {"fail_max": 1, "reset": "1m"}}],
+            more={"upstreams": upstreams},
+        )  # fmt: skip
+        await expired(caller)
+        assert [((got := await caller.say()).cache, got.content) for _ in range(3)] == [("stale", "old")] * 3
+        assert len(upstream.calls) == 2  # the second one opened the circuit
+
+
+async def test_a_stale_answer_is_given_when_no_key_is_left(cached):
+    refused = reply({"error": {"code": "invalid_api_key"}}, status=401)
+    async with FakeUpstream(reply(chat_answer("old")), default=refused) as upstream:
+        more = {
+            "upstreams": {"up": {"api": "openai", "base_url": upstream.url, "keys": "pool"}},
+            "keys": {"pool": {"keys": [{"id": name, "secret": f"sk-{name}"} for name in "ab"]}},
+        }
+        caller = await cached(upstream, ttl="30ms", stale_if_error="1h", below=["select_key"], more=more)
+        await expired(caller)
+        assert ((got := await caller.say()).cache, got.status, got.content) == ("stale", 200, "old")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_it_is_not_given_for_a_refusal_below(cached, stream):
+    """A budget that is used up is no trouble of the provider's."""
+    async with FakeUpstream(default=reply(chat_answer("old", model="gpt-4o", usage=(900_000, 900_000)))) as upstream:
+        budget = {"budget": {"usd": 1, "window": "day", "max_wait": "0s"}}
+        caller = await cached(upstream, ttl="30ms", stale_if_error="1h", below=[budget], above=["account"])
+        await expired(caller)
+        got = await caller.say(stream=stream)
+        assert (got.status, got.cache) == (429, "miss")
+        assert got.json["error"]["code"] == "insufficient_quota"
