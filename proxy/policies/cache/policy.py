@@ -150,8 +150,9 @@ class Cache(Policy):
         keys = self._keys or self.keys
         frame = keys.frame(exchange, below.digest)
         seen = None if document.edited else exchange.seen
+        asks = frame[1], exchange.target.model
         known = None if seen is None else seen.facts.get(self)
-        if known is not None and known[0] == frame[1] and not (self._shared and below.unmasked):
+        if known is not None and known[0] == asks and not (self._shared and below.unmasked):
             name: bytes = known[1]  # the same bytes from the same caller: not even parsed
         else:
             tree = document.strict()
@@ -170,7 +171,7 @@ class Cache(Policy):
                     return items.answer(exchange, below, dialect, control)
             name = keys.named(frame, exchange, tree)
             if seen is not None:
-                seen.facts[self] = frame[1], name
+                seen.facts[self] = asks, name
         if exchange.explain is not None:
             exchange.explain(self.label, f"the entry's key is {name.hex()}")
         call = Call(exchange, below, dialect, control, name)

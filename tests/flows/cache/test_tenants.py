@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 
 import pytest
 
+from proxy.exchange import Target
+from proxy.policy import Policy
 from proxy.testing import FakeUpstream, chat_answer, reply
 
 
@@ -207,3 +210,23 @@ async def test_bytes_that_came_before_are_served_in_every_form_and_cleared(cache
         assert [(await caller.say(headers={"x-sidecar-cache": word})).cache for word in ("no-cache", "no-store")] == [
             "miss", "hit",
         ]  # fmt: skip
+
+
+class Chooser(Policy):
+    """Stands above the cache and sends a call to another model, without a word in its body."""
+
+    name = "chooser"
+
+    def on_request(self, exchange):
+        if exchange.tags.get("size") == "large":
+            exchange.target = Target(exchange.target.upstream, "larger")
+
+
+async def test_bytes_that_came_before_may_be_asked_of_another_model(cached, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tenant_policies", sys.modules[__name__])
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=["validate", "tenant_policies:Chooser"])
+        large = {"x-sidecar-tags": "size=large"}
+        for expected in ("miss", "hit"):
+            assert [(await caller.say(headers=headers)).cache for headers in (None, large)] == [expected] * 2
+        assert [call.json["model"] for call in upstream.calls] == ["gpt-4o", "larger"]
