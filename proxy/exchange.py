@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.errors import ProxyError
     from proxy.head import Head
-    from proxy.policy import Policy
     from proxy.seen import Seen
     from proxy.websocket.handshake import Upgrade
 
@@ -435,10 +434,11 @@ class Exchange:
         body = self.request.body
         return body is not None and not body.edited
 
-    def seen_through(self, policy: Policy) -> None:
+    def seen_through(self, policy: object) -> None:
         """A policy that judges the body alone has found nothing to do: it need not look at the same bytes again."""
-        if self.seen is not None and self.unedited:
-            self.seen.passed.add(policy)
+        seen = self.seen
+        if seen is not None and self.unedited and policy not in seen.passed:
+            seen.passed += (policy,)
 
     @property
     def task(self) -> str | None:

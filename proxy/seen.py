@@ -5,7 +5,10 @@ before, byte for byte. A policy whose ``on_request`` judges the body alone (``Po
 ``exchange.seen_through`` that these bytes gave it nothing to do; the chain then passes it by when they come again on
 the same path to the same model. A body in which it found something is looked at each time.
 
-Nothing of a body is kept but a keyed hash of it, the name of its model, and figures.
+The first time a body comes only its hash is put down (most never come again, and a call that misses should not pay
+for that), the second time what is found out is kept, and from the third on it is used.
+
+Nothing of a body is kept but a salted hash of it, the name of its model, and figures.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from proxy.exchange import Exchange
-    from proxy.policy import Policy
 
 __all__ = ["LARGEST", "MOST", "Seen", "SeenBodies"]
 
@@ -26,7 +28,7 @@ MOST: Final = 8192
 """Bodies remembered by a chain; the oldest goes first."""
 LARGEST: Final = 64 * 1024
 """Bytes of a body that is remembered: a larger one is hashed in vain too often."""
-_KEY: Final = os.urandom(32)
+_SALT: Final = os.urandom(blake2b.SALT_SIZE)
 
 
 class Seen:
@@ -36,7 +38,7 @@ class Seen:
     __slots__ = ("facts", "model", "passed", "streaming", "tokens")
 
     def __init__(self) -> None:
-        self.passed: set[Policy] = set()
+        self.passed: tuple[object, ...] = ()
         self.facts: dict[Hashable, Any] = {}
         self.model: str | None = None
         self.streaming: bool | None = None
@@ -48,13 +50,14 @@ class SeenBodies:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._known: dict[tuple[bytes, str, str, str | None], Seen] = {}
+        self._known: dict[tuple[bytes, str, str, str | None], Seen | None] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
     def of(self, exchange: Exchange) -> Seen | None:
-        """What is known of this call's body, which nobody has edited yet; None when it is not to be remembered."""
+        """What is known of this call's body, which nobody has edited yet; None when it came for the first time or is
+        not to be remembered."""
         request = exchange.request
         body = request.body
         if body is None or body.edited:
@@ -62,12 +65,18 @@ class SeenBodies:
         raw = body.encode()
         if not 0 < len(raw) <= LARGEST:
             return None
-        key = (blake2b(raw, digest_size=16, key=_KEY).digest(), request.method, request.path, exchange.target.model)
-        seen = self._known.get(key)
+        digest = blake2b(raw, digest_size=16, salt=_SALT).digest()
+        key = (digest, request.method, request.path, exchange.target.model)
+        known = self._known
+        try:
+            seen = known[key]
+        except KeyError:
+            known[key] = None
+            if len(known) > self._most:
+                del known[next(iter(known))]
+            return None
         if seen is None:
-            seen = self._known[key] = Seen()
-            if len(self._known) > self._most:
-                del self._known[next(iter(self._known))]
+            seen = known[key] = Seen()
         if exchange._streaming is not None:
             seen.model, seen.streaming = exchange._model, exchange._streaming
         elif seen.streaming is not None:
