@@ -240,3 +240,25 @@ async def test_a_whole_proxy_masks_a_repeated_call_that_misses_the_cache() -> No
             assert said["choices"][0]["message"]["content"] == "Hello jane@example.org"
         assert len(upstream.calls) == 4
         assert not [call for call in upstream.calls if b"jane" in call.body]
+
+
+async def test_a_call_that_comes_again_and_again_is_answered_from_the_cache_whatever_else_differs() -> None:
+    config: dict[str, Any] = {
+        "chains": {"main": ["validate", {"pii": {"entities": ["EMAIL"]}}, {"cache": {"scope": "project"}}]},
+        "routes": [{"upstream": "up", "chain": "main"}],
+    }
+    async with (
+        FakeUpstream(*[reply(chat_answer(f"answer {number}")) for number in range(3)]) as upstream,
+        RunningProxy(config | {"upstreams": {"up": {"api": "openai", "base_url": upstream.url}}}) as proxy,
+        aiohttp.ClientSession() as client,
+    ):
+        said: list[tuple[str, str]] = []
+        for project in "aabbabab":
+            for body in (HELLO, HELLO | {"stream": False}):
+                headers = {"x-sidecar-project": project}
+                async with client.post(f"{proxy.url}/chat/completions", json=body, headers=headers) as answer:
+                    assert answer.status == 200
+                    content = (await answer.json())["choices"][0]["message"]["content"]
+                    said.append((project, content))
+        assert set(said) == {("a", "answer 0"), ("b", "answer 1")}
+        assert len(upstream.calls) == 2
