@@ -42,6 +42,7 @@ FOUND = [
     ("CRYPTO", "to 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"),
     ("CRYPTO", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq"),
     ("CRYPTO", "0x52908400098527886E0F7030069857D2E4169EE7", "0x52908400098527886E0F7030069857D2E4169EE7"),
+    ("CRYPTO", "0xde709f2102306220921060314715629080e2fb77", "0xde709f2102306220921060314715629080e2fb77"),
     ("PASSPORT", "Passport No: C01X00T47", "C01X00T47"),
     ("PASSPORT", "Reisepass C01234565 ausgestellt", "C01234565"),
     ("DRIVER_LICENSE", "driver's license: D1234567", "D1234567"),
@@ -115,6 +116,7 @@ NEAR_MISSES = [
     ("MAC_ADDRESS", "fingerprint 3c:22:fb:4a:90:1e:77:01:02:03"),
     ("CRYPTO", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNb"),
     ("CRYPTO", "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdz"),
+    ("CRYPTO", "0x52908400098527886e0F7030069857D2E4169EE7"),  # the case is that of no checksum
     ("CRYPTO", "commit 406acb67286752cd8b79f7283c179b3d0a98514a"),
     ("PASSPORT", "passport renewal takes weeks"),
     ("DRIVER_LICENSE", "license: Apache-2.0"),

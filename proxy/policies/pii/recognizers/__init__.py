@@ -20,11 +20,26 @@ from proxy.policies.pii.recognizers.medical_id import MEDICAL_ID
 from proxy.policies.pii.recognizers.national_id import NATIONAL_ID, NATIONAL_ID_BARE
 from proxy.policies.pii.recognizers.number import number
 from proxy.policies.pii.recognizers.passport import PASSPORT
-from proxy.policies.pii.recognizers.person import PERSON_BEFORE, PERSON_FIELD, PERSON_SAID, PERSON_SPEAKER, PERSON_TITLE
+from proxy.policies.pii.recognizers.person import (
+    PERSON_BEFORE,
+    PERSON_BEHIND,
+    PERSON_BLOCK,
+    PERSON_FIELD,
+    PERSON_SAID,
+    PERSON_SPEAKER,
+    PERSON_TITLE,
+)
 from proxy.policies.pii.recognizers.plain_number import PHONE_BEHIND, SIGNS
 from proxy.policies.pii.recognizers.private_key import PRIVATE_KEY
 from proxy.policies.pii.recognizers.secret import SECRET, SECRET_INSIDE
-from proxy.policies.pii.recognizers.secret_context import BEARER, CURL_USER, PASSWORD, SECRET_CONTEXT
+from proxy.policies.pii.recognizers.secret_context import (
+    BEARER,
+    CURL_USER,
+    PASSWORD,
+    PASSWORD_OPTION,
+    PASSWORD_PAIR,
+    SECRET_CONTEXT,
+)
 from proxy.policies.pii.recognizers.tax_id import TAX_ID
 from proxy.policies.pii.recognizers.url_credentials import URL_CREDENTIALS
 from proxy.policies.pii.recognizers.username import USERNAME
@@ -50,7 +65,9 @@ _BEFORE_NUMBERS = (
     PHONE_BEHIND,
 )
 _AFTER_NUMBERS = (
+    PASSWORD_PAIR,
     PASSWORD,
+    PASSWORD_OPTION,
     SECRET_CONTEXT,
     BEARER,
     CURL_USER,
@@ -67,6 +84,8 @@ _AFTER_NUMBERS = (
     PERSON_FIELD,
     PERSON_SAID,
     PERSON_SPEAKER,
+    PERSON_BEHIND,
+    PERSON_BLOCK,
     ADDRESS_FIELD,
     # Last: whatever else begins with such a word is that.
     *SIGNS,

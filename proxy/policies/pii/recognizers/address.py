@@ -41,12 +41,14 @@ _STATES = (
     rb"|South Dakota|Tennessee|Texas|Utah|Vermont|Virginia|Washington|West Virginia|Wisconsin|Wyoming"
 )
 _CAP = rb"[A-Z\xc3-\xc5][A-Za-z.'\x80-\xff-]{0,24}"
+_CITY_WORD = _CAP + rb"(?![A-Za-z0-9\x80-\xff])"  # not the letters of a British postcode
 _TAIL = re.compile(
     rb"(?: (?:N|S|E|W|NE|NW|SE|SW)\b\.?)?"
     rb"(?:,? (?:Apt|Apartment|Suite|Ste|Unit|Floor|Fl|#)\.? ?[0-9A-Za-z-]{1,6})?"
-    rb"(?:[ ]?(?:,|\n)[ ]?" + _CAP + rb"(?: " + _CAP + rb"){0,3})?"
+    rb"(?:[ ]?(?:,|\n)[ ]?" + _CITY_WORD + rb"(?: " + _CITY_WORD + rb"){0,3})?"
     rb"(?:,? (?:" + _STATES + rb")\b)?"
-    rb"(?:,? [A-Z]{0,2}[0-9]{4,5}(?:-[0-9]{4})?\b(?!-[0-9]))?"
+    rb"(?:,? (?:[A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2}\b|[A-Z]{0,2}[0-9]{4,5}(?:-[0-9]{4})?\b(?!-[0-9])"
+    rb"(?: " + _CAP + rb"(?:[ -]" + _CAP + rb"){0,2})?))?"
     rb"(?:, [A-Z][a-z]+(?:'s)?(?: (?:[A-Z][a-z']+|&|of|and|the)){0,5})?"
 )
 
@@ -54,12 +56,21 @@ _TAIL = re.compile(
 _STREET = re.compile(
     rb"[0-9]{1,5}[A-Za-z]? (?:(?:N|S|E|W|North|South|East|West)\.? )?"
     rb"(?:[A-Z0-9\xc3-\xc5][A-Za-z0-9.'\x80-\xff-]{0,20} ){1,3}"
-    rb"(?:" + _STREETS + rb")\b"
+    rb"(?:" + _STREETS + rb")s?\b"
 )
 _RUE = re.compile(
     rb"[0-9]{1,4},? (?:rue|avenue|boulevard|place|chemin|all\xc3\xa9e) (?:de |du |des |la |l'){0,3}"
     rb"[A-Z][A-Za-z\x80-\xff-]{0,24}"
 )
+_SOUTHERN = re.compile(
+    rb"[A-Za-z.]{2,8} (?:(?:de|da|do|del|della|dei|di|dos|la|las|los|d'|San|Santa) ?){0,3}"
+    + _CAP
+    + rb"(?: (?:(?:de|da|do|del|di|la) )?"
+    + _CAP
+    + rb"){0,3},? (?:n[.\xc2\xba]{0,3} ?)?[0-9]{1,4}[a-z]?\b"
+)
+"""`Via Roma 12`, `Calle de Alcal\xe1 45`: the kind of street first, its number last."""
+_FLAT = re.compile(rb"(?:Flat|Apt\.?|Apartment|Unit|Suite) [0-9A-Za-z-]{1,5}, ?$")
 _CITY = re.compile(rb"(?:[A-Z][a-z]{1,20} ){0,2}[A-Z][a-z]{1,20}$")
 _NUMBER = re.compile(rb"[0-9]{1,4}[a-z]?\b")
 _LETTERS = bytes(range(0x80, 0x100)) + b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -75,15 +86,19 @@ def _examine(scan: Scan, start: int, end: int) -> int:
         street = _STREET.match(data, start, start + 120) or _RUE.match(data, start, start + 80)
         if street is None:
             return end - 1
-        return _with_tail(scan, start, street.end())
+        flat = _FLAT.search(data[max(scan.floor, start - 20) : start])
+        return _with_tail(scan, start - (len(flat[0]) if flat else 0), street.end())
     if first == 0x2C:  # `, TX 75001` behind a city
         low = max(scan.floor, start - 64)
         city = _CITY.search(data[low:start])
         if city is not None:
             scan.add(low + city.start(), end, "ADDRESS", CONTEXT)
         return end
-    if first == 0x50:  # a post-office box
+    if first == 0x50 and data[start : start + 6].translate(None, b". ").startswith(b"POBox"[:3]):
         return _with_tail(scan, start, end)
+    if data[end - 1 : end].isalpha() or data[end - 1] >= 0x80:
+        street = _SOUTHERN.match(data, start, start + 100)
+        return _with_tail(scan, start, street.end()) if street is not None else end - 1
     # `Hauptstraße 12`: the candidate is the ending and the first digit; the word before it is read back.
     window = data[max(scan.floor, start - 40) : start]
     word = window[len(window.rstrip(_LETTERS)) :]
@@ -119,9 +134,12 @@ ADDRESS = Recognizer(
     _TYPES,
     rb"\b[0-9]{1,5}[A-Za-z]?,? (?:[A-Z\xc3-\xc5]|[0-9]{1,3}(?:st|nd|rd|th) "
     rb"|rue |avenue |boulevard |place |chemin |all\xc3\xa9e )"
-    rb"|(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|straat|laan) [0-9]"
+    rb"|(?:stra(?:\xc3\x9f|ss)e|str\.|weg|platz|allee|gasse|ufer|straat|laan|plein|gracht|kade|gatan?|veien|vegen|stien"
+    rb"|v\xc3\xa4gen|vej|gade|katu| utca| \xc3\xbat| t\xc3\xa9r) [0-9]"
+    rb"|\b(?:Via|Viale|Piazza|Corso|Largo|Calle|Carrer|Avenida|Av\.|Avda\.|Plaza|Paseo|Rua|Travessa|ul\.|ulica|Strada)"
+    rb" (?:[A-Z\xc3-\xc5]|d[aeio]|la |los )"
     rb"|, [A-Z]{2} [0-9]{5}\b|\bP\.?O\.? Box [0-9]{1,6}\b",
-    b"0123456789swpagl,P",
+    b"0123456789swpaglukv,PVCLART S ",
     _examine,
 )
 ADDRESS_FIELD = Recognizer(

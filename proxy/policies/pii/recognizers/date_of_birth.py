@@ -28,10 +28,11 @@ _LABEL = (
     rb"dob|d\.o\.b|date[ _-]?of[ _-]?birth|birth[ _-]?date|dateofbirth|birthdate|birth[ _-]?day|birthday|born"
     rb"|geboren|geb\."
     rb"|geburts(?:datum|tag)|n\xc3\xa9e?[ ]le|n\xc3\xa9\(e\)[ ]le|date de naissance|fecha[ _]de[ _]nacimiento|nacid[oa]"
-    rb"|data di nascita|nat[oa] il|geboortedatum|data de nascimento|nascid[oa]|f\xc3\xb6dd|\xe5\x87\xba\xe7\x94\x9f"
-    rb"|\xe7\x94\x9f\xe6\x97\xa5|\xe7\x94\x9f\xe5\xb9\xb4\xe6\x9c\x88\xe6\x97\xa5"
+    rb"|data di nascita|nat[oa] il|geboortedatum|data de nascimento|nascid[oa]|f\xc3\xb6dd"
 )
-_HEAD = re.compile(rb"(?i:_?(?:" + _LABEL + rb"))")
+_SCRIPTS = rb"\xe5\x87\xba\xe7\x94\x9f|\xe7\x94\x9f\xe6\x97\xa5|\xe7\x94\x9f\xe5\xb9\xb4\xe6\x9c\x88\xe6\x97\xa5"
+"""Labels in scripts without spaces: no boundary stands before them."""
+_HEAD = re.compile(rb"(?i:_?(?:" + _LABEL + rb"))|" + _SCRIPTS)
 _DIGIT = re.compile(rb"[0-9]")
 _STOP = re.compile(rb"[\n;]|\. |[0-9]|(?i:" + _MONTH + rb"\b)")
 
@@ -58,7 +59,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
         date = DATE.match(window, stop.start())
         if date is not None:
             scan.add(end + date.start(), end + date.end(), "DATE_OF_BIRTH", CONTEXT)
-            return end + date.end()
+            return end + date.end() - 1  # its last digit may begin what names its owner: see `PERSON_BEHIND`
         if mark.isdigit():
             return end
         at = stop.end()
@@ -68,7 +69,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
 DATE_OF_BIRTH = Recognizer(
     "date_of_birth",
     frozenset({"DATE_OF_BIRTH"}),
-    rb"(?i:(?:\b|_)(?:" + _LABEL + rb"))",
+    rb"(?i:(?:\b|_)(?:" + _LABEL + rb"))|" + _SCRIPTS,
     both_cases("dbgnf_") + b"\xe5\xe7",
     _examine,
     labels=_LABEL,

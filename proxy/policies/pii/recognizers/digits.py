@@ -95,7 +95,7 @@ def is_none(text: bytes) -> bool:
 
 def may_be_national(shape: tuple[int, ...]) -> bool:
     """Whether a number that begins with `0` or a bracket may be a telephone number by its grouping alone."""
-    if shape == (3, 3, 4):
+    if shape in ((3, 3, 4), (5, 6)):
         return True
     if not 2 <= len(shape) <= 6 or not 9 <= sum(shape) <= 11 or shape[:2] == (4, 4):
         return False  # fours are how account and card numbers are printed

@@ -35,10 +35,10 @@ def _examine(scan: Scan, start: int, end: int) -> int:
         local = data[head:start]
     local = local.lstrip(_EDGE)
     if not local or local[-1:] == b"." or b".." in local:
-        return start + 2
+        return start + 1
     match = _DOMAIN.match(data, start + 1, start + 256)
     if match is None:
-        return end
+        return start + 1  # `admin@10.0.0.1`: an address of another kind
     stop = match.end()
     scan.work += 80
     domain = match[0]
@@ -48,7 +48,7 @@ def _examine(scan: Scan, start: int, end: int) -> int:
             stop = start + 1 + mark.start()
             domain = domain[: mark.start()]
             if b"." not in domain:
-                return end
+                return start + 1
     if local in _REPOSITORY_USERS and data[stop : stop + 1] == b":":
         return stop
     if domain[domain.rfind(b".") + 1 :].lower() in _FILE_ENDINGS:

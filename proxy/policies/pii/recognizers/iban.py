@@ -40,14 +40,14 @@ def _examine(scan: Scan, start: int, end: int) -> int:
     scan.work += 300
     tail = _TAILS[want].match(data, start + 4)
     if tail is None:
-        return end
+        return start + 4
     stop = tail.end()
     # Letters are all upper or all lower case, as people write them; anything else is a random code.
     body = tail[0].translate(None, _SEPARATORS)
     if not (body.isupper() or body.islower() or body.isdigit()):
-        return end
+        return start + 4
     if mod_97((data[start : start + 4] + body).upper()) != 1:
-        return end
+        return start + 4
     scan.add(start, stop, "IBAN", CHECKSUM)
     return stop
 

@@ -11,6 +11,7 @@ from proxy.policies.pii.scan import Scan
 from proxy.policies.pii.words import Words
 
 _VERSION = Words("version|ver|v|build|release|rev|firmware|kernel|driver|oid|section")
+_MASK = re.compile(rb"255(?:\.(?:255|254|252|248|240|224|192|128|0)){3}")
 _PREFIX_4 = re.compile(rb"/(?:3[0-2]|[12]?[0-9])(?![0-9./])")
 _PREFIX_6 = re.compile(rb"/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9])(?![0-9./])")
 _SIX = re.compile(rb"[0-9A-Fa-f:]{2,39}(?:(?<=:)[0-9]{1,3}(?:\.[0-9]{1,3}){3})?")
@@ -34,6 +35,8 @@ def _examine_4(scan: Scan, start: int, end: int) -> int:
         return end
     if parts[0] in (b"0", b"127") or (parts[0] == b"169" and parts[1] == b"254"):
         return end  # this host and this link: they name nobody
+    if parts[0] == b"255" and _MASK.fullmatch(data, start, end) is not None:
+        return end
     if _VERSION.any(scan.words(start)[-2:]):
         return end
     prefix = _PREFIX_4.match(data, end, end + 4)

@@ -16,10 +16,11 @@ Check = Callable[[Scan, bytes], bool]
 """Whether a check digit agrees. The label counts in any case: this decides the rank."""
 
 _GAP = (
-    rb"(?:[ \t:=#\"'._()*|>-]|\\\"|(?:is|no|nr|num|number|numbers|n\xc2\xb0|n\xc2\xba|id|ids|code|card|was|on file"
-    rb"|ref|value"
-    rb"|nummer|num\xc3\xa9ro|n\xc3\xbamero|lautet|est|es)\b){1,9}"
+    rb"(?:[ \t:=#\"'._()*|>-]|\\\"|n\xc2[\xb0\xba]|(?:is|no|nr|num|number|numbers|id|ids|code|card|was|on file|ref"
+    rb"|value|nummer|num\xc3\xa9ro|n\xc3\xbamero|lautet|est|es)\b){1,9}"
 )
+_GLUED = rb"(?:no|nr|num|number|id)?"
+"""What camel case puts right behind a label: `passportNo`."""
 _HEAD = rb"[A-Z]{0,4}[ -]?[A-Z]{0,2}[0-9]"
 _GAPPED = re.compile(rb"(?i:" + _GAP + rb")?")
 VALUE = rb"[A-Za-z0-9](?:[A-Za-z0-9]|[-/.][A-Za-z0-9]){3,24}"
@@ -58,8 +59,8 @@ def labelled(
             return at
         proved = check is not None and check(scan, text)
         scan.add(at, match.end(), kind, CHECKSUM if proved else CONTEXT)
-        return match.end()
+        return match.end() - 1  # its last digit may begin what names its owner: see `PERSON_BEHIND`
 
-    head = re.compile(rb"(?i:_?(?:" + labels + rb")(?![a-z]))")
-    pattern = rb"(?i:(?:\b|_)(?:" + labels + rb")" + _GAP + _HEAD + rb")"
+    head = re.compile(rb"(?i:_?(?:" + labels + rb")" + _GLUED + rb"(?![a-z]))")
+    pattern = rb"(?i:(?:\b|_)(?:" + labels + rb")" + _GLUED + _GAP + _HEAD + rb")"
     return Recognizer(kind.lower(), frozenset({kind}), pattern, both_cases(starts) + b"_", examine, labels=labels)

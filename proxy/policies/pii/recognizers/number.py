@@ -72,7 +72,7 @@ def number(
                     ask(scan, Number(start, start, end, text, (end - start,), b""))
                 return end
             form = form_of(text)
-            scan.work += 50 + 20 * len(form.marks)
+            scan.work += 40 + 10 * len(form.marks)
             if form.odd and is_none(text):
                 return end
             if form.open:

@@ -11,5 +11,5 @@ PASSPORT = labelled(
     rb"|pass(?:nummer|[ -]nr)|travel document",
     "prt",
     rb"[A-Za-z]{0,3}[ ]?[0-9][A-Za-z0-9]{5,9}|[A-Z][A-Z0-9]{5,9}",
-    digits=5,
+    digits=3,
 )

@@ -104,7 +104,8 @@ def named(scan: Scan, run: int, end: int) -> bool:
     words = scan.words(run)
     at = WORDS.last(words)
     if at >= 0:
-        scan.named = _OTHERS.last(words) <= at
+        # `the order number is` speaks of an order.
+        scan.named = _OTHERS.last(words) <= at and not (words[at] == b"is" and _OTHERS.any(words[at - 2 : at - 1]))
     else:
         window = scan.data[run - NEAR if run > NEAR else 0 : run]
         far = None if window.isascii() else _FAR_WORDS.search(window.lower())
@@ -137,7 +138,7 @@ def judge(scan: Scan, one: Number) -> bool:
     if not 7 <= size <= 15 or not unglued(scan, one):
         return False
     alone = len(one.shape) == 1
-    if not alone and b"." in marks and len(set(marks)) > 1 and b"+" not in marks:
+    if not alone and b"." in marks and len(set(marks)) > 1 and marks[:1] not in b"+(":
         return False
     if alone and size == 8 and _DAY.fullmatch(digits):
         return False

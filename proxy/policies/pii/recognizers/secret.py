@@ -128,15 +128,16 @@ _WORD = re.compile(rb"[A-Za-z0-9_-]")
 
 def _examine(scan: Scan, start: int, end: int) -> int:
     # The candidate is the prefix; the table's order is the alternation's, and a body is matched once.
-    return _take(scan, start, end, _whole_from(scan.data[start]))
+    return _take(scan, start, start, _whole_from(scan.data[start]))
 
 
-def _take(scan: Scan, start: int, end: int, whole: re.Pattern[bytes]) -> int:
+def _take(scan: Scan, candidate: int, start: int, whole: re.Pattern[bytes]) -> int:
+    """Take the credential that begins at `start`, for which the candidate was a sign."""
     data = scan.data
     scan.work += 150
     match = whole.match(data, start)
     if match is None:
-        return end
+        return candidate + 1  # `s.miller@x.io` begins like a token
     stop = match.end()
     scan.work += 400 + stop - start
     text = match[0].rstrip(b".-_" if match[0][-1:] in b".-" else b".")
@@ -201,7 +202,7 @@ def _examine_inside(scan: Scan, start: int, end: int) -> int:
     before = 32 if data[start] == 0x2D else 14 if data[start] == 0x2E else 3
     if start - before < scan.floor:
         return end
-    return max(end, _take(scan, start - before, end, _WHOLE_INSIDE))
+    return max(end, _take(scan, start, start - before, _WHOLE_INSIDE))
 
 
 SECRET_INSIDE = Recognizer("secret_inside", frozenset({"SECRET"}), b"|".join(_INSIDE), b"8.-", _examine_inside)

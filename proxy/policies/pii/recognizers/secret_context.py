@@ -184,3 +184,46 @@ CURL_USER = Recognizer(
     b" ",
     _examine_curl,
 )
+
+
+_CLIENT = re.compile(rb"\b(?:mysql|mysqldump|mysqladmin|mariadb|sshpass|sqlcmd|redis-cli)\b")
+
+
+def _examine_option(scan: Scan, start: int, end: int) -> int:
+    """`mysql -u root -phunter2`: the password right behind the option's letter."""
+    scan.work += 150
+    at = start + 3
+    match = _PLAIN.match(scan.data, at)
+    if match is None or is_filler(match[0]) or match[0][:1] == b"$":
+        return at
+    if _CLIENT.search(scan.data, max(0, start - 120), start) is None:
+        return at
+    scan.add(at, match.end(), "PASSWORD", CONTEXT)
+    return match.end()
+
+
+PASSWORD_OPTION = Recognizer(
+    "password_option", frozenset({"PASSWORD"}), rb" -[pPa][A-Za-z0-9!@#%^&*_]", b" ", _examine_option
+)
+
+
+def _examine_pair(scan: Scan, start: int, end: int) -> int:
+    """`login: admin / Winter2024!`: a name and, behind a slash, what has to be a password."""
+    scan.work += 200
+    match = _PLAIN.match(scan.data, end)
+    if match is None:
+        return end
+    text = match[0].rstrip(b".!?" if match[0].isalnum() else b"")
+    if is_filler(text) or text.isalpha() or not any(48 <= c <= 57 for c in text) or text.isdigit():
+        return end
+    scan.add(end, end + len(text), "PASSWORD", CONTEXT)
+    return end + len(text)
+
+
+PASSWORD_PAIR = Recognizer(
+    "password_pair",
+    frozenset({"PASSWORD"}),
+    rb"(?i:\b(?:login|log-in|credentials?|creds|account|user(?:name)?)[:=] ?[a-z0-9._@-]{2,40} ?/ ?)",
+    both_cases("lcau"),
+    _examine_pair,
+)
