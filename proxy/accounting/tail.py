@@ -25,12 +25,16 @@ _BREATH = 0.0005
 
 
 class Piece(NamedTuple):
-    """What one look found: the place it began at, the place reached, and the whole lines between the two."""
+    """What one look found: the place it began at, the place reached, and the whole lines between the two.
+
+    more: there was more to read at once. What has come since then is left to gather.
+    """
 
     begun: Position
     reached: Position
     lines: bytes
     where: str
+    more: bool
 
     def records(self) -> Iterator[list[list[Any]]]:
         """The end records, a few hundred at a time."""
@@ -63,17 +67,19 @@ class Tail:
         data = self._chunk(segment, place)
         if data is None:  # someone tidied up by hand, or it begins later than the ledger remembers
             later = [number for number in self.directory.segments() if number > segment]
-            return Piece(position, Position(later[0], 0) if later else position, b"", "")
+            return Piece(position, Position(later[0], 0) if later else position, b"", "", bool(later))
         whole = data[: data.rfind(b"\n") + 1]
         if whole:
-            return Piece(position, Position(segment, place + len(whole)), whole, str(self.directory.file(segment)))
+            more = segment < newest or len(data) >= _CHUNK
+            reached = Position(segment, place + len(whole))
+            return Piece(position, reached, whole, str(self.directory.file(segment)), more)
         if segment >= newest:
-            return Piece(position, position, b"", "")
+            return Piece(position, position, b"", "", False)
         if data:
             log.error(
                 "journal %s: skipped %d bytes at its end that are no line", self.directory.file(segment), len(data)
             )
-        return Piece(position, Position(segment + 1, 0), b"", "")
+        return Piece(position, Position(segment + 1, 0), b"", "", True)
 
     def remove_before(self, segment: int) -> None:
         """Delete the files that the ledger has wholly."""

@@ -209,7 +209,8 @@ class Writer:
                 event.cancel()
 
     async def _move_own(self, tail: Tail) -> bool:
-        """Bring one chunk of our own journal over; whether there may be more."""
+        """Bring one chunk of our own journal over; whether there is more. Calls that came meanwhile gather first: a
+        transaction for each few of them would keep the interpreter from the loop that serves."""
         position = self._position
         newest = self._journal.number  # asked before the file is read: what stands in an older one is all of it
         if position is None:
@@ -225,7 +226,7 @@ class Writer:
         return moved
 
     async def _move(self, tail: Tail, position: Position | None, newest: int) -> tuple[bool, Position]:
-        """Bring one chunk over; whether there may be more, and the place reached."""
+        """Bring one chunk over; whether there is more to bring at once, and the place reached."""
         piece = tail.read(position, newest)
         if piece.reached == piece.begun:
             return False, piece.begun
@@ -239,7 +240,7 @@ class Writer:
             raise
         self.written += len(batch.calls)
         tail.remove_before(piece.reached.segment)
-        return True, piece.reached
+        return piece.more, piece.reached
 
     async def _apply(self, source: str, begun: Position, reached: Position, batch: Batch) -> None:
         try:

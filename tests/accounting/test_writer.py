@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -377,3 +378,25 @@ async def test_a_store_that_opens_while_another_closes_takes_no_file_from_it(tmp
     assert len(left) <= 1
     assert (await ask_totals(store.ledger, *ALL))[()]["calls"] == 25 * 50
     await store.leave()
+
+
+async def test_calls_that_come_while_a_batch_is_written_gather_for_the_next(journal, tmp_path, call):
+    class Counted(SqliteLedger):
+        batches = 0
+
+        async def apply(self, *arguments: Any) -> None:
+            self.batches += 1
+            call(journal)  # there is always a call more, as under load
+            await super().apply(*arguments)
+
+    ledger = Counted(tmp_path / "l.db")
+    await ledger.open()
+    writer = Writer(journal, ledger, gather=0.2)
+    call(journal)
+    started = time.monotonic()
+    writer.start()
+    while ledger.batches < 4:
+        await asyncio.sleep(0.01)
+    assert time.monotonic() - started > 0.5
+    assert await writer.close()
+    await ledger.close()
