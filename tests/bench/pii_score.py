@@ -159,6 +159,17 @@ def speed(rows: list[tuple[str, list[Span]]], detector: Detector) -> None:
         ("@", "a@", 100_000),
         ("brackets", "[", 100_000),
         ("one letter", "a", 1_000_000),
+        ("groups of four", "4111 1111 ", 100_000),
+        ("dob", "dob ", 100_000),
+        ("password", "password: ", 100_000),
+        ("titles", "Mr. A ", 100_000),
+        ("+1", "+1 ", 100_000),
+        ("IBAN DE", "IBAN DE89 3704 0044 ", 100_000),
+        ("sk-", "sk-", 100_000),
+        ("eyJ", "eyJhbGciOi.", 100_000),
+        ("api_key", "api_key=abcdef", 100_000),
+        ("zeros", "0000 ", 100_000),
+        ("mails", "a@b.co ", 100_000),
     ):
         text = unit * (size // len(unit))
 

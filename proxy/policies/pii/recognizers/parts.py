@@ -225,4 +225,6 @@ def is_worth_it(text: bytes, form: Form, cards: Callable[[], bool]) -> bool:
         return _holds(shape, _SURE) or cards()
     if text[0] in b"0(+" or b" 0" in text or b"/0" in text or b"(" in text or (form.marks.count(b".") > 2):
         return True
+    if 4 not in shape:
+        return max(shape) >= 12  # every grouping has a four in it
     return max(shape) >= 12 or _holds(shape, _SURE) or (_holds(shape, _SAID) and cards())
