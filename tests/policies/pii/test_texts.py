@@ -205,6 +205,9 @@ account of 1848 events
 driver license renewal office
 tax year 2023/2024
 vat rate 19 percent
+Decimal('+35236450.6') was rounded
+address: An integer representation of an IPv4 address
+'pass': ('pass', '') is the default
 """
 
 _MARK = re.compile(r"\[\[([A-Z_]+)\|(.*?)\]\]")

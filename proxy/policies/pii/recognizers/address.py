@@ -121,12 +121,13 @@ def _examine_field(scan: Scan, start: int, end: int) -> int:
     scan.work += 300
     stop = _FIELD_END.search(window)
     value = window[: stop.start()] if stop else window
-    if len(value) < 6 or not any(48 <= c <= 57 for c in value) or b"@" in value or b"://" in value:
+    if len(value) < 6 or _ALONE.search(value) is None or b"@" in value or b"://" in value:
         return end
     scan.add(end - 1, end - 1 + len(value.rstrip()), "ADDRESS", BARE)
     return end
 
 
+_ALONE = re.compile(rb"\b[0-9]{1,5}[A-Za-z]?\b")
 _FIELD_END = re.compile(rb"[\n\"<>|;]|\.(?:\s|$)|, (?:[A-Z][a-z]+ ){0,2}[A-Z][a-z]+:| [A-Z][a-z]+:")
 _TYPES = frozenset({"ADDRESS"})
 ADDRESS = Recognizer(

@@ -33,7 +33,7 @@ _PLAIN = re.compile(rb"[^\s\"'`<>,;(){}\[\]\\]{4,128}")
 _PROOF = 6
 _NOT_PASSWORDS = frozenset(
     b"required incorrect invalid wrong reset changed string str text none null true false undefined password"
-    b" passwd secret"
+    b" passwd pass secret"
     b" hidden prompt optional empty expired missing correct field input type bool boolean number object the your"
     b" this that"
     b" must should cannot needed protected unknown self args env environ getenv config value default not too weak"
