@@ -41,9 +41,13 @@ _SORTED: Final = orjson.OPT_SORT_KEYS
 
 
 class Keyer:
-    """Makes names. secret: 16 to 64 bytes; equal on all replicas that share a store."""
+    """Makes names. secret: 16 to 64 bytes; equal on all replicas that share a store. addresses: base URLs of upstreams
+    by name, since a name may lead elsewhere tomorrow."""
 
-    def __init__(self, secret: bytes, scope: str, vary: Iterable[str] = ()) -> None:
+    def __init__(
+        self, secret: bytes, scope: str, vary: Iterable[str] = (), addresses: Mapping[str, str | None] | None = None
+    ) -> None:
+        self._addresses = addresses or {}
         self._keyed = blake2b(digest_size=KEY, key=secret[:64])
         self._tag_hash = blake2b(digest_size=TAG, key=secret[:64], person=b"cache tag")
         self._scope = scope
@@ -160,6 +164,7 @@ class Keyer:
                 request.raw_path,
                 request.query,
                 exchange.target.upstream,
+                self._addresses.get(exchange.target.upstream),
                 digest,
                 self._scope,
                 who,

@@ -95,7 +95,8 @@ class Cache(Policy):
 
     def _use(self, found: Store) -> Store:
         self._store = found
-        self._keys = Keyer(found.secret, self.options.scope, self.options.vary)
+        addresses = {name: upstream.base_url for name, upstream in self.services.config.upstreams.items()}
+        self._keys = Keyer(found.secret, self.options.scope, self.options.vary, addresses)
         return found
 
     @property

@@ -115,6 +115,14 @@ def test_how_it_travels_and_who_asks_does_not(more):
     assert name(keyer) == name(keyer, body={**BODY, **more})
 
 
+def test_an_upstream_that_leads_elsewhere_has_other_answers():
+    names = {
+        name(Keyer(SECRET, "global", addresses={"openai": address}))
+        for address in ("https://one.example/v1", "https://two.example/v1", None)
+    }
+    assert len(names) == 3
+
+
 def test_the_order_of_fields_does_not():
     keyer = Keyer(SECRET, "global")
     assert name(keyer) == name(keyer, body=dict(reversed(BODY.items())))
