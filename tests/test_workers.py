@@ -266,6 +266,17 @@ async def test_a_budget_of_all_workers_is_one_row_also_after_a_restart(gang: Sta
         assert 45 <= statuses.count(200) <= 60  # 30 each; the kernel does not deal connections out evenly
 
 
+async def test_limits_are_shown_for_each_worker(gang: Start) -> None:
+    """In memory each worker has half of the limit, so a call takes twice its share of that."""
+    chain = [{"rate_limit": {"per": "all", "rpm": 1000}}]
+    async with FakeUpstream(*[reply(chat_answer("x"))] * 40) as upstream:
+        whole = await gang(upstream, chain=chain)
+        await asyncio.gather(*(whole.call() for _ in range(40)))
+        _, rows = await whole.ask("/api/v1/limits")
+    assert {row["worker"] for row in rows} == {1, 2}
+    assert sum(row["used"] for row in rows) / 2 == pytest.approx(40, abs=2)
+
+
 def chat_pieces() -> list[dict[str, Any]]:
     return [{"choices": [{"index": 0, "delta": {"content": "x"}}]} for _ in range(3)]
 

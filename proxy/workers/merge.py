@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from operator import add
 from typing import Any, Final
 
-OF_ONE_PROCESS: Final = frozenset({"upstreams", "keys", "breakers", "cache", "exchanges", "alerts"})
+OF_ONE_PROCESS: Final = frozenset({"upstreams", "keys", "limits", "breakers", "cache", "exchanges", "alerts"})
 """Pages below ``/api/v1`` that differ from worker to worker. Configuration, costs and the like are the same in all."""
 
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)(?: \S+)?$")
