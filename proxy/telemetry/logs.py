@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from proxy.exchange import Exchange
 
 _MOST_WAITING: Final = 20_000
-_PAUSE: Final = 0.02
-"""Seconds between two writes of the log."""
+_PAUSE: Final = 0.1
+"""Seconds between two writes of the log, so that lines of a busy time travel together: each waking of the thread takes
+the interpreter from the calls (at 4,000 calls a second 1 us of each instead of 4)."""
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
