@@ -191,6 +191,11 @@ class Dialect:
         """The same as strings, at once, where the request holds nothing but prose: no tools, no media. Else None."""
         return None
 
+    def prose(self, body: Json) -> list[str] | None:
+        """The texts of ``texts`` as strings, where each is the content of a plain message and nothing is opaque; else
+        None. For who only wants to know whether there is anything to do."""
+        return None
+
     def described(self, body: Json) -> Iterator[Slot]:
         """Texts that are masked only when asked: tool descriptions, ``user``, ``metadata`` values."""
         raise NotImplementedError

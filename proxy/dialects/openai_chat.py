@@ -27,6 +27,7 @@ _SIGNED: Final = frozenset({"reasoning_details", "thinking_blocks"})
 _CHUNK: Final = "chat.completion.chunk"
 _CALL: Final = frozenset({"index", "id", "type", "function"})
 _FUNCTION: Final = frozenset({"name", "arguments"})
+_SCALARS: Final = frozenset({bool, int, float, type(None)})
 _FINAL: Final = Reading(closes=None, final=True)
 
 
@@ -69,6 +70,23 @@ class OpenAIChat(Family):
                     texts.append(message["content"])
             elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
                 texts += [slot.text for slot in walk(body, key, "input", (key,))]
+        return texts
+
+    def prose(self, body: Json) -> list[str] | None:
+        if type(body) is not dict:
+            return None
+        texts: list[str] = []
+        for key, value in body.items():
+            kind = type(value)
+            if kind is list and key == "messages":
+                for message in value:
+                    if not _is_plain(message):
+                        return None
+                    texts.append(message["content"])
+            elif kind is dict and _SCALARS.issuperset(map(type, value.values())):
+                continue  # stream_options and the like
+            elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
+                return None
         return texts
 
     def opaque(self, body: Json) -> Iterator[Any]:

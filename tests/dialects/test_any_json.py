@@ -139,3 +139,23 @@ def test_deep_nesting_costs_no_stack_and_long_paths_stop_growing(dialect: Dialec
     slots = list(dialect.texts(body))
     assert [slot.text for slot in slots] == ["hello there"]
     assert len(slots[0].path) <= 64
+
+
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "x y"]), "content": LEAVES | VALUES})
+    | JSON,
+    max_size=4,
+)
+
+
+@EVERY
+@settings(max_examples=150, deadline=None)
+@given(body=JSON | st.dictionaries(WORDS, JSON, max_size=4), messages=st.none() | MESSAGES)
+def test_prose_is_all_of_the_texts_or_nothing(dialect: Dialect, body: Any, messages: Any) -> None:
+    if messages is not None and type(body) is dict:
+        body["messages"] = messages
+    prose = dialect.prose(body)
+    if prose is not None:
+        assert [text for text in prose if text] == [slot.text for slot in dialect.texts(body)]
+        assert not list(dialect.opaque(body))
+        assert all(slot.kind == "text" for slot in dialect.texts(body))
