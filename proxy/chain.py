@@ -14,39 +14,22 @@ a chain of ten policies calls thirty of them.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain as following
 from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Stop, Verdict, Veto, Wait, waits
+from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, waits
 from proxy.seen import SeenBodies
+from proxy.step import Guarded, Step, broken, log_failure
 
 if TYPE_CHECKING:
-    from proxy.exchange import Attempt, EndReason, Exchange, Origin
+    from proxy.exchange import Attempt, Exchange, Origin
     from proxy.flight import Below
-    from proxy.stream.sse import Event
 
-log = logging.getLogger("llm_sidecar.chain")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One entry of a chain. closed: what happens when the policy itself breaks: True refuses the call."""
-
-    policy: Policy
-    closed: bool
-    when: Callable[[Exchange], bool] | None = None
-
-    @property
-    def label(self) -> str:
-        """The entry's name in logs, timings and ``x-sidecar-policy``."""
-        return self.policy.label
+__all__ = ["Chain", "Step", "refuse"]
 
 
 def _has(policy: Policy, phase: str) -> bool:
@@ -166,7 +149,7 @@ class Chain:
                 error.policy = error.policy or step.label
                 raise
             except Exception as error:
-                self._broken(step, "on_request", error, exchange)
+                broken(step, "on_request", error, exchange)
                 continue
             if answer is not None:
                 return answer
@@ -192,7 +175,7 @@ class Chain:
         except ProxyError:
             raise
         except Exception as error:
-            self._broken(step, "on_flight", error, exchange)
+            broken(step, "on_flight", error, exchange)
         return await below.start().join(exchange)
 
     # --- around one attempt --------------------------------------------------------------------
@@ -237,7 +220,7 @@ class Chain:
                 return Veto("call", error)
             except Exception as error:
                 try:
-                    self._broken(step, "on_attempt", error, exchange)
+                    broken(step, "on_attempt", error, exchange)
                 except ProxyError as refused:
                     return Veto("call", refused)
                 attempt.broken |= 1 << index  # it did not return, so it has no on_attempt_end
@@ -263,7 +246,7 @@ class Chain:
                 if said is not None and waits(said):
                     said = await said
             except Exception as error:
-                self._log(step, "on_result", error, exchange)
+                log_failure(step, "on_result", error, exchange)
                 continue
             if said is not None and (decision is None or (isinstance(decision, Fallback) and isinstance(said, Retry))):
                 decision = said
@@ -289,7 +272,7 @@ class Chain:
             try:
                 said: ProxyError | None = hook(exchange, attempt)
             except Exception as error:
-                self._log(step, "on_usage", error, exchange)
+                log_failure(step, "on_usage", error, exchange)
                 continue
             if said is not None and ends is None:
                 said.policy = said.policy or step.label
@@ -341,7 +324,7 @@ class Chain:
                 continue
             except Exception as error:
                 try:
-                    self._broken(step, "on_response", error, exchange)
+                    broken(step, "on_response", error, exchange)
                 except ProxyError as refused:
                     answer = refuse(exchange, refused)
                 continue
@@ -363,10 +346,10 @@ class Chain:
                 error.policy = error.policy or step.label
                 raise
             except Exception as error:
-                self._broken(step, "open_stream", error, exchange)
+                broken(step, "open_stream", error, exchange)
                 continue
             if stage is not None:
-                stages.append(_Guarded(stage, step, self, exchange))
+                stages.append(Guarded(stage, step, exchange))
         return stages
 
     # --- the end -------------------------------------------------------------------------------
@@ -396,7 +379,7 @@ class Chain:
             try:
                 said = hook(exchange, *args)
             except Exception as error:
-                self._log(step, phase, error, exchange)
+                log_failure(step, phase, error, exchange)
                 continue
             if said is not None:
                 return self._wait_each(
@@ -424,32 +407,9 @@ class Chain:
             except asyncio.CancelledError as error:
                 cancelled = error  # the client left in this very moment: the others still get theirs
             except Exception as error:
-                self._log(step, phase, error, exchange)
+                log_failure(step, phase, error, exchange)
         if cancelled is not None:
             raise cancelled
-
-    # --- a policy that breaks ------------------------------------------------------------------
-
-    def _broken(self, step: Step, phase: str, error: Exception, exchange: Exchange) -> None:
-        self._log(step, phase, error, exchange)
-        if step.closed:
-            message = f"The policy {step.label} failed; the call was refused."
-            raise ProxyError("policy_failed", message, policy=step.label)
-
-    def _log(self, step: Step, phase: str, error: Exception, exchange: Exchange) -> None:
-        # The message of a foreign exception may quote a body, so only its type and the places are logged.
-        places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-3:]]
-        log.error(
-            "policy failed",
-            extra={
-                "policy": step.label,
-                "phase": phase,
-                "error": type(error).__name__,
-                "at": places,
-                "on_error": "closed" if step.closed else "open",
-                "request_id": exchange.id,
-            },
-        )
 
 
 async def _raising(error: Exception) -> Any:
@@ -471,45 +431,6 @@ async def _timed(timings: dict[str, float], label: str, hook: Callable[..., Any]
         return await said if said is not None and waits(said) else said
     finally:
         timings[label] = timings.get(label, 0.0) + time.perf_counter() - began
-
-
-class _Guarded(Stage):
-    """A stage whose failure ends the stream (closed) or takes the stage out of it (open)."""
-
-    __slots__ = ("_chain", "_exchange", "_out", "_stage", "_step")
-
-    def __init__(self, stage: Stage, step: Step, chain: Chain, exchange: Exchange) -> None:
-        self._stage, self._step, self._chain, self._exchange = stage, step, chain, exchange
-        self._out = False
-
-    def feed(self, event: Event) -> Sequence[Event] | Stop:
-        if self._out:
-            return (event,)
-        try:
-            said = self._stage.feed(event)
-            if type(said) is Stop:
-                said.error.policy = said.error.policy or self._step.label
-            return said
-        except ProxyError as error:
-            error.policy = error.policy or self._step.label
-            return Stop(error)
-        except Exception as error:
-            try:
-                self._chain._broken(self._step, "stream", error, self._exchange)
-            except ProxyError as refused:
-                return Stop(refused)
-            self._out = True
-            return (event,)
-
-    def end(self, reason: EndReason) -> Sequence[Event]:
-        if self._out:
-            return ()
-        self._out = True
-        try:
-            return self._stage.end(reason)
-        except Exception as error:
-            self._chain._log(self._step, "stream end", error, self._exchange)
-            return ()
 
 
 def refuse(exchange: Exchange, error: ProxyError) -> Answer:

@@ -60,21 +60,14 @@ class OpenAIChat(Family):
     def plain_texts(self, body: Json) -> list[str] | None:
         if type(body) is not dict or "tools" in body or "functions" in body:
             return None
-        texts: list[str] = []
-        for key, value in body.items():
-            kind = type(value)
-            if kind is list and key == "messages":
-                for message in value:
-                    if not _is_plain(message):
-                        return None
-                    texts.append(message["content"])
-            elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
-                texts += [slot.text for slot in walk(body, key, "input", (key,))]
-        return texts
+        return self._prose(body, others=True)
 
     def prose(self, body: Json) -> list[str] | None:
-        if type(body) is not dict:
-            return None
+        return self._prose(body, others=False) if type(body) is dict else None
+
+    def _prose(self, body: dict[str, Json], *, others: bool) -> list[str] | None:
+        """The contents of plain messages; None when one is not plain, or when there are other texts, unless ``others``
+        are wanted."""
         texts: list[str] = []
         for key, value in body.items():
             kind = type(value)
@@ -86,7 +79,9 @@ class OpenAIChat(Family):
             elif kind is dict and _SCALARS.issuperset(map(type, value.values())):
                 continue  # stream_options and the like
             elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
-                return None
+                if not others:
+                    return None
+                texts += [slot.text for slot in walk(body, key, "input", (key,))]
         return texts
 
     def opaque(self, body: Json) -> Iterator[Any]:
