@@ -63,12 +63,13 @@ class Family(Dialect):
         return as_dict(body).get("stream") is True
 
     def bound(self, body: Json) -> Bound:
-        fields = as_dict(body)
-        tokens = None
+        if type(body) is not dict:
+            return Bound()
+        choices = (positive(body["n"]) or 1) if "n" in body else 1
         for key in _BOUNDS:
-            if key in fields and (tokens := positive(fields[key])) is not None:
-                break
-        return Bound(tokens, (positive(fields["n"]) or 1) if "n" in fields else 1)
+            if key in body and (tokens := positive(body[key])) is not None:
+                return Bound(tokens, choices)
+        return Bound(None, choices)
 
     def texts(self, body: Json) -> Iterator[Slot]:
         if type(body) is list:
