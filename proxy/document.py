@@ -10,11 +10,14 @@ four passes at C speed; only when they differ does the slow, exact parser decide
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
 
 from proxy.errors import ProxyError
+
+if TYPE_CHECKING:
+    from proxy.dialects.base import Bound, Dialect
 
 Json = Any
 _UNREAD: Final = object()
@@ -27,12 +30,13 @@ _SHORT: Final = 16 * 1024
 class Document:
     """One JSON body. ``raw`` is what was received (already decoded from gzip and the like)."""
 
-    __slots__ = ("_raw", "_stale", "_tree", "edited")
+    __slots__ = ("_bound", "_raw", "_stale", "_tree", "edited")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._tree: Json = _UNREAD
         self._stale = False  # the bytes do not say yet what the tree says
+        self._bound: Bound | None = None
         self.edited = False
         """Whether the tree was ever changed: from then on the bytes received must not be sent, by any attempt."""
 
@@ -55,6 +59,14 @@ class Document:
         tree: dict[str, Json] = self._tree
         return tree
 
+    def bound(self, dialect: Dialect) -> Bound:
+        """What bounds the answer that a request asks for: worked out once for all who reserve tokens. Raises as
+        ``strict``."""
+        bound = self._bound
+        if bound is None:
+            bound = self._bound = dialect.bound(self.strict())
+        return bound
+
     def lenient(self) -> Json | None:
         """The tree of an answer; None when it is no JSON."""
         if self._tree is _UNREAD:
@@ -67,11 +79,12 @@ class Document:
     def touch(self) -> None:
         """Say that the tree was changed: from now on it, not the received bytes, is what is sent."""
         self._stale = self.edited = True
+        self._bound = None
 
     def replace(self, tree: Json) -> None:
         """Put another tree in place of this one."""
         self._tree = tree
-        self._stale = self.edited = True
+        self.touch()
 
     def encode(self) -> bytes:
         """The bytes to send: the received ones unless the tree was changed."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.openai_chat import openai_chat
 from proxy.document import Document
 from proxy.errors import ProxyError
 
@@ -182,3 +183,13 @@ def test_a_fork_shares_nothing():
 
 def test_a_million_digits_take_no_time():
     assert code(b'{"n":' + b"9" * 1_000_000 + b"}") in ("invalid_value", "invalid_json")
+
+
+def test_what_bounds_the_answer_follows_every_edit():
+    document = Document(b'{"model": "m", "max_tokens": 5}')
+    assert document.bound(openai_chat).tokens == 5
+    document.strict()["max_tokens"] = 7
+    document.touch()
+    assert document.bound(openai_chat).tokens == 7
+    document.replace({"model": "m", "n": 2})
+    assert (document.bound(openai_chat).tokens, document.bound(openai_chat).choices) == (None, 2)

@@ -22,7 +22,6 @@ ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
 BILL: Final = "accounting.bill"
 """Where the bill lies in ``attempt.local``."""
-_BOUND: Final = "accounting.bound"
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
 _NO_USAGE: Final = Usage()
@@ -176,11 +175,8 @@ def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
 
 
 def limits_of(exchange: Exchange, *, read: bool) -> Bound | None:
-    """The client's own limits on the answer, read once; None without a body that is understood."""
-    bound: Bound | None = exchange.local.get(_BOUND)
-    if bound is None:
-        body, dialect = exchange.request.body, exchange.dialect
-        if body is None or dialect is None or not (read or body.was_read):
-            return None
-        bound = exchange.local[_BOUND] = dialect.bound(body.strict())
-    return bound
+    """The client's own limits on the answer; None without a body that is understood."""
+    body, dialect = exchange.request.body, exchange.dialect
+    if body is None or dialect is None or not (read or body.was_read):
+        return None
+    return body.bound(dialect)

@@ -211,7 +211,7 @@ class SelectKey(Policy):
         body, dialect = exchange.request.body, exchange.dialect
         if body is None or dialect is None or dialect.operation == "embeddings":
             return tokens
-        bound = dialect.bound(body.strict())
+        bound = body.bound(dialect)
         output = self.options.assume_output if bound.tokens is None else bound.tokens
         return tokens + output * bound.choices
 
