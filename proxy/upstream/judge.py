@@ -119,10 +119,7 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     try:
         incoming = await upstream.pool.send(outgoing, None, deadline)
     except TransportError as error:
-        failure, said = classify.from_exception(error)
-        if error.phase in ("waiting", "connecting"):
-            attempt.sent = False
-        return Tried(Verdict(failure, error=said))
+        return unanswered(attempt, error)
     attempt.status = incoming.status
     attempt.first_byte_at = incoming.first_byte_at
     attempt.resent = incoming.resent
@@ -153,11 +150,24 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
             exchange, attempt, incoming, reader, headers, encoding, kind, length, hide_usage=ask_usage
         )
     except TransportError as error:
-        failure, said = classify.from_exception(error)
-        return Tried(Verdict(failure, status=incoming.status, error=said))
+        return broken_off(incoming, error)
     except BaseException:
         incoming.abort()
         raise
+
+
+def unanswered(attempt: Attempt, error: TransportError) -> Tried:
+    """A try to which no answer began."""
+    failure, said = classify.from_exception(error)
+    if error.phase in ("waiting", "connecting"):
+        attempt.sent = False
+    return Tried(Verdict(failure, error=said))
+
+
+def broken_off(incoming: Incoming, error: TransportError) -> Tried:
+    """A try whose answer began and did not come whole."""
+    failure, said = classify.from_exception(error)
+    return Tried(Verdict(failure, status=incoming.status, error=said))
 
 
 def _refuses_usage(tried: Tried) -> bool:

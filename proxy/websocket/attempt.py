@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.policy import Verdict
-from proxy.upstream import classify
 from proxy.upstream.fields import answer_headers
-from proxy.upstream.judge import Tried, read_error, read_success
+from proxy.upstream.judge import Tried, broken_off, read_error, read_success, unanswered
 from proxy.upstream.render import render
 from proxy.upstream.transport import TransportError
 from proxy.websocket import handshake
@@ -40,10 +39,7 @@ async def try_upgrade(exchange: Exchange, attempt: Attempt, upstream: Upstream, 
     try:
         incoming, switched = await upstream.pool.switch(outgoing, None, deadline)
     except TransportError as error:
-        failure, said = classify.from_exception(error)
-        if error.phase in ("waiting", "connecting"):
-            attempt.sent = False
-        return Tried(Verdict(failure, error=said))
+        return unanswered(attempt, error)
     attempt.status = incoming.status
     attempt.first_byte_at = incoming.first_byte_at
     attempt.response_headers = incoming.headers
@@ -54,8 +50,7 @@ async def try_upgrade(exchange: Exchange, attempt: Attempt, upstream: Upstream, 
             return await read_error(exchange, attempt, incoming, reader)
         return await read_success(exchange, attempt, incoming, reader, *answer_headers(incoming.headers))
     except TransportError as error:
-        failure, said = classify.from_exception(error)
-        return Tried(Verdict(failure, status=incoming.status, error=said))
+        return broken_off(incoming, error)
     except BaseException:
         incoming.abort()
         raise
