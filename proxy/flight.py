@@ -245,7 +245,8 @@ class Flight:
         source = answer.source
         assert source is not None
         fan = self._open(answer)
-        sink = PlainSink(fan, hold_last=chain.settles, length=answer.content_length)
+        attempt = flow.attempt if chain.needs_usage else None
+        sink = PlainSink(fan, hold_last=chain.settles, length=answer.content_length, attempt=attempt)
         source.start(sink)
         failure = await sink.ended()
         await flow.end_plain(answer, failure)

@@ -223,7 +223,7 @@ async def _send_plain(flow: Flow, connection: Connection, answer: Answer, header
         await _send_whole(flow, connection, answer)
         return
     connection.open(answer.status, headers, answer.source, length=answer.content_length)
-    attempt = exchange.served_by if chain.needs_usage else None
+    attempt = flow.attempt if chain.needs_usage else None  # a flight counts for its own
     sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length, attempt=attempt)
     answer.source.start(sink)
     failure = await sink.ended()

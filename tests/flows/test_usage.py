@@ -490,9 +490,10 @@ async def test_tokens_of_a_transcript_are_told_apart(start, client):
         assert (counts["input"], counts["audio_input"], counts["output"]) == (14, 14, 45)
 
 
-async def test_the_length_of_speech_is_estimated_from_its_bytes_and_marked(start, client):
+@pytest.mark.parametrize("chain", [["account"], ["account", "cache"]], ids=["alone", "above a cache"])
+async def test_the_length_of_speech_is_estimated_from_its_bytes_and_marked(start, client, chain):
     async with FakeUpstream(reply(body=b"x" * 160_000, content_type="audio/mpeg")) as upstream:
-        proxy, rows = await start(upstream, **PIECES)
+        proxy, rows = await start(upstream, *chain, **PIECES)
         body = {"model": "my-speech", "input": "Hello", "voice": "alloy"}
         _, _, sound = await ask(client, proxy, body, "/v1/audio/speech")
         assert len(sound) == 160_000
