@@ -81,11 +81,15 @@ class Pii(Policy):
                 self._opaque(exchange, ("upload",))
             return None
         tree = body.strict()
+        clean: int | None = None
         if not self.options.described:
             prose = dialect.prose(tree)
-            if prose is not None and self.detector.clean(prose) == len(prose):
-                exchange.seen_through(self)
-                return None
+            if prose is not None:
+                clean = self.detector.clean(prose)
+                if clean == len(prose):
+                    exchange.seen_through(self)
+                    return None
+                clean = sum(map(bool, prose[:clean]))  # `texts` leaves out empty ones
         opaque = list(dialect.opaque(tree))
         if opaque:
             self._opaque(exchange, [f"{one.kind} at {_place(one.path)}" for one in opaque])
@@ -94,7 +98,7 @@ class Pii(Policy):
         if self.options.described:
             for slot in dialect.described(tree):
                 (hashed if slot.path and slot.path[0] in _WHOLE_HASHED else slots).append(slot)
-        judged = self._judge(slots)
+        judged = self._judge(slots, clean)
         if not judged and not hashed:
             if not opaque:
                 exchange.seen_through(self)
@@ -121,12 +125,15 @@ class Pii(Policy):
         body.touch()
         return None
 
-    def _judge(self, slots: Sequence[Slot]) -> list[Inspected]:
-        """What was found, slot by slot; slots without a finding are left out."""
+    def _judge(self, slots: Sequence[Slot], clean: int | None = None) -> list[Inspected]:
+        """What was found, slot by slot; slots without a finding are left out. clean: how many of the first are known
+        to have none."""
         detector = self.detector
         judged: list[Inspected] = []
         try:
-            for slot in slots[self._clean(slots) :] if len(slots) > 1 else slots:
+            if clean is None:
+                clean = self._clean(slots) if len(slots) > 1 else 0
+            for slot in slots[clean:]:
                 one = inspect(slot, detector)
                 if one is not None:
                     judged.append(one)

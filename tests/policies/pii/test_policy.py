@@ -292,3 +292,13 @@ def test_a_custom_entity_may_be_named_by_name() -> None:
 def test_wrong_options_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises((ValidationError, ValueError), match=r"(?s).*" + said.replace("(", r"\(")):
         pii(**options)
+
+
+@pytest.mark.parametrize("before", [[], [""], ["", "Hello", ""], ["Hello"] * 3], ids=str)
+def test_a_finding_behind_clean_and_empty_messages_is_masked(before: list[str]) -> None:
+    texts = [*before, "write to ann@x.io", "", "and bob@y.io"]
+    exchange = exchange_builder({"model": "m", "messages": [{"role": "user", "content": text} for text in texts]})
+    pii().on_request(exchange)
+    assert exchange.tree is not None
+    said = [message["content"] for message in exchange.tree["messages"]]
+    assert said == [*before, "write to <EMAIL_1>", "", "and <EMAIL_2>"]
