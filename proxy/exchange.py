@@ -434,6 +434,16 @@ class Exchange:
         body = self.request.body
         return body is not None and not body.edited
 
+    def most_tokens(self, assumed: int) -> int:
+        """Tokens that the call may take: its input by estimate, and its output limit (``assumed`` where it sets none)
+        for each choice. What is reserved of token limits."""
+        tokens = self.input_estimate()
+        body, dialect = self.request.body, self.dialect
+        if body is None or dialect is None or dialect.operation == "embeddings":
+            return tokens
+        bound = body.bound(dialect)
+        return tokens + (assumed if bound.tokens is None else bound.tokens) * bound.choices
+
     def seen_through(self, policy: object) -> None:
         """A policy that judges the body alone has found nothing to do: it need not look at the same bytes again."""
         seen = self.seen

@@ -131,7 +131,7 @@ class RateLimit(Policy):
         if exchange.request.path == OWN_LIMITS:
             return None
         account = self._accounts.get(self._who(exchange)) or self._account(exchange)
-        tokens = self._estimate(exchange) if self._counts_tokens else 0
+        tokens = exchange.most_tokens(self.options.assume_output) if self._counts_tokens else 0
         joint = account.joint
         if joint is None:
             return self._ask(exchange, account, tokens)
@@ -212,16 +212,6 @@ class RateLimit(Policy):
             found = self._accounts[key] = Account(self._rules, values, self._state)
             self._state.tend(self._accounts, key)
         return found
-
-    def _estimate(self, exchange: Exchange) -> int:
-        """Tokens the call may take: its input, and its output limit for each choice."""
-        tokens = exchange.input_estimate()
-        body, dialect = exchange.request.body, exchange.dialect
-        if body is None or dialect is None or dialect.operation == "embeddings":
-            return tokens
-        bound = body.bound(dialect)
-        output = self.options.assume_output if bound.tokens is None else bound.tokens
-        return tokens + output * bound.choices
 
     # --- up ----------------------------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ class SelectKey(Policy):
             return None
         task = exchange.tags.get("task")
         model = attempt.target.model or exchange.model_asked
-        tokens = self._estimate(exchange) if ring.limits_tokens else 0
+        tokens = exchange.most_tokens(self.options.assume_output) if ring.limits_tokens else 0
         sticky, only, pinned = None, None, False
         if bound is not None:
             only, pinned = bound.only, bound.pinned
@@ -204,16 +204,6 @@ class SelectKey(Policy):
         if forever and not exchange.excluded_keys:
             error.should_retry = False
         return error
-
-    def _estimate(self, exchange: Exchange) -> int:
-        """Tokens the call may take: its input, and its output limit for each choice."""
-        tokens = exchange.input_estimate()
-        body, dialect = exchange.request.body, exchange.dialect
-        if body is None or dialect is None or dialect.operation == "embeddings":
-            return tokens
-        bound = body.bound(dialect)
-        output = self.options.assume_output if bound.tokens is None else bound.tokens
-        return tokens + output * bound.choices
 
     def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
         lease: KeyLease | None = attempt.local.get(self)
