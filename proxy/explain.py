@@ -19,7 +19,6 @@ from proxy.clock import SystemClock
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Attempt, Exchange, Request
-from proxy.flow import waited
 from proxy.head import parse_target
 from proxy.match import why_not
 from proxy.policy import Policy, Veto, Wait, called
@@ -228,7 +227,7 @@ async def _attempt(snapshot: Snapshot, chain: Chain, exchange: Exchange, out: Ex
         if not isinstance(said, Veto) or said.scope != "key" or attempt.key is None:
             break
         exchange.excluded_keys.add(attempt.key.id)
-        await waited(lowest.end_attempt(exchange, attempt))
+        await called(lowest.end_attempt(exchange, attempt))
         attempt = Attempt(1, 1, target, target.upstream, asyncio.get_running_loop().time())
     try:
         if isinstance(said, Veto):
@@ -250,7 +249,7 @@ async def _attempt(snapshot: Snapshot, chain: Chain, exchange: Exchange, out: Ex
         out.key = attempt.key.id if attempt.key is not None else None
         out.sent = _sent(snapshot, lowest, exchange, attempt)
     finally:
-        await waited(lowest.end_attempt(exchange, attempt))
+        await called(lowest.end_attempt(exchange, attempt))
 
 
 def _sent(snapshot: Snapshot, chain: Chain, exchange: Exchange, attempt: Attempt) -> dict[str, Any]:

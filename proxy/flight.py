@@ -38,7 +38,8 @@ from proxy.chain import refuse
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer, Exchange, Request
-from proxy.flow import Flow, outcome_of, waited
+from proxy.flow import Flow, outcome_of
+from proxy.policy import called
 from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
 
@@ -268,7 +269,7 @@ class Flight:
             stages = chain.open_stages(exchange, answer)
         except ProxyError as refused:
             pipe.cancel()
-            await waited(flow.end_attempt("stopped"))
+            await called(flow.end_attempt("stopped"))
             flow.measure()
             await self._whole(refuse(exchange, refused))
             return
@@ -277,7 +278,7 @@ class Flight:
         pipe.attach(stages, fan)
         end = await pipe.wait_end()
         error = await flow.end_stream(end)
-        await waited(flow.settle())
+        await called(flow.settle())
         self._share_usage()
         pipe.release()
         if end.reason == "finished":
@@ -358,12 +359,12 @@ class Flight:
         exchange, chain = self.exchange, self.chain
         try:
             if done is None:
-                await waited(self.flow.end_attempt("cancelled"))
+                await called(self.flow.end_attempt("cancelled"))
                 self.flow.measure()
-                await waited(self.flow.settle())
+                await called(self.flow.settle())
                 exchange.ended_at = monotonic()
                 done = chain.done(exchange) if chain.finishes else None
-            await waited(done)
+            await called(done)
         except Exception:  # what waits for the landing must learn of it whatever happens here
             self.snapshot.log.exception("internal error at the end of a shared call", extra={"request_id": exchange.id})
         finally:

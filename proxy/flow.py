@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
+from proxy.policy import called
 from proxy.upstream import classify
 from proxy.upstream.attempts import Attempts, try_alone
 from proxy.upstream.judge import estimate
@@ -175,7 +176,7 @@ class Flow:
                     attempt.failure = "truncated" if end.reason == "truncated" else "invalid_response"
         if error is not None:
             exchange.error = error
-        await waited(self.end_attempt(outcome))
+        await called(self.end_attempt(outcome))
         self.measure()
         return error
 
@@ -184,7 +185,7 @@ class Flow:
         exchange = self.exchange
         if failure is None:
             exchange.outcome = outcome_of(answer)
-            await waited(self.end_attempt("answered" if answer.status < 400 else "failed"))
+            await called(self.end_attempt("answered" if answer.status < 400 else "failed"))
         else:
             exchange.outcome = "truncated"
             kind: FailureClass | None = None
@@ -192,15 +193,9 @@ class Flow:
                 kind, exchange.error = classify.from_exception(failure)
             if exchange.served_by is not None:
                 exchange.served_by.failure = kind
-            await waited(self.end_attempt("stalled" if kind == "stalled" else "truncated"))
+            await called(self.end_attempt("stalled" if kind == "stalled" else "truncated"))
         self.measure()
-        await waited(self.settle())
-
-
-async def waited(wait: Awaitable[None] | None) -> None:
-    """Wait for what must be waited for, if anything must."""
-    if wait is not None:
-        await wait
+        await called(self.settle())
 
 
 def outcome_of(answer: Answer) -> Outcome:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 from proxy.chain import Chain, refuse
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.flow import Flow, outcome_of, waited
+from proxy.flow import Flow, outcome_of
+from proxy.policy import called
 from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ async def _send_whole(flow: Flow, connection: Connection, answer: Answer) -> Non
     """7 and 8 for a whole answer: settled, then sent in one write."""
     flow.exchange.answer = answer
     flow.exchange.outcome = outcome_of(answer)
-    await waited(flow.settle())
+    await called(flow.settle())
     _put(flow, connection, answer)
 
 
@@ -180,7 +181,7 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
             pipe.cancel()
         else:
             answer.source.abort()
-        await waited(flow.end_attempt("stopped"))
+        await called(flow.end_attempt("stopped"))
         await _send_whole(flow, connection, refuse(exchange, refused))
         return
     exchange.committed = True
@@ -192,7 +193,7 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
     pipe.attach(stages, connection)
     end = await pipe.wait_end()
     error = await flow.end_stream(end)
-    await waited(flow.settle())
+    await called(flow.settle())
     pipe.release()
     if end.reason == "finished":
         try:
@@ -286,12 +287,12 @@ async def _end(flow: Flow, chain: Chain) -> None:
     exchange = flow.exchange
     try:
         if flow.attempt is not None and not flow.attempt.ended:
-            await waited(flow.end_attempt("cancelled"))
+            await called(flow.end_attempt("cancelled"))
         if not flow.settled:
             flow.measure()
-            await waited(flow.settle())
+            await called(flow.settle())
         if chain.finishes:
-            await waited(chain.done(exchange))
+            await called(chain.done(exchange))
     finally:
         # Also when a second cancellation (the end of a drain) comes in between: held memory is counted here.
         flow.snapshot.finish(exchange)

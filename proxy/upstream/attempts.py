@@ -171,24 +171,19 @@ class Attempts:
             except BaseException:
                 # Cancelled inside an on_attempt: those that had returned are ended, the one that had not is not.
                 attempt.outcome = "cancelled"
-                await self._over(attempt)
+                await called(self._chain.end_attempt(self._exchange, attempt))
                 raise
             if said is None:
                 return attempt
             attempt.outcome = "vetoed"
             attempt.ended_at = now()
-            await self._over(attempt)
+            await called(self._chain.end_attempt(self._exchange, attempt))
             if isinstance(said, Veto):
                 return attempt, said
             error = await self._wait(said)
             self._waited = True
             if error is not None:
                 return attempt, Veto(said.scope, error)
-
-    async def _over(self, attempt: Attempt) -> None:
-        wait = self._chain.end_attempt(self._exchange, attempt)
-        if wait is not None:
-            await wait
 
     async def _wait(self, wait: Wait) -> ProxyError | None:
         try:
@@ -238,11 +233,11 @@ class Attempts:
             if attempt.outcome is None:
                 attempt.outcome = "cancelled"
             attempt.ended_at = now()
-            await self._over(attempt)
+            await called(self._chain.end_attempt(self._exchange, attempt))
             raise
         except BaseException:
             attempt.outcome = "failed"
-            await self._over(attempt)
+            await called(self._chain.end_attempt(self._exchange, attempt))
             raise
 
     async def _second(self, first: Attempt) -> Attempt | None:
@@ -268,7 +263,7 @@ class Attempts:
             said = await called(self._chain.begin_attempt(self._exchange, attempt))
         except BaseException:
             attempt.outcome = "cancelled"
-            await self._over(attempt)
+            await called(self._chain.end_attempt(self._exchange, attempt))
             raise
         if said is not None:
             await self._veto(attempt)
@@ -356,7 +351,7 @@ class Attempts:
         if tried is not None:
             tried.discard()
         attempt.ended_at = now()
-        await self._over(attempt)
+        await called(self._chain.end_attempt(self._exchange, attempt))
 
     async def _give_up(self, attempt: Attempt, tried: Tried, refused: ProxyError | None) -> Tried:
         """Nobody helps. All keys out: the last veto's error; else the upstream's own error unchanged, else ours."""

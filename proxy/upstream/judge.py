@@ -142,10 +142,9 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
             return Tried(_good(incoming.status), answer)
         if incoming.ended and encoding is None and b"json" in kind and _wants_body(exchange, reader):
             # The usual answer, whole, in a chain that reads it.
-            raw = incoming.take()
-            if len(raw) <= reader.max_body:
-                return _whole(exchange, attempt, incoming.status, headers, raw, reader)
-            raise BodyTooLarge(f"the upstream's answer is larger than {reader.max_body} bytes")
+            raw = incoming.take(reader.max_body)
+            attempt.received_bytes = len(raw)
+            return _whole(exchange, attempt, incoming.status, headers, raw, reader)
         return await read_success(
             exchange, attempt, incoming, reader, headers, encoding, kind, length, hide_usage=ask_usage
         )
@@ -274,7 +273,6 @@ def _wants_body(exchange: Exchange, reader: Reader) -> bool:
 def _whole(
     exchange: Exchange, attempt: Attempt, status: int, headers: list[tuple[bytes, bytes]], raw: bytes, reader: Reader
 ) -> Tried:
-    attempt.received_bytes = attempt.received_bytes or len(raw)
     document = Document(raw)
     answer = Answer(status, headers, origin="upstream", body=document)
     return Tried(_judge_whole(exchange, attempt, status, document, reader), answer)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from proxy.policy import called
+
 if TYPE_CHECKING:
     from proxy.chain import Chain
     from proxy.exchange import Attempt, AttemptOutcome, Exchange
@@ -98,6 +100,4 @@ async def _end(chain: Chain, exchange: Exchange, others: Racing, outcome: Attemp
         else:
             attempt.outcome = outcome
         attempt.ended_at = monotonic()
-        wait = chain.end_attempt(exchange, attempt)
-        if wait is not None:
-            await wait
+        await called(chain.end_attempt(exchange, attempt))

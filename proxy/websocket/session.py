@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.flow import waited
+from proxy.policy import called
 from proxy.websocket.relay import Client, End, Relay
 from proxy.websocket.usage import Tally
 
@@ -42,7 +42,7 @@ async def converse(flow: Flow, connection: Connection, answer: Answer) -> Answer
         head = up if isinstance(up, Answer) else await up
         if head.status != 101:
             socket.abort()
-            await waited(flow.end_attempt("stopped"))
+            await called(flow.end_attempt("stopped"))
             return head
     exchange.committed = True
 
@@ -95,9 +95,9 @@ async def _settle(flow: Flow, attempt: Attempt, end: End) -> None:
     exchange = flow.exchange
     exchange.outcome = _outcome(exchange, attempt, end)
     troubled = end.why == "closed" and exchange.outcome == "failed"
-    await waited(flow.end_attempt("failed" if troubled else _OF_ATTEMPT[end.why]))
+    await called(flow.end_attempt("failed" if troubled else _OF_ATTEMPT[end.why]))
     flow.measure()
-    await waited(flow.settle())
+    await called(flow.settle())
 
 
 def _outcome(exchange: Exchange, attempt: Attempt, end: End) -> Outcome:

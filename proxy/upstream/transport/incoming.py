@@ -89,20 +89,18 @@ class Incoming:
                 raise
             finally:
                 self._reader = None
+        return self._whole(limit)
+
+    def take(self, limit: int | None = None) -> bytes:
+        """The whole body of an answer that has ended. Raises as `read`."""
+        self._take()
+        return self._whole(limit)
+
+    def _whole(self, limit: int | None) -> bytes:
         if self._error is not None:
             raise self._error
         if limit is not None and self._size > limit:
             self._refuse(limit)
-        kept = self._kept
-        body = kept[0] if len(kept) == 1 else b"".join(kept)
-        self._kept = []
-        return body
-
-    def take(self) -> bytes:
-        """The whole body of an answer that has ended. Raises what ended it early."""
-        self._take()
-        if self._error is not None:
-            raise self._error
         kept, self._kept = self._kept, []
         return kept[0] if len(kept) == 1 else b"".join(kept)
 
