@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.accounting.ledger.base import Position
+from proxy.accounting.segments import filled
 
 if TYPE_CHECKING:
     from proxy.accounting.ledger.base import Ledger
@@ -47,7 +48,7 @@ def _journals(root: Path) -> list[tuple[str, dict[int, int]]]:
     for directory in root.glob("w*"):
         try:
             source = (directory / "source").read_text().strip()
-            found.append((source, {int(file.stem): file.stat().st_size for file in directory.glob("[0-9]*.log")}))
+            found.append((source, {int(file.stem): filled(file) for file in directory.glob("[0-9]*.log")}))
         except FileNotFoundError:  # taken over and deleted while we looked
             continue
     return found

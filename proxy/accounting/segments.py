@@ -2,7 +2,7 @@
 
 journal/w0/source          an id made once: the ledger remembers per source how far it has read
 journal/w0/lock            held (flock) as long as the process lives
-journal/w0/00000001.log    lines of JSON; only the last one is written to
+journal/w0/00000001.log    lines of JSON; only the last one is written to, and has zeros behind its lines meanwhile
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
-__all__ = ["Directory", "claim", "free_directories", "read_ends", "read_lines", "repair"]
+__all__ = ["Directory", "claim", "filled", "free_directories", "read_ends", "read_lines", "repair"]
 
 log = logging.getLogger("proxy.accounting")
 
@@ -41,6 +41,13 @@ class Directory:
     def file(self, number: int) -> Path:
         """The file of segment ``number``."""
         return self.path / f"{number:08d}.log"
+
+    def size(self, number: int) -> int:
+        """Bytes of the file of segment ``number``; 0 without one."""
+        try:
+            return self.file(number).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def remove(self) -> None:
         """Delete the directory of a process that is gone; everything in it is in the ledger."""
@@ -105,28 +112,58 @@ def _source(path: Path) -> str:
     return name
 
 
-def repair(file: Path) -> int:
-    """Cut an unfinished last line off; returns how many bytes went. A process died while it wrote them."""
-    size = file.stat().st_size
-    with file.open("r+b") as stream:
-        end = size
-        while end:  # look for the last newline from the end
+def filled(file: Path) -> int:
+    """Bytes of a segment without the zeros that stand behind the lines of one that is in use."""
+    with file.open("rb", buffering=0) as stream:
+        end = os.fstat(stream.fileno()).st_size
+        while end:
             start = max(0, end - _CHUNK)
             stream.seek(start)
-            place = stream.read(end - start).rfind(b"\n")
-            if place >= 0:
-                end = start + place + 1
-                break
+            kept = len(stream.read(end - start).rstrip(b"\0"))
+            if kept:
+                return start + kept
             end = start
-        if end < size:
+    return 0
+
+
+def repair(file: Path) -> int:
+    """Cut off what a process that died left at the end: zeros, an unfinished line. Returns the bytes of the line."""
+    size = filled(file)
+    with file.open("r+b") as stream:
+        end = _whole(stream, size)
+        if end < file.stat().st_size:
             stream.truncate(end)
-            log.warning(
-                "journal %s: cut %d bytes of a line that was never finished; the record it began is lost, "
-                "its call will be found as abandoned",
-                file,
-                size - end,
-            )
+    if end < size:
+        log.warning(
+            "journal %s: cut %d bytes of a line that was never finished; the record it began is lost, "
+            "its call will be found as abandoned",
+            file,
+            size - end,
+        )
     return size - end
+
+
+def _whole(stream: BinaryIO, size: int) -> int:
+    """Where the last whole line ends. A line with a zero in it was being copied: its end may have come first."""
+    end = _after_newline(stream, size)
+    if end:
+        start = _after_newline(stream, end - 1)
+        stream.seek(start)
+        if b"\0" in stream.read(end - start):
+            return start
+    return end
+
+
+def _after_newline(stream: BinaryIO, end: int) -> int:
+    """The place behind the last newline before ``end``; 0 without one."""
+    while end:
+        start = max(0, end - _CHUNK)
+        stream.seek(start)
+        place = stream.read(end - start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0
 
 
 def read_lines(data: bytes, where: str) -> list[list[Any]]:

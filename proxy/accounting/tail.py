@@ -55,16 +55,19 @@ class Tail:
         self._file: BinaryIO | None = None
         self._number = 0
 
-    def read(self, position: Position | None, newest: int) -> Piece:
-        """The next chunk behind ``position`` (None: from the first segment there is). ``newest``: the segment that is
-        written to; no line is added to an older one any more.
+    def read(self, position: Position | None, written: Position) -> Piece:
+        """The next chunk behind ``position`` (None: from the first segment there is). ``written``: up to where lines
+        stand. What is behind it may be half a line; no line is added to an older segment any more.
         """
+        newest = written.segment
         if position is None:
             numbers = self.directory.segments()
             position = Position(numbers[0] if numbers else newest, 0)
             self._oldest = position.segment
         segment, place = position
         data = self._chunk(segment, place)
+        if data is not None and segment == newest:
+            data = data[: max(0, written.place - place)]
         if data is None:  # someone tidied up by hand, or it begins later than the ledger remembers
             later = [number for number in self.directory.segments() if number > segment]
             return Piece(position, Position(later[0], 0) if later else position, b"", "", bool(later))
@@ -75,7 +78,7 @@ class Tail:
             return Piece(position, reached, whole, str(self.directory.file(segment)), more)
         if segment >= newest:
             return Piece(position, position, b"", "", False)
-        if data:
+        if data.strip(b"\0"):
             log.error(
                 "journal %s: skipped %d bytes at its end that are no line", self.directory.file(segment), len(data)
             )

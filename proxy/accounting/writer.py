@@ -113,14 +113,14 @@ class Writer:
     def behind(self) -> int:
         """Bytes of the journal that the ledger does not have yet (a few ``stat`` calls)."""
         directory, position = self._journal.directory, self._position
+        written = self._journal.place
         total = 0
         for number in directory.segments():
-            with contextlib.suppress(FileNotFoundError):
-                size = directory.file(number).stat().st_size
-                if position is None or number > position.segment:
-                    total += size
-                elif number == position.segment:
-                    total += size - position.place
+            size = written.place if number == written.segment else directory.size(number)
+            if position is None or number > position.segment:
+                total += size
+            elif number == position.segment:
+                total += size - position.place
         return total
 
     async def caught_up(self) -> None:
@@ -212,11 +212,11 @@ class Writer:
         """Bring one chunk of our own journal over; whether there is more. Calls that came meanwhile gather first: a
         transaction for each few of them would keep the interpreter from the loop that serves."""
         position = self._position
-        newest = self._journal.number  # asked before the file is read: what stands in an older one is all of it
+        written = self._journal.place  # asked before the file is read: what stands in an older one is all of it
         if position is None:
             position = await self._ledger.position(tail.directory.source)
         try:
-            moved, self._position = await self._move(tail, position, newest)
+            moved, self._position = await self._move(tail, position, written)
         except Conflict:
             self._position = None
             return True
@@ -225,9 +225,9 @@ class Writer:
             raise
         return moved
 
-    async def _move(self, tail: Tail, position: Position | None, newest: int) -> tuple[bool, Position]:
+    async def _move(self, tail: Tail, position: Position | None, written: Position) -> tuple[bool, Position]:
         """Bring one chunk over; whether there is more to bring at once, and the place reached."""
-        piece = tail.read(position, newest)
+        piece = tail.read(position, written)
         if piece.reached == piece.begun:
             return False, piece.begun
         batch = Batch(self._numbers)
@@ -271,12 +271,13 @@ class Writer:
             with directory.file(directory.segments()[-1]).open("ab") as stream:
                 stream.write(b"".join(left))
         newest = max(directory.segments(), default=1)
+        written = Position(newest, directory.size(newest))
         tail = Tail(directory)
         try:
             more, position = True, await self._ledger.position(directory.source)
             while more:
                 try:
-                    more, position = await self._move(tail, position, newest)
+                    more, position = await self._move(tail, position, written)
                 except Conflict:
                     position = await self._ledger.position(directory.source)
         finally:

@@ -40,10 +40,10 @@ async def test_a_line_stands_in_the_file_when_append_returns(journal, call):
 
 async def test_lines_that_gathered_while_a_thread_wrote_are_one_write(tmp_path, call, monkeypatch):
     writes = []
-    real = os.write
+    real = os.pwrite
     journal = Journal(tmp_path, fsync=True)
     journal.open()
-    monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(len(data)), real(fd, data))[1])
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, place: (writes.append(len(data)), real(fd, data, place))[1])
     for _ in range(50):
         call(journal)
     assert await journal.flushed() is True
@@ -52,13 +52,30 @@ async def test_lines_that_gathered_while_a_thread_wrote_are_one_write(tmp_path, 
     await journal.close()
 
 
-async def test_a_short_write_leaves_no_torn_line(journal, call, monkeypatch):
-    real = os.write
+async def test_a_short_write_leaves_no_torn_line(tmp_path, call, monkeypatch):
+    real = os.pwrite
     short = [7]
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: short.pop()] if short else data))
+    journal = Journal(tmp_path, fsync=True)
+    journal.open()
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: short.pop()] if short else data, at))
     call(journal)
-    assert journal.direct
+    assert await journal.flushed() is True
+    assert not short
     assert [line[0] for line in lines_of(journal)] == ["b", "e"]
+    await journal.close()
+
+
+async def test_a_closed_journal_holds_lines_and_nothing_else(tmp_path, call):
+    journal = Journal(tmp_path, segment_bytes=2_000)
+    journal.open()
+    for _ in range(50):
+        call(journal)
+    await journal.close(release=False)
+    numbers = journal.directory.segments()
+    assert len(numbers) > 5
+    for number in numbers:
+        assert b"\0" not in journal.directory.file(number).read_bytes()
+    journal.directory.release()
 
 
 async def test_flushed_with_nothing_to_write_is_done_at_once(journal):
@@ -99,15 +116,15 @@ async def test_a_slow_disk_moves_writes_to_a_thread_and_back(tmp_path, call, mon
     said = []
     journal = Journal(tmp_path, alarm=lambda state, text: said.append(state))
     journal.open()
-    real = os.write
+    real = os.pwrite
     slow = True
 
-    def write(fd, data):
+    def write(fd, data, place):
         if slow:
             time.sleep(0.12)
-        return real(fd, data)
+        return real(fd, data, place)
 
-    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "pwrite", write)
     call(journal)
     await journal.flushed()
     assert journal.state == "slow"
@@ -260,7 +277,7 @@ async def test_a_full_disk_is_said_and_calls_go_on(small_disk, call, eventually,
         call(journal)
     assert await asyncio.wait_for(journal.flushed(), 1) is False
     file = journal.directory.file(journal.number)
-    assert file.read_bytes().endswith(b"\n"), "a torn line stands in the file"
+    assert file.read_bytes().rstrip(b"\0").endswith(b"\n"), "a torn line stands in the file"
     (small_disk / "other").unlink()
     await eventually(lambda: journal.state == "ok")
     await journal.flushed()
