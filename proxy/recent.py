@@ -11,58 +11,55 @@ class Recent:
 
     A cell counts until it is wholly past, the newest cell is the second that runs: the sums cover between
     ``seconds - 1`` and ``seconds`` seconds. Read the sums after ``at(now)``.
+
+    What the running second has seen is what the sums have grown by since it began, so that adding is no more than the
+    two sums; its cell is written when it is over.
     """
 
-    __slots__ = ("_all", "_second", "_some", "all", "seconds", "some")
+    __slots__ = ("_all", "_all_before", "_over", "_some", "_some_before", "all", "seconds", "some")
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
-        self.all = 0
-        self.some = 0
-        self._all = [0] * seconds
-        self._some = [0] * seconds
-        self._second = 0
+        self._over = 1  # the end of the second that runs
+        self.clear()
 
     def __repr__(self) -> str:
         return f"<Recent {self.some} of {self.all} in {self.seconds}s>"
 
     def at(self, now: float) -> Recent:
         """Forget what is past at ``now``; time that goes back forgets nothing."""
-        second = int(now)
-        if second > self._second:
-            self._forget(second)
+        if now >= self._over:
+            self._forget(int(now))
         return self
 
     def add(self, now: float, all: int, some: int) -> None:  # noqa: A002
         """Count ``all`` more, and ``some`` more, in the cell of ``now``."""
-        second = int(now)
-        if second > self._second:
-            self._forget(second)
-        cell = self._second % self.seconds
-        if all:
-            self._all[cell] += all
-            self.all += all
-        if some:
-            self._some[cell] += some
-            self.some += some
+        if now >= self._over:
+            self._forget(int(now))
+        self.all += all
+        self.some += some
 
     def clear(self) -> None:
         """Begin anew."""
-        self.all = self.some = 0
+        self.all = self.some = self._all_before = self._some_before = 0
         self._all = [0] * self.seconds
         self._some = [0] * self.seconds
 
     def _forget(self, second: int) -> None:
-        if second - self._second >= self.seconds:
-            if self.all or self.some:
-                self.clear()
-        else:
-            for past in range(self._second + 1, second + 1):
-                cell = past % self.seconds
-                self.all -= self._all[cell]
-                self.some -= self._some[cell]
-                self._all[cell] = self._some[cell] = 0
-        self._second = second
+        ended = self._over - 1
+        self._over = second + 1
+        if second - ended >= self.seconds:
+            self.clear()
+            return
+        self._all[ended % self.seconds] = self.all - self._all_before
+        self._some[ended % self.seconds] = self.some - self._some_before
+        for past in range(ended + 1, second + 1):
+            cell = past % self.seconds
+            self.all -= self._all[cell]
+            self.some -= self._some[cell]
+            self._all[cell] = self._some[cell] = 0
+        self._all_before = self.all
+        self._some_before = self.some
 
 
 class Latest:
