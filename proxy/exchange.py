@@ -437,7 +437,9 @@ class Exchange:
     def most_tokens(self, assumed: int) -> int:
         """Tokens that the call may take: its input by estimate, and its output limit (``assumed`` where it sets none)
         for each choice. What is reserved of token limits."""
-        tokens = self.input_estimate()
+        tokens = self.estimated_input
+        if tokens is None:
+            tokens = self.input_estimate()
         body, dialect = self.request.body, self.dialect
         if body is None or dialect is None or dialect.operation == "embeddings":
             return tokens

@@ -18,7 +18,7 @@ from proxy.exchange import Target
 from proxy.policy import Later, Policy, PolicyOptions, Stage, Veto, Wait
 from proxy.state import NEVER
 from proxy.upstream.keys import account_ids
-from proxy.upstream.keys.ring import KeyLease, KeyRing, NoKey
+from proxy.upstream.keys.lease import KeyLease, NoKey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.state import State
     from proxy.stream.sse import Event
+    from proxy.upstream.keys.ring import KeyRing
     from proxy.upstream.keys.rings import KeyRings
 
 SPACE = "account-ids"
@@ -81,6 +82,7 @@ class SelectKey(Policy):
         self._rings: KeyRings = services.get("keys")
         self._state: State = services.get("state")
         self._monotonic = services.clock.monotonic
+        self._assume_output: int = options.assume_output
         self._of: dict[str, KeyRing] = {}
         for name, upstream in services.config.upstreams.items():
             ring = self._rings.get(upstream.keys) if upstream.keys is not None else None
@@ -127,15 +129,16 @@ class SelectKey(Policy):
         return list(account_ids.named_in_body(tree)) if isinstance(tree, dict) else []
 
     def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
+        target = attempt.target
         ring = self._of.get(attempt.upstream)
         bound: Bound | None = exchange.local.get(self)
-        if bound is not None and bound.upstream is not None and bound.upstream != attempt.target.upstream:
+        if bound is not None and bound.upstream is not None and bound.upstream != target.upstream:
             return Veto("call", self._refusal(exchange, NoKey(NEVER, "what the call names lives at another upstream")))
         if ring is None:
             return None
         task = exchange.tags.get("task")
-        model = attempt.target.model or exchange.model_asked
-        tokens = exchange.most_tokens(self.options.assume_output) if ring.limits_tokens else 0
+        model = target.model or exchange.model_asked
+        tokens = exchange.most_tokens(self._assume_output) if ring.limits_tokens else 0
         sticky, only, pinned = None, None, False
         if bound is not None:
             only, pinned = bound.only, bound.pinned
@@ -144,32 +147,32 @@ class SelectKey(Policy):
         elif ring.sticks:
             sticky = conversation(exchange)
         if ring.direct is None:
-            lease = ring.choose(
+            choice = ring.choose(
                 task=task, model=model, tokens=tokens, sticky=sticky, excluded=exchange.excluded_keys, only=only,
                 pinned=pinned,
             )  # fmt: skip
-            return self._take_when_chosen(exchange, attempt, ring, lease)
-        return self._take(
-            exchange,
-            attempt,
-            ring,
-            ring.try_choose(task, model, tokens, sticky, exchange.excluded_keys, only, pinned=pinned),
-        )
+            return self._take_when_chosen(exchange, attempt, ring, choice)
+        lease = ring.try_choose(task, model, tokens, sticky, exchange.excluded_keys, only, pinned)
+        if not lease:
+            return self._none(exchange, ring, lease)
+        self._take(attempt, lease)
+        return None
 
     async def _take_when_chosen(
         self, exchange: Exchange, attempt: Attempt, ring: KeyRing, choice: Awaitable[KeyLease | NoKey]
     ) -> Veto | Wait | None:
-        return self._take(exchange, attempt, ring, await choice)
-
-    def _take(self, exchange: Exchange, attempt: Attempt, ring: KeyRing, lease: KeyLease | NoKey) -> Veto | Wait | None:
-        if isinstance(lease, NoKey):
+        lease = await choice
+        if not lease:
             return self._none(exchange, ring, lease)
+        self._take(attempt, lease)
+        return None
+
+    def _take(self, attempt: Attempt, lease: KeyLease) -> None:
         key = lease.key
         attempt.key = key
         if key.upstream is not None:
             attempt.upstream = key.upstream
         attempt.local[self] = lease
-        return None
 
     def _none(self, exchange: Exchange, ring: KeyRing, none: NoKey) -> Veto | Wait:
         bound: Bound | None = exchange.local.get(self)
@@ -209,7 +212,8 @@ class SelectKey(Policy):
         lease: KeyLease | None = attempt.local.get(self)
         if lease is None:
             return
-        sent = 1 + attempt.resent if attempt.sent and attempt.outcome != "vetoed" else 0
+        outcome = attempt.outcome
+        sent = 1 + attempt.resent if attempt.sent and outcome != "vetoed" else 0
         usage = attempt.usage
         status = attempt.status
         tokens: int | None = None
@@ -219,8 +223,8 @@ class SelectKey(Policy):
             tokens = 0  # an error's answer costs no tokens
         first = attempt.first_byte_at
         lease.ring.end(
-            lease, sent, attempt.outcome, attempt.failure, status, tokens, attempt.retry_after,
-            attempt.response_headers, None if first is None else first - attempt.started_at,
+            lease, sent, outcome, attempt.failure, status, tokens, attempt.retry_after, attempt.response_headers,
+            None if first is None else first - attempt.started_at,
         )  # fmt: skip
 
     # --- up: ids that were made ----------------------------------------------------------------------
@@ -261,11 +265,12 @@ def conversation(exchange: Exchange) -> str:
     named = exchange.tags.get("conversation")
     if named is not None:
         return f"conversation:{named}"
-    tree = exchange.tree if exchange.request.body is not None else None
+    body = exchange.request.body
+    tree = None if body is None else body.strict()
     if tree is not None:
         for field in ("prompt_cache_key", "safety_identifier", "user"):
             value = tree.get(field)
-            if isinstance(value, str) and value:
+            if value and isinstance(value, str):
                 return f"{exchange.principal.id}:{value}"
     if exchange.principal.method != "none":
         return f"principal:{exchange.principal.id}"

@@ -27,6 +27,8 @@ FIRST_REFUSAL: Final = 60.0
 MOST_REFUSAL: Final = 3600.0
 CORRECT_EVERY: Final = 0.1
 """Seconds between two looks at figures that are far from zero."""
+SILENT_FOR: Final = 1.0
+"""Seconds for which answers with as many headers as one without figures are taken to have none either."""
 SWITCHED_FOR: Final = 365 * 86400.0
 
 
@@ -111,13 +113,15 @@ class Health:
             end = midnight + timedelta(days=1)
         return (end - now).total_seconds()
 
-    def correct(self, key: Key, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """The provider has seen more of a key than we have: other users of the same account."""
+    def correct(self, key: Key, headers: Sequence[tuple[bytes, bytes]], now: float) -> None:
+        """The provider has seen more of a key than we have: other users of the same account. now: monotonic."""
         life = key.life
         places = life.figures = ratelimit_headers.remainders(headers, life.figures)
         if not places[1]:
+            # Most providers never say a word of it, and looking at a dozen names is more than the rest of a call's end.
+            life.silent_size, life.silent_until = len(headers), now + SILENT_FOR
             return
-        now = self.clock.monotonic()
+        life.silent_size = -1
         if now - life.corrected_at < CORRECT_EVERY and not ratelimit_headers.urgent(headers, places):
             return
         life.corrected_at = now

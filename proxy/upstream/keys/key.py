@@ -13,7 +13,7 @@ from proxy.upstream.keys.ratelimit_headers import NOWHERE, Places
 if TYPE_CHECKING:
     from proxy.config.keys import Key as KeyConfig
     from proxy.config.keys import KeyPool
-    from proxy.upstream.keys.peers import Peers
+    from proxy.upstream.keys.peers import Seat
 
 Tier = Literal["free", "paid"]
 QuotaWindow = str | float
@@ -29,15 +29,16 @@ class Life:
     latency: moving average of seconds to the first byte, None when nothing recent is known.
     load: the used share of its tightest window, share: the same with its calls in flight; pace: its latency, 0 when
     unknown: what strategies compare. recent: calls and tokens of the last minute, if not all limits count them.
-    figures: where in its answers the provider's own figures stand.
+    figures: where in its answers the provider's own figures stand. silent_size, silent_until: answers of so many
+    headers have none, until then.
     suspect: it was refused (401, 403); it has to prove itself with one call before it is used freely again.
     strikes, refusals: 429s and 401/403s in a row. switched: enabled or disabled by hand, None: as configured.
     """
 
     __slots__ = (
         "cooled_models", "corrected_at", "figures", "in_flight", "last_used", "last_used_at", "latency", "latency_at",
-        "load", "pace", "probing", "recent", "refusals", "requests", "share", "strikes", "successes", "suspect",
-        "switched", "tasks",
+        "load", "pace", "probing", "recent", "refusals", "requests", "share", "silent_size", "silent_until", "strikes",
+        "successes", "suspect", "switched", "tasks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +54,8 @@ class Life:
         self.pace = 0.0
         self.corrected_at = -1.0
         self.figures: Places = NOWHERE
+        self.silent_size = -1
+        self.silent_until = 0.0
         self.strikes = 0
         self.refusals = 0
         self.suspect = False
@@ -67,10 +70,10 @@ class Key:
     """A key as configured, with the limits it brings. Its secret is read each time, since a mounted one may change."""
 
     __slots__ = (
-        "by_window", "cost_per_token", "enabled", "fixed", "header", "id", "life", "limited", "max_concurrent",
-        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_slots", "part_of_tpm", "prefix",
-        "prices", "priority",
-        "quota_window", "rpm", "seats", "secret", "seed", "slots", "task_types", "tier", "tpm", "upstream", "weight",
+        "cost_per_token", "enabled", "fixed", "header", "id", "life", "limited", "max_concurrent",
+        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_slots", "part_of_tpm", "prefix", "prices",
+        "priority", "quota_window", "rpm", "seats", "secret", "seed", "slots", "task_types", "tier",
+        "tpm", "upstream", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -119,10 +122,8 @@ class Key:
         self.part_of_rpm = 1 / max_rpm if max_rpm else 0.0
         self.part_of_slots = 1 / max_concurrent if max_concurrent else 0.0
         self.part_of_tpm = 1 / max_tpm if max_tpm else 0.0
-        self.by_window = bool(max_rpm or max_tpm) and not max_concurrent
-        """Its load is what its windows say; how many calls are in flight tells nothing that matters more."""
         self.limited = bool(max_rpm or max_tpm or max_concurrent)
-        self.seats: tuple[tuple[Peers, int], ...] = ()
+        self.seats: tuple[Seat, ...] = ()
         """Where it stands among the peers that have to know when something about it changes."""
         self.fixed: Claims = tuple((limit, 1) for limit in (self.rpm, self.slots) if limit is not None)
         self.life = Life()

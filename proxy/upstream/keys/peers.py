@@ -1,44 +1,71 @@
 """Keys that stand equal as far as the configuration goes, ordered by how they fare: whose turn is it?
 
-Each key has a row: its figures for the strategies in their order, then when it was last used (so that equal ones take
-turns), then its place. The smallest row is the best key. Whatever changes a key (it was taken, its call has ended)
-gives it a new row, and a heap keeps the smallest at hand, so that a choice among fifty keys costs hardly more than
-among two. Rows that were replaced stay in the heap until they come up. Peers that nobody asks are told no more, until
-somebody does.
+Each key has a seat, and a row of figures there: those of the strategies in their order, then when it was last used (so
+that equal ones take turns), then its place. The smallest row is the best key, and a heap keeps it at hand, so that a
+choice among fifty keys costs hardly more than among two.
 
-`sticky` prefers for every id another order (rendezvous hashing): the id is cut to a slot, and the order of each slot is
-worked out once. When a key is out, its slots go to the next in their order; all others stay where they are.
+Whatever changes a key (it was taken, its call has ended) only puts its seats among the stale ones; the row is made anew
+when somebody asks, once for all that has happened meanwhile. Rows that were replaced stay in the heap until they come
+up. Peers that nobody asks are told no more, until somebody does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
-from zlib import crc32
 
 from proxy.state import NEVER
-from proxy.upstream.keys.key import Key, Life
+from proxy.upstream.keys.key import Key
+from proxy.upstream.keys.liking import Liking
 
-SLOTS: Final = 8192
-"""Groups of conversations that go to one key together."""
-_MASK: Final = (1 << 64) - 1
 _FIGURES: Final = {
-    "round_robin": ("last_used",),
-    "least_loaded": ("share", "in_flight"),
-    "fastest": ("pace",),
+    "task": ("task",),
+    "priority": ("priority",),
+    "cheapest": ("cheapest",),
+    "round_robin": ("life.last_used",),
+    "weighted": ("passed",),
+    "least_loaded": ("life.share", "life.in_flight"),
+    "fastest": ("life.pace",),
 }
+"""What a strategy compares, as attributes of a seat."""
+_ASLEEP: Final = -NEVER
 Row: TypeAlias = tuple[Any, ...]
+
+
+class Seat:
+    """One key among its peers. row: its figures when last looked at. stale: where it is put when they have changed.
+
+    task, priority, cheapest: its place by these strategies. passed, stride: of `weighted`.
+    """
+
+    __slots__ = (
+        "cheapest", "key", "life", "passed", "peers", "place", "priority", "row", "stale", "stride", "task", "weighs",
+    )  # fmt: skip
+
+    def __init__(self, peers: "Peers", place: int, key: Key, standing: Mapping[str, Sequence[int]]) -> None:
+        self.peers = peers
+        self.place = place
+        self.key = key
+        self.life = key.life
+        self.weighs = peers.weighs
+        self.stale = peers.stale
+        self.row: Row = ()
+        self.stride = 1 / key.weight
+        self.passed = self.stride / 2
+        self.task = self.priority = self.cheapest = 0
+        for word, places in standing.items():
+            setattr(self, word, places[place])
 
 
 class Peers:
     """One key or more. strategies: the dynamic ones. standing: for each static word among them, the keys' places.
 
-    only: the key, where it is one. weighs: a key has to `pay` when it was chosen here.
+    only: the key, where it is one. weighs: a key has to `pay` when it was chosen here. asked: since it was last `idle`.
     """
 
     __slots__ = (
-        "_asked", "_asleep", "_back_at", "_heap", "_most", "_orders", "_passes", "_prefix", "_reached", "_row",
-        "_rows", "_strides", "keys", "only", "weighs",
+        "_back_at", "_heap", "_liking", "_most", "_prefix", "_reached", "_row", "_seats", "asked", "keys", "only",
+        "stale", "weighs",
     )  # fmt: skip
 
     def __init__(
@@ -47,33 +74,30 @@ class Peers:
         self.keys = tuple(keys)
         self.only = self.keys[0] if len(self.keys) == 1 else None
         self.weighs = "weighted" in strategies
-        self._strides = [1 / key.weight for key in self.keys]
-        self._passes = [stride / 2 for stride in self._strides]
-        self._reached = 0.0
+        self.stale: set[Seat] = set()
+        self._seats = tuple([Seat(self, place, key, standing or {}) for place, key in enumerate(self.keys)])
+        figures = [figure for word in strategies if word != "sticky" for figure in _FIGURES[word]]
+        if figures[-1:] != ["life.last_used"]:
+            figures.append("life.last_used")
+        self._row = attrgetter(*figures, "place")
         self._prefix: int | None = None
-        columns: list[str | Sequence[float]] = []
-        for word in strategies:
-            if word == "sticky":
-                self._prefix = len(columns)
-            elif word == "weighted":
-                columns.append(self._passes)
-            elif standing is not None and word in standing:
-                columns.append(standing[word])
-            else:
-                columns += _FIGURES[word]
-        if columns[-1:] == ["last_used"]:
-            columns.pop()  # it ends every row anyhow
-        self._row = _row_of(columns)
-        self._orders: dict[int, tuple[int, ...]] = {}
-        self._rows: list[Row] = []
+        """How many figures come before `sticky`, if that is among the strategies."""
+        if "sticky" in strategies:
+            self._prefix = sum(len(_FIGURES[word]) for word in strategies[: strategies.index("sticky")])
+        self._liking = Liking(self.keys)
+        self._reached = 0.0
         self._heap: list[Row] = []
-        self._asleep = True
-        self._asked = True
         self._most = 4 * len(self.keys) + 64
-        self._back_at = NEVER
+        self._back_at = _ASLEEP
+        self.asked = False
 
     def __repr__(self) -> str:
         return f"<Peers {', '.join(key.id for key in self.keys)}>"
+
+    @property
+    def awake(self) -> bool:
+        """Whether the keys' changes are told here."""
+        return self._back_at != _ASLEEP
 
     # --- asking --------------------------------------------------------------------------------
 
@@ -81,120 +105,106 @@ class Peers:
         """Whose turn it is."""
         prefix = self._prefix if sticky is not None else None
         if prefix == 0:
-            return self.keys[self._order(sticky)[0]]
-        if self._asleep or now >= self._back_at:
+            assert sticky is not None
+            return self.keys[self._liking.order(sticky)[0]]
+        if now >= self._back_at:
             self.wake()
-        self._asked = True
-        heap, rows = self._heap, self._rows
+        self.asked = True
+        if self.stale:
+            self._refresh()
+        heap, seats = self._heap, self._seats
         row = heap[0]
-        while rows[row[-1]] is not row:
+        seat = seats[row[-1]]
+        while seat.row is not row:
             heappop(heap)
             row = heap[0]
+            seat = seats[row[-1]]
         if prefix is None:
-            return self.keys[row[-1]]
+            return seat.key
+        # The next in the heap stand behind its first: where neither is equal to it, nobody is.
         least = row[:prefix]
-        for place in self._order(sticky):
-            if rows[place][:prefix] == least:
+        for other in heap[1:3]:
+            if other[:prefix] == least:
                 break
-        return self.keys[place]
+        else:
+            return seat.key
+        assert sticky is not None
+        for place in self._liking.order(sticky):
+            seat = seats[place]
+            if seat.row[:prefix] == least:
+                break
+        return seat.key
 
     def ordered(self, sticky: str | None, now: float) -> Sequence[Key]:
         """All of them, the best first."""
         if self.only is not None:
             return self.keys
-        if self._asleep or now >= self._back_at:
+        if now >= self._back_at:
             self.wake()
-        self._asked = True
-        rows = sorted(self._rows)
+        self.asked = True
+        self._refresh()
+        rows = sorted([seat.row for seat in self._seats])
         prefix = self._prefix
         if sticky is not None and prefix is not None:
-            order = self._order(sticky)
+            order = self._liking.order(sticky)
             rows.sort(key=lambda row: (row[:prefix], order.index(row[-1])))
         return [self.keys[row[-1]] for row in rows]
 
-    def _order(self, sticky: str | None) -> tuple[int, ...]:
-        """The places in the order in which an id prefers them."""
-        assert sticky is not None
-        slot = crc32(sticky.encode("utf-8", "surrogatepass")) % SLOTS
-        order = self._orders.get(slot)
-        if order is None:
-            liking = [stickiness(slot, key) for key in self.keys]
-            order = self._orders[slot] = tuple(sorted(range(len(liking)), key=liking.__getitem__))
-        return order
-
     # --- being told ----------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """New rows for all that have changed."""
+        stale, heap, row_of = self.stale, self._heap, self._row
+        while stale:
+            seat = stale.pop()
+            old = seat.row
+            if old[0] == NEVER:
+                continue  # it rests
+            seat.row = row = row_of(seat)
+            if heap[0] is old:
+                heapreplace(heap, row)
+            else:
+                heappush(heap, row)
+        if len(heap) > self._most:
+            self._sort()
+
+    def _sort(self) -> None:
+        self._heap = sorted([seat.row for seat in self._seats])
 
     def wake(self) -> None:
         """Looks at all keys anew, and is told of their changes from now on."""
-        if self._asleep:
-            self._asleep = False
-            for place, key in enumerate(self.keys):
-                key.seats = (*key.seats, (self, place))
+        if self._back_at == _ASLEEP:
+            for seat in self._seats:
+                seat.key.seats = (*seat.key.seats, seat)
         self._back_at = NEVER
-        self._rows = [self._row(place, key.life) for place, key in enumerate(self.keys)]
-        self._heap = sorted(self._rows)
+        self.stale.clear()
+        for seat in self._seats:
+            seat.row = self._row(seat)
+        self._sort()
+
+    def idle(self) -> None:
+        """Looks at all keys anew when somebody has asked since the last time; sleeps otherwise."""
+        if self._back_at == _ASLEEP:
+            return
+        if self.asked:
+            self.asked = False
+            self.wake()
+            return
+        self._back_at = _ASLEEP
+        for seat in self._seats:
+            seat.key.seats = tuple([other for other in seat.key.seats if other is not seat])
 
     def rest(self, key: Key, until: float) -> None:
         """The key cannot be used before `until`: it comes last until then."""
-        if self.only is not None or self._asleep:
+        if self.only is not None or self._back_at == _ASLEEP:
             return
         self._back_at = min(self._back_at, until)
-        place = self.keys.index(key)
-        self._rows[place] = (NEVER, place)
-        self._heap = sorted(self._rows)
+        seat = self._seats[self.keys.index(key)]
+        seat.row = (NEVER, seat.place)
+        self._sort()
 
-    def pay(self, place: int) -> None:
+    def pay(self, seat: Seat) -> None:
         """The key was chosen here. `weighted`: it moves on by its stride, from where the others stand by now."""
-        self._reached = max(self._reached, self._passes[place])
-        self._passes[place] = self._reached + self._strides[place]
-
-    def changed(self, place: int, life: Life) -> None:
-        """Something about the key is different."""
-        rows, heap = self._rows, self._heap
-        old = rows[place]
-        if old[0] == NEVER:
-            return  # it rests
-        rows[place] = row = self._row(place, life)
-        if heap[0] is old:
-            heapreplace(heap, row)
-        elif len(heap) < self._most:
-            heappush(heap, row)
-        elif self._asked:
-            self._asked = False
-            self._heap = sorted(rows)
-        else:
-            self._sleep()  # nobody has asked for long
-
-    def _sleep(self) -> None:
-        self._asleep = True
-        for place, key in enumerate(self.keys):
-            key.seats = tuple([seat for seat in key.seats if seat != (self, place)])
-
-
-def _row_of(columns: Sequence[str | Sequence[float]]) -> Callable[[int, Life], Row]:
-    """What makes a key's row: figures of its life by name, and figures of its place. The usual ones without a loop."""
-    if not columns:
-        return lambda place, life: (life.last_used, place)
-    names = [column for column in columns if isinstance(column, str)]
-    if len(names) == len(columns):
-        read = attrgetter(*names, "last_used")
-        return lambda place, life: (*read(life), place)
-    if len(columns) == 1:
-        [figures] = columns
-        return lambda place, life: (figures[place], life.last_used, place)
-
-    def row(place: int, life: Life) -> Row:
-        made = [getattr(life, column) if isinstance(column, str) else column[place] for column in columns]
-        return (*made, life.last_used, place)
-
-    return row
-
-
-def stickiness(sticky: int, key: Key) -> int:
-    """Rendezvous hashing: the key with the smallest number serves this id; when it is out, the next smallest does.
-
-    The mix is the finalizer of SplitMix64 (Steele, Lea, Flood 2014) over the two hashes.
-    """
-    mixed = ((sticky ^ key.seed) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-    return mixed ^ (mixed >> 31)
+        if seat.passed > self._reached:  # noqa: PLR1730 - a call of `max` is on the way of every call
+            self._reached = seat.passed
+        seat.passed = self._reached + seat.stride

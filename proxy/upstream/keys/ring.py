@@ -6,80 +6,28 @@
 What takes a key out and brings it back stands in `health`. Latency and error rates order keys, they never take one out.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.clock import Clock, SystemClock
 from proxy.state import NEVER, Claims, Grant, MemoryState, State
 from proxy.state.joint import Joint
 from proxy.upstream.keys.health import Health, enabled
 from proxy.upstream.keys.key import MOST_TASKS, Key, Life
+from proxy.upstream.keys.lease import KeyLease, NoKey
 from proxy.upstream.keys.peers import Peers
 from proxy.upstream.keys.report import describe
-from proxy.upstream.keys.strategies import STATIC, Price, split, standing, tiers
+from proxy.upstream.keys.strategies import Price
+from proxy.upstream.keys.tiers import FORGET_LATENCY, LOOK_EVERY, PoolTiers, Tiers
+from proxy.upstream.keys.waiting import Waiting
 
 if TYPE_CHECKING:
     from proxy.exchange import AttemptOutcome, FailureClass
 
 MOST_ALTERNATIVES: Final = 8
 """Keys that one round trip to Redis may choose from."""
-LOOK_EVERY: Final = 0.25
-"""Seconds for which loads and latencies are counted on, before the shared figures are asked again."""
-FORGET_LATENCY: Final = 60.0
-"""Seconds after which a key's latency counts as unknown, so that one slow minute is not held against it for ever."""
 SMOOTHING: Final = 0.2
 """Weight of the newest value in the moving average of latency."""
-MOST_TIERS: Final = 1000
-
-
-class NoKey:
-    """No key can serve the call now. False in a condition.
-
-    retry_after: seconds until one may, `NEVER` when waiting will not help. why: for the caller, without secrets.
-    """
-
-    __slots__ = ("retry_after", "why")
-
-    def __init__(self, retry_after: float, why: str) -> None:
-        self.retry_after = retry_after
-        self.why = why
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return f"NoKey({self.why}, {self.retry_after:g}s)"
-
-
-class KeyLease:
-    """A key taken for one attempt. Ends exactly once, by `KeyRing.end`; a second time does nothing.
-
-    joint or grant: where its limits were reserved; neither for a key without limits. stamp: when, monotonic seconds.
-    """
-
-    __slots__ = ("grant", "joint", "key", "model", "open", "ring", "stamp", "task", "tokens")
-
-    def __init__(
-        self, ring: "KeyRing", key: Key, joint: Joint | None, grant: Grant | None, tokens: int, task: str | None,
-        model: str | None, stamp: float,
-    ) -> None:  # fmt: skip
-        self.ring = ring
-        self.key = key
-        self.joint = joint
-        self.grant = grant
-        self.tokens = tokens
-        self.task = task
-        self.model = model
-        self.stamp = stamp
-        self.open = True
-
-    def __repr__(self) -> str:
-        return f"<KeyLease {self.key.id} {self.tokens} tokens{'' if self.open else ' ended'}>"
-
-
-Tiers: TypeAlias = tuple[Peers, ...]
 
 
 class KeyRing:
@@ -109,18 +57,7 @@ class KeyRing:
         if lives is not None:
             for key in self.keys:
                 key.life = lives.setdefault(key.id, key.life)
-        self._static, self._dynamic = split(strategies)
-        self._price: Price = price or (lambda _model: None)
-        self._by_task = "task" in strategies and any(key.task_types for key in self.keys)
-        self._by_model = "cheapest" in strategies and price is not None
-        self._loads = "least_loaded" in self._dynamic
-        self._paces = "fastest" in self._dynamic
-        self._looks = self._loads or self._paces
-        self._looked_at = -NEVER
-        self._tiers: dict[tuple[str | None, str | None], Tiers] = {}
-        self._peers: dict[tuple[Any, ...], Peers] = {}
-        self._any: Tiers | None = None if self._by_task or self._by_model else self._make_tiers(None, None)
-        self._pinned: Tiers = (Peers(self.keys, ("sticky",)),)
+        self._tiers = PoolTiers(self.keys, strategies, state, price)
         self.health = Health(state, self.clock)
         self.direct = state if isinstance(state, MemoryState) else None
         self._cooldowns: Mapping[str, object] = self.direct.cooldowns if self.direct is not None else {}
@@ -131,7 +68,10 @@ class KeyRing:
         self._switches_read = -NEVER
         self.limits_tokens = any(key.tpm is not None for key in self.keys)
         self.sticks = "sticky" in self.strategies
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting = Waiting(self.clock)
+        self._turns = self._waiting.turns
+        self.wait = self._waiting.wait
+        """Until it is worth asking again: a key may have come free, or so many seconds have passed."""
 
     def __repr__(self) -> str:
         return f"<KeyRing {self.pool} {len(self.keys)} keys {'>'.join(self.strategies)}>"
@@ -156,20 +96,20 @@ class KeyRing:
         alone decides. A cancelled call leaves nothing reserved.
         """
         if self.direct is not None:
-            return self.try_choose(task, model, tokens, sticky, excluded, only, pinned=pinned)
+            return self.try_choose(task, model, tokens, sticky, excluded, only, pinned)
         state = self.state
         now = self._now()
         if state.shared and now - self._switches_read > LOOK_EVERY:
             self._read_switches()
-        if self._looks and now - self._looked_at > LOOK_EVERY:
-            self._look(now)
+        if now >= self._tiers.look_at:
+            self._tiers.look(now)
         guarded = self._guarded or not state.calm
         alternatives: list[Claims] = []
         offered: list[tuple[Key, Peers]] = []
         spare: tuple[Key, Peers] | None = None
         nearest = NEVER
         why = "no key is for this call"
-        for peers in self._pinned if pinned and sticky is not None else self._tiers_for(task, model):
+        for peers in self._tiers.pinned if pinned and sticky is not None else self._tiers.of(task, model):
             for key in peers.ordered(sticky, now):
                 if key.id in excluded or (only is not None and key.id != only):
                     continue
@@ -208,14 +148,14 @@ class KeyRing:
         sticky: str | None = None,
         excluded: Container[str] = (),
         only: str | None = None,
-        *,
         pinned: bool = False,
     ) -> KeyLease | NoKey:
         """`choose` without a coroutine, where the ring is `direct`."""
         now = self._now()
-        if self._looks and now - self._looked_at > LOOK_EVERY:
-            self._look(now)
-        found = self._any or self._tiers_for(task, model)
+        tiers = self._tiers
+        if now >= tiers.look_at:
+            tiers.look(now)
+        found = tiers.all or tiers.of(task, model)
         if excluded or only is not None or pinned:
             return self._search(found, now, task, model, tokens, sticky, excluded, only, pinned)
         peers = found[0]
@@ -246,7 +186,7 @@ class KeyRing:
         full: list[Key] = []
         nearest = NEVER
         why = "no key is for this call"
-        for peers in self._pinned if pinned and sticky is not None else found:
+        for peers in self._tiers.pinned if pinned and sticky is not None else found:
             for key in peers.ordered(sticky, now):
                 if key.id in excluded or (only is not None and key.id != only):
                     continue
@@ -303,98 +243,36 @@ class KeyRing:
         life.in_flight += 1
         if life.suspect:
             life.probing = True
-        if key.seats:
-            if self._loads:
+        seats = key.seats
+        if seats:
+            if key.limited and self._tiers.loads:
                 # What this call takes counts at once; the shared figures are read again after LOOK_EVERY.
                 of_rpm, of_tpm = key.part_of_rpm, tokens * key.part_of_tpm
                 life.load += of_rpm if of_rpm > of_tpm else of_tpm
                 busy = life.in_flight * key.part_of_slots
                 life.share = busy if busy > life.load else life.load
-            for seat, place in key.seats:
-                if seat.weighs and seat is peers:
-                    seat.pay(place)
-                seat.changed(place, life)
-        if self._waiting:
-            self._wake()
-        return KeyLease(self, key, joint, grant, tokens, task, model, now)
-
-    # --- tiers and what they compare -----------------------------------------------------------
-
-    def _tiers_for(self, task: str | None, model: str | None) -> Tiers:
-        if self._any is not None:
-            return self._any
-        words = (task if self._by_task else None, model if self._by_model else None)
-        return self._tiers.get(words) or self._make_tiers(*words)
-
-    def _make_tiers(self, task: str | None, model: str | None) -> Tiers:
-        if len(self._tiers) >= MOST_TIERS:
-            self._tiers.clear()  # tasks and models are words of the clients
-        made = tuple(self._meet(keys, task, model) for keys in tiers(self.keys, self._static, task, model, self._price))
-        self._tiers[task, model] = made
-        return made
-
-    def _meet(self, keys: tuple[Key, ...], task: str | None, model: str | None) -> Peers:
-        """Keys that stand equal for this call; the same object for all calls for which they stand so."""
-        places = {word: standing(keys, word, task, model, self._price) for word in self._dynamic if word in STATIC}
-        known = (tuple(key.id for key in keys), *places.values())
-        if known not in self._peers:
-            self._peers[known] = Peers(keys, self._dynamic, places)
-        return self._peers[known]
-
-    def _look(self, now: float) -> None:
-        """Reads the figures that others change too, or that age: loads and latencies."""
-        self._looked_at = now
-        for key in self.keys:
-            life = key.life
-            if self._loads:
-                life.load = max(
-                    [self.state.spent(window) / window.limit for window in (key.rpm, key.tpm) if window is not None],
-                    default=0.0,
-                )
-                life.share = max(life.load, life.in_flight * key.part_of_slots)
-            if now - life.latency_at >= FORGET_LATENCY:
-                life.pace = 0.0
-        self._wake_peers()
-
-    def _wake_peers(self) -> None:
-        """All keys are looked at anew."""
-        for peers in {peers for key in self.keys for peers, _ in key.seats}:
-            peers.wake()
+            for seat in seats:
+                if seat.weighs and seat.peers is peers:
+                    peers.pay(seat)
+                seat.stale.add(seat)
+        if self._turns:
+            self._waiting.wake()
+        lease = KeyLease()
+        lease.ring = self
+        lease.key = key
+        lease.joint = joint
+        lease.grant = grant
+        lease.tokens = tokens
+        lease.task = task
+        lease.model = model
+        lease.stamp = now
+        lease.open = True
+        return lease
 
     def back_in(self, ids: Container[str], model: str | None) -> float:
         """Seconds until the first of these keys, which a call has used up, may serve another call; NEVER if unknown."""
         waits = (self.health.out(key, model) for key in self.keys if key.id in ids)
         return min((wait for wait in waits if wait > 0), default=NEVER)
-
-    # --- waiting -------------------------------------------------------------------------------
-
-    async def wait(self, seconds: float) -> None:
-        """Until it is worth asking again: a key may have come free, or `seconds` have passed."""
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(woken)
-
-        def wake() -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        timer = self.clock.call_later(seconds, wake)
-        try:
-            await woken
-        except asyncio.CancelledError:
-            if woken.done() and not woken.cancelled():
-                self._wake()  # the turn it was given goes to the next
-            raise
-        finally:
-            timer.cancel()
-            if woken in self._waiting:
-                self._waiting.remove(woken)
-
-    def _wake(self) -> None:
-        while self._waiting:
-            woken = self._waiting.popleft()
-            if not woken.done():
-                woken.set_result(None)
-                return
 
     # --- after an attempt ----------------------------------------------------------------------
 
@@ -429,7 +307,7 @@ class KeyRing:
             self.state.settle(lease.grant, key.usage(sent, used))
         if life.probing:
             life.probing = False
-            self._wake_peers()
+            self._tiers.wake()
         if sent:
             life.requests += 1
             life.last_used_at = now
@@ -457,15 +335,15 @@ class KeyRing:
             life.strikes = life.refusals = 0
             life.suspect = False
             self._guard()
-        if headers is not None and status is not None:
-            self.health.correct(key, headers)
-        if key.seats and (self._paces or (self._loads and not key.by_window)):
+        if headers is not None and (len(headers) != life.silent_size or now >= life.silent_until):
+            self.health.correct(key, headers, now)
+        if self._tiers.ends:
             busy = life.in_flight * key.part_of_slots
             life.share = busy if busy > life.load else life.load
-            for peers, place in key.seats:
-                peers.changed(place, life)
-        if self._waiting:
-            self._wake()
+            for seat in key.seats:
+                seat.stale.add(seat)
+        if self._turns:
+            self._waiting.wake()
 
     # --- by hand, and to look at ---------------------------------------------------------------
 
@@ -476,8 +354,7 @@ class KeyRing:
             return False
         self.health.switch(key, on=on)
         self._guard()
-        while self._waiting:
-            self._wake()
+        self._waiting.wake_all()
         return True
 
     def _read_switches(self) -> None:
@@ -491,7 +368,7 @@ class KeyRing:
 
     def _guard(self) -> None:
         self._guarded = any(key.life.suspect or not enabled(key) for key in self.keys)
-        self._wake_peers()
+        self._tiers.wake()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """One object a key, for `GET /api/v1/keys`; durations in seconds, never a secret."""

@@ -198,6 +198,21 @@ async def test_more_room_at_the_provider_raises_nothing():
     assert pool.described("a")["rpm"] == 1
 
 
+async def test_figures_of_a_provider_that_was_silent_are_seen_at_once_where_headers_are_more_and_else_in_a_second():
+    date, figure = (b"date", b"x"), (b"x-ratelimit-remaining-requests", b"2")
+    pool = Pool(key("a", max_rpm=100))
+    await pool.call(headers=[date])
+    await pool.call(headers=[date, figure])
+    assert pool.described("a")["rpm"] == 98
+    pool = Pool(key("a", max_rpm=100))
+    await pool.call(headers=[date, date])
+    await pool.call(headers=[date, figure])
+    assert pool.described("a")["rpm"] == 2
+    pool.clock.advance(1)
+    await pool.call(headers=[date, figure])
+    assert pool.described("a")["rpm"] == 98
+
+
 # --- health --------------------------------------------------------------------------------------
 
 
@@ -357,7 +372,7 @@ async def test_a_waiting_call_ends_with_its_time_and_leaves_no_trace():
     await asyncio.gather(tasks[0], return_exceptions=True)
     await pool.clock.run(5)
     assert all(task.done() for task in tasks)
-    assert not pool.ring._waiting
+    assert not pool.ring._waiting.turns
 
 
 # --- life ----------------------------------------------------------------------------------------
@@ -439,7 +454,7 @@ def test_nothing_is_left_and_no_window_is_exceeded_for_random_ends(seed, calls):
             inside = [used for other, at, used in seen if other == name and start <= at < start + 60]
             assert len(inside) <= limits[name][0]
             assert sum(inside) <= limits[name][1]
-        assert not ring._waiting
+        assert not ring._waiting.turns
         assert all(one.life.in_flight == 0 for one in keys)
         clock.advance(200)
         state.sweep(10_000)
