@@ -6,14 +6,14 @@ is signed: it is neither masked in a request nor restored in an answer, so it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import orjson
 
 from proxy.accounting.usage import Usage
 from proxy.dialects.anthropic_stream import AnthropicAnswer, replay_message
-from proxy.dialects.base import NOTHING, Bound, Channel, Finish, Json, Piece, Reading, Slot
+from proxy.dialects.base import NOTHING, Bound, Channel, Finish, Json, Piece, Reader, Reading, Slot
 from proxy.dialects.counts import anthropic_usage
 from proxy.dialects.family import Family, as_dict, positive, text_of
 from proxy.dialects.leaves import NO_NAMES, Path, is_name, is_signed, walk
@@ -97,8 +97,8 @@ class AnthropicMessages(Family):
             event.reading = reading = self._read(event)
         return reading
 
-    def reader(self) -> Callable[[Event], Reading]:
-        return Repeats(self).read
+    def reader(self) -> Reader:
+        return Repeats(self)
 
     def _read(self, event: Event) -> Reading:
         body = event.json

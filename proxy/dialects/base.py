@@ -8,7 +8,7 @@ one provider's JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,6 +155,26 @@ class Finish:
     cut: bool = False
 
 
+class Reader:
+    """Reads the events of one stream. model: what the events say that were skimmed."""
+
+    __slots__ = ("_dialect", "model")
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self.model: str | None = None
+
+    def read(self, event: Event) -> Reading:
+        """What the event means; never raises."""
+        return self._dialect.read(event)
+
+    def skim(self, data: bytes) -> tuple[int, int]:
+        """For bytes of which nobody wants to know more than how long the texts in them are: how many events they are,
+        all of them whole, and how many characters they add. (0, 0): something in them has to be read.
+        """
+        return 0, 0
+
+
 class Dialect:
     """One wire API. Subclasses override what their API has; the defaults suit an API without it."""
 
@@ -242,9 +262,9 @@ class Dialect:
         """What one event means. Never raises; an event that is not understood is ``NOTHING``."""
         raise NotImplementedError
 
-    def reader(self) -> Callable[[Event], Reading]:
-        """``read`` for the events of one stream, which may learn from what came before."""
-        return self.read
+    def reader(self) -> Reader:
+        """The reader of one stream's events, which may learn from what came before."""
+        return Reader(self)
 
     def join_usage(self, before: Usage | None, now: Usage) -> Usage:
         """The counts of a stream after one more event told its own: running totals, of which the greater stands."""

@@ -7,10 +7,10 @@ other), (choice, "tool_calls", call, "function", "arguments"), (choice, "functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Plain, Reading, Slot
+from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Plain, Reader, Reading, Slot
 from proxy.dialects.counts import openai_usage
 from proxy.dialects.family import DONE, Family, as_dict, positive, text_of
 from proxy.dialects.leaves import Path, opaque_parts, walk
@@ -133,8 +133,8 @@ class OpenAIChat(Family):
             event.reading = reading = self._read(event)
         return reading
 
-    def reader(self) -> Callable[[Event], Reading]:
-        return Repeats(self).read
+    def reader(self) -> Reader:
+        return Repeats(self)
 
     def _read(self, event: Event) -> Reading:
         body = event.json

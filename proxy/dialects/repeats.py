@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from proxy.dialects.base import Piece, Plain, Reading
+from proxy.dialects.base import Piece, Plain, Reader, Reading
 
 if TYPE_CHECKING:
     from proxy.dialects.base import Channel, Dialect, Kind
@@ -26,52 +26,73 @@ _PADDING: Final = b'"obfuscation":"'
 """OpenAI pads each event with a random word, so that its length says nothing of the text."""
 _MARK: Final = "\x01repeats\x01"
 _MARKED: Final = orjson.dumps(_MARK)
+_UNREAD: Final = (0, 0)
 
 
-class Repeats:
-    """``read`` is ``dialect.read`` for the events of one stream."""
+class Repeats(Reader):
+    """The reader of one stream that keeps to one frame."""
 
     __slots__ = (
-        "_channel", "_commits", "_dialect", "_end", "_head", "_key", "_kind", "_lessons", "_model", "_path", "_role",
-        "_tail",
+        "_channel", "_commits", "_end", "_head", "_key", "_kind", "_lessons", "_path", "_role", "_tail",
     )  # fmt: skip
 
     def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
+        super().__init__(dialect)
         self._lessons = _LESSONS
         self._head = b""
         self._tail = b""
         self._end = b""
 
     def read(self, event: Event) -> Reading:
-        """What the event means; never raises."""
+        """See ``Reader``."""
         known: Reading | None = event.reading
         if known is not None:
             return known
-        raw, head = event.raw, self._head
-        framed = False
-        if head and raw.startswith(head):
-            if not self._end:
-                framed = raw.endswith(self._tail)
-                stop = len(raw) - len(self._tail) + 1
-            else:
-                stop = self._padded(raw)
-                framed = stop > 0
-        if framed:
-            start = len(head) - 1
+        raw = event.raw
+        stop = self._stop(raw)
+        if stop:
+            start = len(self._head) - 1
             try:
                 text = orjson.loads(raw[start:stop])
             except orjson.JSONDecodeError:
                 text = None
             if type(text) is str and text:
                 piece = Piece({self._key: text}, self._key, self._kind, self._role, self._path, self._channel)
-                event.reading = reading = Plain((piece,), self._commits, self._model)
+                event.reading = reading = Plain((piece,), self._commits, self.model)
                 event.frame(start, stop)
                 return reading
         said = self._dialect.read(event)
-        if not framed and self._lessons and len(said.pieces) == 1:
+        if not stop and self._lessons and len(said.pieces) == 1:
             self._learn(event, said)
         return said
+
+    def skim(self, data: bytes) -> tuple[int, int]:
+        """See ``Reader``."""
+        if not self._head:
+            return _UNREAD
+        # Nothing but the end of an event can be an empty line: a JSON string has no newline in it.
+        parts = [data] if data.find(b"\n\n") + 2 == len(data) else _cut(data)
+        start = len(self._head) - 1
+        chars = 0
+        try:
+            for raw in parts:
+                stop = self._stop(raw)
+                text = orjson.loads(raw[start:stop]) if stop else None
+                if type(text) is not str or not text:
+                    return _UNREAD
+                chars += len(text)
+        except orjson.JSONDecodeError:
+            return _UNREAD
+        return len(parts), chars
+
+    def _stop(self, raw: bytes) -> int:
+        """Where the text ends in an event that has the frame; 0 where the frame is another or none is known."""
+        head = self._head
+        if not head or not raw.startswith(head):
+            return 0
+        if self._end:
+            return self._padded(raw)
+        return len(raw) - len(self._tail) + 1 if raw.endswith(self._tail) else 0
 
     def _padded(self, raw: bytes) -> int:
         """Where the text ends in an event with padding; 0 when this is none of ours."""
@@ -112,7 +133,15 @@ class Repeats:
         self._path: tuple[str | int, ...] = piece.path
         self._channel: Channel = piece.channel
         self._commits = said.commits
-        self._model = said.model
+        self.model = said.model
+
+
+def _cut(data: bytes) -> list[bytes]:
+    """Events that end in an empty line, and what stands behind the last one."""
+    parts = data.split(b"\n\n")
+    rest = parts.pop()
+    events = [part + b"\n\n" for part in parts]
+    return [*events, rest] if rest else events
 
 
 def _token(data: bytes, text: str) -> bytes | None:

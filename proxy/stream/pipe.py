@@ -67,7 +67,7 @@ class Pipe:
 
     __slots__ = (
         "_committed", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held", "_held_bytes",
-        "_hide_usage", "_out", "_parser", "_read", "_released", "_source", "_stages", "_waiter",
+        "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skims", "_source", "_stages", "_waiter",
         "chars", "end", "error_event", "events", "finish_reason", "model", "tail", "usage",
     )  # fmt: skip
 
@@ -75,11 +75,13 @@ class Pipe:
         self, dialect: Dialect, source: Source, *, hide_usage: bool = False, decoder: Decoder | None = None
     ) -> None:
         self._dialect = dialect
-        self._read = dialect.reader()
+        self._reader = reader = dialect.reader()
+        self._read = reader.read
         self._source = source
         self._decoder = decoder
         self._hide_usage = hide_usage
         self._parser = Parser()
+        self._skims = False  # nobody looks at events: their texts are counted, and the bytes pass
         self._stages: Sequence[Stage] = ()
         self._out: Out | None = None
         self._held: list[Event] = []
@@ -103,7 +105,10 @@ class Pipe:
 
     def feed(self, data: bytes) -> None:
         """Bytes of one read."""
-        if self.end is not None and not self._final:
+        if self.end is not None:
+            if not self._final:
+                return
+        elif self._skims and not self._final and self._skimmed(data):
             return
         try:
             if self._decoder is not None:
@@ -115,6 +120,20 @@ class Pipe:
             return
         if events:
             self.take(events)
+
+    def _skimmed(self, data: bytes) -> bool:
+        """Whether ``data`` went through unread."""
+        if self._parser.pending:
+            return False
+        events, chars = self._reader.skim(data)
+        if not events:
+            return False
+        self.events += events
+        self.chars += chars
+        self.model = self._reader.model or self.model
+        if self._out is not None:
+            self._out.write(data)
+        return True
 
     def take(self, events: list[Event]) -> None:
         """Events of one read, for a source that has events already."""
@@ -259,6 +278,7 @@ class Pipe:
         """From now on events go through ``stages`` (innermost first) and leave by ``out``; held ones at once."""
         self._stages = stages
         self._out = out
+        self._skims = not stages and self._decoder is None
         held, self._held = self._held, []
         paused = self._held_bytes > HELD_BYTES
         # A source that broke off before anybody was attached: what had come leaves first, then the end is told.

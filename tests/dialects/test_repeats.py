@@ -67,7 +67,7 @@ STREAMS = st.lists(
 
 @given(STREAMS)
 def test_every_event_means_what_it_means_alone(stream: list[bytes]) -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     for raw in stream:
         event, alone = Event(raw), Event(raw)
         assert told(read(event)) == told(openai_chat.read(alone))
@@ -78,7 +78,7 @@ def test_every_event_means_what_it_means_alone(stream: list[bytes]) -> None:
 
 @given(STREAMS, TEXT)
 def test_an_edited_piece_is_what_is_written(stream: list[bytes], new: str) -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     for raw in stream:
         event, alone = Event(raw), Event(raw)
         for one in (event, alone):
@@ -95,7 +95,7 @@ def test_an_edited_piece_is_what_is_written(stream: list[bytes], new: str) -> No
 def test_the_tree_and_the_piece_stay_one_also_when_the_tree_is_asked_for_between_two_edits(
     stream: list[bytes], first: str, second: str
 ) -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     for raw in stream:
         event = Event(raw)
         for piece in read(event).pieces:
@@ -109,7 +109,7 @@ def test_the_tree_and_the_piece_stay_one_also_when_the_tree_is_asked_for_between
 
 
 def test_the_second_event_of_a_frame_is_not_parsed() -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     events = [Event(chunk(text)) for text in ("Hel", "lo", ' "you"\n', "é")]
     for event in events:
         read(event)
@@ -117,7 +117,7 @@ def test_the_second_event_of_a_frame_is_not_parsed() -> None:
 
 
 def test_padding_of_any_length_is_part_of_the_frame() -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     events = [Event(chunk("x", more={"usage": None, "obfuscation": word})) for word in ("ab", "c", "dEf9", "")]
     for event in events:
         read(event)
@@ -135,7 +135,7 @@ def test_padding_of_any_length_is_part_of_the_frame() -> None:
     ],
 )
 def test_what_only_looks_like_the_frame_is_read_whole(second: bytes) -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     read(Event(chunk("first", more={"obfuscation": "z"} if b"obfus" in second else None)))
     event = Event(second)
     assert told(read(event)) == told(openai_chat.read(Event(second)))
@@ -143,7 +143,7 @@ def test_what_only_looks_like_the_frame_is_read_whole(second: bytes) -> None:
 
 
 def test_a_frame_with_a_key_twice_is_never_learned() -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     raw = chunk("one").replace(b'"content":"one"', b'"content":"hidden","content":"one"')
     events = [Event(raw), Event(raw)]
     for event in events:
@@ -152,7 +152,7 @@ def test_a_frame_with_a_key_twice_is_never_learned() -> None:
 
 
 def test_a_stream_whose_frames_all_differ_stops_being_learned() -> None:
-    read = openai_chat.reader()
+    read = openai_chat.reader().read
     events = [Event(chunk("x", more={"created": n})) for n in range(50)]
     for event in events:
         read(event)
@@ -164,7 +164,7 @@ def test_a_stream_whose_frames_all_differ_stops_being_learned() -> None:
 
 @given(st.lists(TEXT, max_size=8), TEXT)
 def test_frames_with_a_name_line_are_read_and_edited_the_same_way(texts: list[str], new: str) -> None:
-    read = anthropic_messages.reader()
+    read = anthropic_messages.reader().read
     for text in texts:
         tree = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
         raw = b"event: content_block_delta\ndata: " + json.dumps(tree, ensure_ascii=False).encode() + b"\n\n"
@@ -180,3 +180,47 @@ def test_frames_with_a_name_line_are_read_and_edited_the_same_way(texts: list[st
         assert Event(event.encode()).json == tree
         assert event.json == tree
         assert event.data is not None and json.loads(event.data) == tree
+
+
+@given(STREAMS, st.lists(st.integers(1, 4), max_size=12))
+def test_what_is_skimmed_is_as_long_as_what_is_read(stream: list[bytes], reads: list[int]) -> None:
+    """However many events come in one read, and whatever stands between them."""
+    reader = openai_chat.reader()
+    for count in [*reads, *([1] * len(stream))]:
+        taken, stream = stream[:count], stream[count:]
+        texts = [len(p.text) for raw in taken for p in openai_chat.read(Event(raw)).pieces]
+        events, chars = reader.skim(b"".join(taken))
+        if events:
+            assert (events, chars) == (len(taken), sum(texts))
+            continue
+        for raw in taken:
+            reader.read(Event(raw))
+
+
+def test_reads_of_one_event_and_of_several_are_skimmed_once_the_frame_is_known() -> None:
+    reader = openai_chat.reader()
+    assert reader.skim(chunk("one")) == (0, 0)
+    reader.read(Event(chunk("one")))
+    assert reader.skim(chunk("four")) == (1, 4)
+    assert reader.skim(chunk("a") + chunk('"b"') + chunk("cd")) == (3, 6)
+    assert reader.model == "m"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        chunk("x")[:-1],  # not whole
+        chunk("x") + chunk("y")[:20],
+        chunk("x") + b"data: [DONE]\n\n",
+        chunk("x").replace(b'"finish_reason":null', b'"finish_reason":"stop"'),
+        chunk("x", more={"usage": {"prompt_tokens": 1, "completion_tokens": 2}}),
+        chunk("x", choice=1),
+        b": still here\n\n" + chunk("x"),
+        chunk(""),
+        b"",
+    ],
+)
+def test_what_says_more_than_a_text_is_not_skimmed(data: bytes) -> None:
+    reader = openai_chat.reader()
+    reader.read(Event(chunk("one")))
+    assert reader.skim(data) == (0, 0)

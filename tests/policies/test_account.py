@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import orjson
 import pytest
 
 from proxy.accounting.books import Books
+from proxy.accounting.segments import read_lines
 from proxy.accounting.ticket import TICKET
 from proxy.accounting.usage import Usage
 from proxy.config.model import Config
@@ -61,8 +61,8 @@ def answered(exchange, attempt, outcome="answered"):
 
 def records(books):
     directory = books.store.journal.directory
-    text = b"".join(directory.file(number).read_bytes() for number in directory.segments())
-    return [orjson.loads(line) for line in text.splitlines()]
+    files = (directory.file(number) for number in directory.segments())
+    return [line for file in files for line in read_lines(file.read_bytes(), str(file))]
 
 
 async def test_a_call_becomes_a_begin_and_an_end_with_all_its_dimensions(account, books):
