@@ -167,7 +167,9 @@ def _after_newline(stream: BinaryIO, end: int) -> int:
 
 
 def read_lines(data: bytes, where: str) -> list[list[Any]]:
-    """The records in whole lines of a segment, zeros behind them left out. A line that is no record (a damaged disk) is skipped and said."""
+    """The records in whole lines of a segment; zeros behind them are nothing. A line that is no record (a damaged disk)
+    is skipped and said.
+    """
     return _parse(data.rstrip(b"\0").split(b"\n"), where)
 
 
