@@ -1,7 +1,7 @@
 """The journal: what must survive a crash, appended to a local file before a call's last piece leaves.
 
-``append`` writes at once, into a memory map (see ``mapped``): 0.4 us a line with the room that is made for it, where a
-``write`` of its own takes 1.3. Sharing a write among the lines of one turn of the loop would cost more than either:
+``append`` writes at once, into a memory map where it can (see ``mapped``): 0.4 us a line with the room that is made for
+it, where a ``write`` of its own takes 1.3. Sharing a write among the lines of one turn of the loop would cost more than either:
 sockets are flushed at the end of the very turn in which they were written to, so each request and each last piece would
 have to be held back until the lines stand (a future, a callback and the way back into the coroutine: 2 us; or a list of
 held writes and a turn of the loop more), and a turn seldom has more than a few.
@@ -30,7 +30,7 @@ from typing import Any
 
 from proxy.accounting import record
 from proxy.accounting.ledger.base import Position
-from proxy.accounting.mapped import MappedFile
+from proxy.accounting.mapped import MappedFile, can_map
 from proxy.accounting.segments import Directory, claim, read_lines, repair
 
 __all__ = ["Journal", "recover"]
@@ -56,9 +56,11 @@ class Journal:
         on_full: str = "continue",
         segment_bytes: int = 8 << 20,
         held_bytes: int = 64 << 20,
+        mapped: bool | None = None,
         alarm: Callable[[str, str], None] | None = None,
     ) -> None:
-        """``root``: directory for journals; ``held_bytes``: how much may wait in memory while there is no room.
+        """``root``: directory for journals; ``held_bytes``: how much may wait in memory while there is no room;
+        ``mapped``: whether to write through a memory map (None: where the file system allows).
 
         ``alarm(state, text)`` is called on the loop when ``state`` changes to ``ok``, ``slow``, ``full`` or ``lost``.
         """
@@ -69,6 +71,7 @@ class Journal:
         self.on_full = on_full
         self._segment_bytes = segment_bytes
         self._held_bytes = held_bytes
+        self._mapped = mapped
         self._alarm = alarm
         self.state = "closed"
         self.refusing = False
@@ -99,6 +102,8 @@ class Journal:
     def open(self) -> None:
         """Claim a directory, repair its last line, close the calls of the process that died. Blocks: at start only."""
         self.directory = claim(self._root)
+        if self._mapped is None:
+            self._mapped = can_map(self.directory.path)
         left = recover(self.directory)
         self.recovered = len(left)
         # A new file for each start: a power cut may have made the old one shorter than the ledger remembers it, and
@@ -109,7 +114,7 @@ class Journal:
         self.state = "ok"
         self._pending = left
         try:
-            self._segment = MappedFile(self.directory.file(self.number), self.number)
+            self._segment = self._file(self.number)
             if left:
                 self._write(left)
                 self._pending = []
@@ -284,7 +289,7 @@ class Journal:
         """Start a new file with the begins of all open calls, so that the older files are no longer needed for them."""
         old = self._segment
         number = self.number if old is None else old.number + 1
-        segment = MappedFile(self.directory.file(number), number)
+        segment = self._file(number)
         if old is not None:
             try:
                 segment.write(b"".join(self._open.copy().values()))
@@ -295,6 +300,9 @@ class Journal:
             old.close()
         self._segment, self.number = segment, number
         return segment
+
+    def _file(self, number: int) -> MappedFile:
+        return MappedFile(self.directory.file(number), number, mapped=bool(self._mapped))
 
     # --- no room
 

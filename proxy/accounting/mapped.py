@@ -5,9 +5,11 @@ process just as well, also ``kill -9``. But the copy takes 0.1 us where the syst
 is not given away and waited for.
 
 Room is made before it is needed, a few pages at a time, by writing zeros: a full disk is met there, as an error that
-can be dealt with, and not by the copy, as a signal that ends the process. Such a signal (SIGBUS) is left for two
-things: a file that somebody truncates while it is in use, and a disk that cannot give back a page it once took. A
-process that has a SQLite database in WAL mode open lives with the same: the index of the log is a shared map.
+can be dealt with, and not by the copy, as a signal that ends the process. That holds where a page that has its place on
+the disk keeps it, and not on file systems that write elsewhere each time (btrfs, ZFS), or over a network; ``can_map``
+tells, and without a map each line is a system call as ever. What is left for the signal (SIGBUS) is a file that somebody
+truncates while it is in use, and a disk that cannot give back a page it once took. A process that has a SQLite
+database in WAL mode open lives with the same: the index of the log is a shared map.
 
     in use     lines, zeros up to the room that was made, a hole up to the window's end
     closed     lines
@@ -19,18 +21,20 @@ import contextlib
 import errno
 import mmap
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MappedFile"]
+__all__ = ["MappedFile", "can_map"]
 
 _PAGE: Final = mmap.ALLOCATIONGRANULARITY
 _WINDOW: Final = 64 * _PAGE
 """Bytes that are mapped at once: few maps a second, and few pages that count as this process's memory."""
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _STEP: Final = 2 * _PAGE
 """Bytes of room that are made at once: so much may still be written after the disk is full."""
-_CANNOT_MAP: Final = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM})
+_KEEP_PLACE: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
 
 
 class MappedFile:
@@ -39,11 +43,15 @@ class MappedFile:
     ``number``: whatever the owner calls it. ``size``: the bytes of all lines; what stands behind them is nothing.
     """
 
-    __slots__ = ("_copy", "_end", "_fd", "_length", "_limit", "_map", "_room", "number", "size")
+    __slots__ = ("_copy", "_end", "_fd", "_length", "_limit", "_map", "_mapped", "_room", "number", "size")
 
-    def __init__(self, file: Path, number: int) -> None:
-        """Open ``file`` to add to what is in it; make it if there is none. Raises ``OSError``."""
+    def __init__(self, file: Path, number: int, *, mapped: bool = True) -> None:
+        """Open ``file`` to add to what is in it; make it if there is none. Raises ``OSError``.
+
+        ``mapped``: what ``can_map`` says of its directory.
+        """
         self.number = number
+        self._mapped = mapped
         self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.size = self._length = self._room = os.fstat(self._fd).st_size
         self._end = self._limit = 0  # of the window, and of what can be copied into it
@@ -54,6 +62,9 @@ class MappedFile:
         """Add a line. Raises ``OSError`` when there is no room for it; nothing of it stands in the file then."""
         end = self.size + len(line)
         if end > self._limit:
+            if not self._mapped:
+                self.write(line)
+                return
             self._make_room(end)
         self._copy(line)
         self.size = end
@@ -102,19 +113,10 @@ class MappedFile:
         if self._length < start + length:
             os.ftruncate(self._fd, start + length)
             self._length = start + length
-        try:
-            self._map = window = mmap.mmap(self._fd, length, offset=start)
-        except OSError as error:
-            if error.errno not in _CANNOT_MAP:
-                raise
-            self._copy = self._write_line  # a file system without shared maps
-        else:
-            window.seek(self.size - start)
-            self._copy = window.write
+        self._map = window = mmap.mmap(self._fd, length, offset=start)
+        window.seek(self.size - start)
+        self._copy = window.write
         self._end = start + length
-
-    def _write_line(self, line: bytes) -> None:
-        _write_all(self._fd, line, self.size)
 
     def _unmap(self) -> None:
         self._end = self._limit = 0
@@ -131,3 +133,22 @@ def _write_all(fd: int, data: bytes, place: int) -> None:
         if not more:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written += more
+
+
+def can_map(directory: Path) -> bool:
+    """Whether files in ``directory`` stand on a file system whose pages keep their place on the disk.
+
+    Source of the format: proc_pid_mountinfo(5); the mount with the longest path that leads to the directory counts.
+    """
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        return False
+    place = str(directory.resolve())
+    longest, kind = "", ""
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
+        if len(point) >= len(longest) and (place == point or place.startswith(point.rstrip("/") + "/")):
+            longest, kind = point, after.split(" ")[0]
+    return kind in _KEEP_PLACE

@@ -188,7 +188,7 @@ from proxy.accounting import record
 from proxy.accounting.journal import Journal
 
 async def main():
-    journal = Journal(Path(sys.argv[1]), segment_bytes=20_000)
+    journal = Journal(Path(sys.argv[1]), segment_bytes=20_000, mapped=sys.argv[2] == "map")
     journal.open()
     print("open", flush=True)
     who = record.attribution(principal="p", key="k")
@@ -215,7 +215,9 @@ async def test_kill_9_loses_no_call_that_was_answered_and_doubles_none(tmp_path)
     recovered = 0
     for turn in range(10):
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path / "journal")], stdout=subprocess.PIPE, cwd=ROOT
+            [sys.executable, "-c", CHILD, str(tmp_path / "journal"), "map" if turn % 2 else "write"],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
         )
         assert child.stdout is not None
         assert child.stdout.readline() == b"open\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from proxy.accounting.behind import behind
 from proxy.accounting.journal import Journal
 from proxy.accounting.ledger.base import Position
 from proxy.accounting.ledger.sqlite import SqliteLedger
-from proxy.accounting.mapped import MappedFile
+from proxy.accounting.mapped import MappedFile, can_map
 from proxy.accounting.segments import claim, filled, repair
 from proxy.accounting.tail import Tail
 
@@ -35,15 +34,15 @@ def file(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["put", "write", "reopen"]), LINES), max_size=40))
-def test_whatever_was_put_or_written_stands_in_this_order(tmp_path_factory, steps):
+@given(st.lists(st.tuples(st.sampled_from(["put", "write", "reopen"]), LINES), max_size=40), st.booleans())
+def test_whatever_was_put_or_written_stands_in_this_order(tmp_path_factory, steps, by_map):
     file = tmp_path_factory.mktemp("mapped") / "1.log"
-    mapped, expected = MappedFile(file, 1), b""
+    mapped, expected = MappedFile(file, 1, mapped=by_map), b""
     for what, line in steps:
         if what == "reopen":
             mapped.close()
             assert file.read_bytes() == expected
-            mapped = MappedFile(file, 1)
+            mapped = MappedFile(file, 1, mapped=by_map)
             continue
         getattr(mapped, what)(line)
         expected += line
@@ -120,16 +119,32 @@ def test_a_failed_write_leaves_nothing_and_the_next_line_follows_the_last_whole_
     assert file.read_bytes() == b"first\nthird\n"
 
 
-def test_a_file_system_without_shared_maps_is_written_with_system_calls(file, monkeypatch):
-    def refuse(*_args, **_named):
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-
-    monkeypatch.setattr(mmap, "mmap", refuse)
-    mapped = MappedFile(file, 1)
-    for number in range(1_000):
+def test_without_a_map_nothing_stands_behind_the_lines(file):
+    mapped = MappedFile(file, 1, mapped=False)
+    for number in range(100):
         mapped.put(b"%400d\n" % number)
+        assert file.stat().st_size == mapped.size
     mapped.close()
-    assert [int(line) for line in file.read_bytes().split()] == list(range(1_000))
+    assert [int(line) for line in file.read_bytes().split()] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("mounts", "expected"),
+    [
+        ("22 1 8:1 / / rw - ext4 /dev/sda1 rw", True),
+        ("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:33 / {place} rw shared:1 - btrfs /dev/sdb rw", False),
+        ("30 22 0:33 / {place} rw - btrfs /dev/sdb rw\n31 30 0:34 / {place}/data rw master:2 - xfs /dev/sdc rw", True),
+        ("22 1 8:1 / / rw - overlay overlay rw\n30 22 0:33 / {place}x rw - ext4 /dev/sdb rw", False),
+        ("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:33 / {place}/data rw - nfs4 server:/x rw", False),
+        ("", False),
+    ],
+)
+def test_a_map_is_taken_where_pages_keep_their_place_on_the_disk(tmp_path, monkeypatch, mounts, expected):
+    directory = tmp_path / "a b" / "data"
+    directory.mkdir(parents=True)
+    place = str(tmp_path / "a b").replace(" ", "\\040")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts.format(place=place))
+    assert can_map(directory) is expected
 
 
 @pytest.mark.parametrize(
