@@ -7,8 +7,8 @@ is not given away and waited for.
 Room is made before it is needed, a few pages at a time, by writing zeros: a full disk is met there, as an error that
 can be dealt with, and not by the copy, as a signal that ends the process. That holds where a page that has its place on
 the disk keeps it, and not on file systems that write elsewhere each time (btrfs, ZFS), or over a network; ``can_map``
-tells, and without a map each line is a system call as ever. What is left for the signal (SIGBUS) is a file that somebody
-truncates while it is in use, and a disk that cannot give back a page it once took. A process that has a SQLite
+tells, and without a map each line is a system call as ever. What is left for the signal (SIGBUS) is a file that
+somebody truncates while it is in use, and a disk that cannot give back a page it once took. A process that has a SQLite
 database in WAL mode open lives with the same: the index of the log is a shared map.
 
     in use     lines, zeros up to the room that was made, a hole up to the window's end
