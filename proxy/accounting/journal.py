@@ -2,9 +2,9 @@
 
 ``append`` writes at once, into a memory map where it can (see ``mapped``): 0.4 us a line with the room that is made for
 it, where a ``write`` of its own takes 1.3. Sharing a write among the lines of one turn of the loop would cost more than
-either: sockets are flushed at the end of the very turn in which they were written to, so each request and each last piece would
-have to be held back until the lines stand (a future, a callback and the way back into the coroutine: 2 us; or a list of
-held writes and a turn of the loop more), and a turn seldom has more than a few.
+either: sockets are flushed at the end of the very turn in which they were written to, so each request and each last
+piece would have to be held back until the lines stand (a future, a callback and the way back into the coroutine: 2 us;
+or a list of held writes and a turn of the loop more), and a turn seldom has more than a few.
 
 What was written survives the process, also ``kill -9``. With ``fsync: true`` it survives the machine: lines wait on a
 list, one write and one sync in a thread take all that gathered, and whoever must know that its line stands awaits
