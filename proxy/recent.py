@@ -20,7 +20,7 @@ class Recent:
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
-        self._over = 1  # the end of the second that runs
+        self._over = 1.0  # the end of the second that runs
         self.clear()
 
     def __repr__(self) -> str:
@@ -46,8 +46,8 @@ class Recent:
         self._some = [0] * self.seconds
 
     def _forget(self, second: int) -> None:
-        ended = self._over - 1
-        self._over = second + 1
+        ended = int(self._over) - 1
+        self._over = second + 1.0
         if second - ended >= self.seconds:
             self.clear()
             return

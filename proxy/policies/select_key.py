@@ -101,7 +101,9 @@ class SelectKey(Policy):
     def on_request(self, exchange: Exchange) -> Later[None]:
         request = exchange.request
         path = request.path
-        if path in PLAIN and (request.raw_body is None or b"file_id" not in request.raw_body):
+        raw = request.raw_body
+        # `find`, not `in`, which first tries to read its left side as a number.
+        if path in PLAIN and (raw is None or raw.find(b"file_id") < 0):
             return None
         named = account_ids.named_in_path(path)
         ids = [named] if named is not None else self._ids_in_body(exchange)
@@ -142,9 +144,9 @@ class SelectKey(Policy):
         sticky, only, pinned = None, None, False
         if bound is not None:
             only, pinned = bound.only, bound.pinned
-            if pinned or ring.sticks:
+            if pinned or ring.tiers.sticks:
                 sticky = f"principal:{exchange.principal.id}"
-        elif ring.sticks:
+        elif ring.tiers.sticks:
             sticky = conversation(exchange)
         if ring.direct is None:
             choice = ring.choose(
@@ -213,7 +215,9 @@ class SelectKey(Policy):
         if lease is None:
             return
         outcome = attempt.outcome
-        sent = 1 + attempt.resent if attempt.sent and outcome != "vetoed" else 0
+        sent = 0
+        if attempt.sent and outcome != "vetoed":
+            sent = 2 if attempt.resent else 1
         usage = attempt.usage
         status = attempt.status
         tokens: int | None = None
@@ -222,9 +226,10 @@ class SelectKey(Policy):
         elif status is not None and status >= 400:
             tokens = 0  # an error's answer costs no tokens
         first = attempt.first_byte_at
+        failure = attempt.failure
         lease.ring.end(
-            lease, sent, outcome, attempt.failure, status, tokens, attempt.retry_after, attempt.response_headers,
-            None if first is None else first - attempt.started_at,
+            lease, sent, outcome, failure, status, tokens, None if failure is None else attempt.retry_after,
+            attempt.response_headers, None if first is None else first - attempt.started_at,
         )  # fmt: skip
 
     # --- up: ids that were made ----------------------------------------------------------------------

@@ -10,19 +10,24 @@ from typing import Any, TypeAlias
 
 from proxy.state.limits import Bucket, Limit, Slots, Window
 from proxy.state.memory import MemoryState
-from proxy.state.meters import Meter
+from proxy.state.meters import Meter, SlotsMeter, WindowMeter
 
 Pairs: TypeAlias = tuple[tuple[Any, Any], ...]
 """Limits, each with its meter."""
+Usual: TypeAlias = tuple[WindowMeter, int, WindowMeter, int, SlotsMeter | None, int]
+"""A window of calls, one of tokens, and places or none, each as its meter and its limit."""
 
 
 class Joint:
     """One unit of each of `rates`, one place of each of `slots`, tokens of each of `weighed`: all or nothing.
 
     Its meters stay until it is closed (or gone). After that nobody may `take`; what was taken before can be settled.
+
+    What a key usually has, a window of calls, one of tokens, and places or none, is moved as one: `take` looks at all
+    of it before it changes any, and asks the meters one by one only when it sees a reason not to.
     """
 
-    __slots__ = ("_open", "_state", "rates", "slots", "weighed")
+    __slots__ = ("_open", "_place", "_state", "_usual", "rates", "slots", "weighed")
 
     def __init__(
         self,
@@ -35,10 +40,20 @@ class Joint:
         self.rates = self._keep(rates)
         self.slots = self._keep(slots)
         self.weighed = self._keep(weighed)
+        self._place: SlotsMeter | None = self.slots[0][1] if len(self.slots) == 1 else None
+        self._usual = self._usual_of()
         self._open = True
 
     def _keep(self, limits: Sequence[Limit]) -> Pairs:
         return tuple([(limit, self._state.keep(limit)) for limit in limits])
+
+    def _usual_of(self) -> Usual | None:
+        match self.rates, self.weighed, self.slots:  # two limits never have one name, so these are two meters
+            case ((Window() as calls, of_calls),), ((Window() as tokens, of_tokens),), ():
+                return of_calls, calls.limit, of_tokens, tokens.limit, None, 0
+            case ((Window() as calls, of_calls),), ((Window() as tokens, of_tokens),), ((slots, place),):
+                return of_calls, calls.limit, of_tokens, tokens.limit, place, slots.limit
+        return None
 
     def close(self) -> None:
         """Lets go of the meters."""
@@ -55,6 +70,23 @@ class Joint:
     def take(self, tokens: int, now: float) -> bool:
         """Takes all of it if it fits. now: monotonic seconds, to be kept for `settle`."""
         share = self._state.share
+        if self._usual is not None and share.count == 1:
+            of_calls, most_calls, of_tokens, most_tokens, place, places = self._usual
+            calls = of_calls.total + 1
+            weight = of_tokens.total + tokens
+            if (
+                now < of_calls.steady
+                and now < of_tokens.steady
+                and calls + of_calls.others <= most_calls
+                and weight + of_tokens.others <= most_tokens
+                and (place is None or (place.held < places and not place.others))
+            ):
+                if place is not None:
+                    place.held += 1
+                    place.away += 1
+                of_calls.total = calls
+                of_tokens.total = weight
+                return True
         for limit, meter in self.rates:
             if meter.ask(limit, 1, now, share) > 0.0:
                 return self._undo(meter, tokens, now)
@@ -91,8 +123,12 @@ class Joint:
         if count != 1:
             for limit, meter in self.rates:
                 meter.settle(limit, 1, count, stamp, now, share)
-        for limit, meter in self.slots:
-            meter.settle(limit, 1, 0, stamp, now, share)
+        if self._place is not None:
+            self._place.held -= 1
+            self._place.away -= 1
+        else:
+            for limit, meter in self.slots:
+                meter.settle(limit, 1, 0, stamp, now, share)
         if used != tokens:
             for limit, meter in self.weighed:
                 meter.settle(limit, tokens, used, stamp, now, share)

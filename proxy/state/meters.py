@@ -33,28 +33,43 @@ class Meter(Protocol):
 
 
 class WindowMeter:
-    """Sliding window in cells. `cells`: amounts by the end of their cell, oldest first; `total` is their sum.
+    """Sliding window in cells. `cells`: amounts by the end of their cell, oldest first; `written` is their sum.
 
-    steady: until then nothing drops out and `last` is the cell to book in, so that asking is one comparison.
+    total: the same and what was taken since, which belongs to the cell `last` and is put there before anybody looks.
+    steady: until then nothing drops out and `last` is the cell to book in, so that asking is a comparison and a sum.
     before: what of `total` was taken before `leave`, cell by cell in `old`; the rest was taken since.
+
+    Amounts are whole numbers, and so are sums that begin with one: adding and comparing a float and an integer costs
+    several times as much.
     """
 
-    __slots__ = ("before", "cells", "kept", "last", "old", "others", "others_until", "span", "steady", "total")
+    __slots__ = (
+        "before", "cells", "kept", "last", "old", "others", "others_until", "span", "steady", "total", "written",
+    )  # fmt: skip
 
     def __init__(self, limit: Window) -> None:
         self.cells: dict[float, float] = {}
         self.old: dict[float, float] = {}
         self.last = 0.0
         self.steady = 0.0
-        self.total = 0.0
-        self.before = 0.0
-        self.others = 0.0
+        self.total: float = 0
+        self.written: float = 0
+        self.before: float = 0
+        self.others: float = 0
         self.others_until = 0.0
         self.span = limit.span
         self.kept = 0
 
+    def write(self) -> None:
+        """Puts what was taken into the cell it belongs to."""
+        total = self.total
+        if total != self.written:
+            self.cells[self.last] += total - self.written
+            self.written = total
+
     def drop(self, now: float) -> None:
         """Forgets the cells that are wholly past."""
+        self.write()
         horizon = now - self.span
         cells = self.cells
         while cells:
@@ -64,9 +79,10 @@ class WindowMeter:
             self.total -= cells.pop(end)
             self.steady = 0.0
             if self.old:
-                self.before -= self.old.pop(end, 0.0)
+                self.before -= self.old.pop(end, 0)
+        self.written = self.total
         if self.others and self.others_until <= now:
-            self.others = 0.0
+            self.others = 0
 
     def room(self, limit: Window, share: Share) -> float:
         if share.count == 1:
@@ -80,7 +96,7 @@ class WindowMeter:
             return 0.0
         if amount > share.of(limit.limit):
             return NEVER
-        freed = 0.0
+        freed: float = 0
         for end, part in self.cells.items():
             freed += part
             if freed >= missing:
@@ -92,7 +108,6 @@ class WindowMeter:
             total = self.total + amount
             if total + self.others <= limit.limit:
                 self.total = total
-                self.cells[self.last] += amount
                 return 0.0
         wait = self.wait(limit, amount, now, share)
         if wait <= 0:
@@ -109,8 +124,10 @@ class WindowMeter:
 
     def add(self, end: float, amount: float) -> None:
         """Books `amount` in the cell that ends at `end`."""
+        self.write()
         cells = self.cells
         self.total += amount
+        self.written = self.total
         if end in cells:
             cells[end] += amount
             return
@@ -133,11 +150,14 @@ class WindowMeter:
                 self.add(end, difference)
             return
         left = kept + difference
-        if left < 0:
-            left = 0.0
+        if left < 0 or self.old:
+            self.write()  # the cell may be the newest one, and hold more
+            kept = self.cells[end]
+            left = max(0, kept + difference)
         self.cells[end] = left
         self.total += left - kept
-        if self.old and left < self.old.get(end, 0.0):
+        self.written += left - kept
+        if self.old and left < self.old.get(end, 0):
             self.before -= self.old[end] - left
             self.old[end] = left
 
@@ -156,7 +176,7 @@ class WindowMeter:
     def usage(self, limit: Window, now: float) -> Usage:
         self.drop(now)
         last = self.last + self.span - now if self.cells else 0.0
-        return Usage(self.total + self.others, 0.0, limit.limit, max(last, self.others_until - now, 0.0))
+        return Usage(float(self.total + self.others), 0.0, limit.limit, max(last, self.others_until - now, 0.0))
 
     def used(self, now: float) -> float:
         """Units in the window by the local picture: the one figure of `usage` that is asked for often."""
@@ -164,6 +184,7 @@ class WindowMeter:
         return self.total + self.others
 
     def leave(self) -> None:
+        self.write()
         self.old = dict(self.cells)
         self.before = self.total
 
@@ -355,9 +376,13 @@ class CounterMeter:
 
 
 class SlotsMeter(CounterMeter):
-    """Places that are held and given back: the two sums that every call changes."""
+    """Places that are held and given back: the two sums that every call changes, whole numbers as in `WindowMeter`."""
 
     __slots__ = ()
+
+    def __init__(self, limit: Counter | Slots) -> None:
+        super().__init__(limit)
+        self.held = self.away = 0
 
     def ask(self, limit: Counter | Slots, amount: float, now: float, share: Share) -> float:
         if share.count == 1 and not self.others and self.held + amount <= limit.limit:

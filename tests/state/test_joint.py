@@ -122,8 +122,9 @@ def test_the_short_way_decides_like_the_long_one(steps):
             grant, tokens, stamp = open_calls.pop(number % len(open_calls))
             long.settle(grant, (1, 0, number))
             joint.settle(1, tokens, number, stamp, now)
-        for one in (rpm, slots, tpm):
-            assert repr(short.usage(one)) == repr(long.usage(one))
+        if number % 3 == 0:  # looking brings the meters' own bookkeeping up to date, so not every time
+            for one in (rpm, slots, tpm):
+                assert repr(short.usage(one)) == repr(long.usage(one))
 
 
 def test_what_is_kept_counts_from_the_first_moment_however_late_the_sweeper_is():

@@ -116,14 +116,14 @@ class Health:
     def correct(self, key: Key, headers: Sequence[tuple[bytes, bytes]], now: float) -> None:
         """The provider has seen more of a key than we have: other users of the same account. now: monotonic."""
         life = key.life
+        if now - life.corrected_at < CORRECT_EVERY and ratelimit_headers.plenty(headers, life.figures):
+            return
         places = life.figures = ratelimit_headers.remainders(headers, life.figures)
         if not places[1]:
             # Most providers never say a word of it, and looking at a dozen names is more than the rest of a call's end.
             life.silent_size, life.silent_until = len(headers), now + SILENT_FOR
             return
         life.silent_size = -1
-        if now - life.corrected_at < CORRECT_EVERY and not ratelimit_headers.urgent(headers, places):
-            return
         life.corrected_at = now
         told = ratelimit_headers.parse(headers, self.clock.now())
         if told is None:

@@ -110,9 +110,22 @@ class Peers:
         if now >= self._back_at:
             self.wake()
         self.asked = True
-        if self.stale:
-            self._refresh()
-        heap, seats = self._heap, self._seats
+        heap, seats, stale = self._heap, self._seats, self.stale
+        seat: Seat
+        if stale:
+            row_of = self._row
+            while stale:
+                seat = stale.pop()
+                old = seat.row
+                if old[0] == NEVER:
+                    continue  # it rests
+                seat.row = row = row_of(seat)
+                if heap[0] is old:
+                    heapreplace(heap, row)
+                else:
+                    heappush(heap, row)
+            if len(heap) > self._most:
+                heap = self._sort()
         row = heap[0]
         seat = seats[row[-1]]
         while seat.row is not row:
@@ -139,10 +152,7 @@ class Peers:
         """All of them, the best first."""
         if self.only is not None:
             return self.keys
-        if now >= self._back_at:
-            self.wake()
-        self.asked = True
-        self._refresh()
+        self.best(None, now)  # brings the rows up to date
         rows = sorted([seat.row for seat in self._seats])
         prefix = self._prefix
         if sticky is not None and prefix is not None:
@@ -152,24 +162,9 @@ class Peers:
 
     # --- being told ----------------------------------------------------------------------------
 
-    def _refresh(self) -> None:
-        """New rows for all that have changed."""
-        stale, heap, row_of = self.stale, self._heap, self._row
-        while stale:
-            seat = stale.pop()
-            old = seat.row
-            if old[0] == NEVER:
-                continue  # it rests
-            seat.row = row = row_of(seat)
-            if heap[0] is old:
-                heapreplace(heap, row)
-            else:
-                heappush(heap, row)
-        if len(heap) > self._most:
-            self._sort()
-
-    def _sort(self) -> None:
+    def _sort(self) -> list[Row]:
         self._heap = sorted([seat.row for seat in self._seats])
+        return self._heap
 
     def wake(self) -> None:
         """Looks at all keys anew, and is told of their changes from now on."""

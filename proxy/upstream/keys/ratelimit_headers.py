@@ -47,12 +47,16 @@ def remainders(headers: Sequence[tuple[bytes, bytes]], before: Places = NOWHERE)
     return len(headers), tuple([(place, pair[0]) for place, pair in enumerate(headers) if pair[0] in found])
 
 
-def urgent(headers: Sequence[tuple[bytes, bytes]], places: Places) -> bool:
-    """Whether a remainder is below a thousand."""
-    for place, _ in places[1]:  # noqa: SIM110 - on the way of every call
-        if len(headers[place][1]) <= 3:
-            return True
-    return False
+def plenty(headers: Sequence[tuple[bytes, bytes]], places: Places) -> bool:
+    """Whether the remainders stand where they stood, and none is below a thousand."""
+    count, named = places
+    if count != len(headers):
+        return False
+    for place, name in named:
+        found, value = headers[place]
+        if found != name or len(value) <= 3:
+            return False
+    return True
 
 
 def parse(headers: Iterable[tuple[bytes, bytes]], now: float | None = None) -> tuple[Room, Room] | None:

@@ -57,7 +57,7 @@ class KeyRing:
         if lives is not None:
             for key in self.keys:
                 key.life = lives.setdefault(key.id, key.life)
-        self._tiers = PoolTiers(self.keys, strategies, state, price)
+        self.tiers = PoolTiers(self.keys, strategies, state, price)
         self.health = Health(state, self.clock)
         self.direct = state if isinstance(state, MemoryState) else None
         self._cooldowns: Mapping[str, object] = self.direct.cooldowns if self.direct is not None else {}
@@ -67,7 +67,6 @@ class KeyRing:
         self._guarded = any(not key.enabled or key.life.suspect or key.life.switched is False for key in self.keys)
         self._switches_read = -NEVER
         self.limits_tokens = any(key.tpm is not None for key in self.keys)
-        self.sticks = "sticky" in self.strategies
         self._waiting = Waiting(self.clock)
         self._turns = self._waiting.turns
         self.wait = self._waiting.wait
@@ -101,15 +100,15 @@ class KeyRing:
         now = self._now()
         if state.shared and now - self._switches_read > LOOK_EVERY:
             self._read_switches()
-        if now >= self._tiers.look_at:
-            self._tiers.look(now)
+        if now >= self.tiers.look_at:
+            self.tiers.look(now)
         guarded = self._guarded or not state.calm
         alternatives: list[Claims] = []
         offered: list[tuple[Key, Peers]] = []
         spare: tuple[Key, Peers] | None = None
         nearest = NEVER
         why = "no key is for this call"
-        for peers in self._tiers.pinned if pinned and sticky is not None else self._tiers.of(task, model):
+        for peers in self.tiers.pinned if pinned and sticky is not None else self.tiers.of(task, model):
             for key in peers.ordered(sticky, now):
                 if key.id in excluded or (only is not None and key.id != only):
                     continue
@@ -152,7 +151,7 @@ class KeyRing:
     ) -> KeyLease | NoKey:
         """`choose` without a coroutine, where the ring is `direct`."""
         now = self._now()
-        tiers = self._tiers
+        tiers = self.tiers
         if now >= tiers.look_at:
             tiers.look(now)
         found = tiers.all or tiers.of(task, model)
@@ -186,7 +185,7 @@ class KeyRing:
         full: list[Key] = []
         nearest = NEVER
         why = "no key is for this call"
-        for peers in self._tiers.pinned if pinned and sticky is not None else found:
+        for peers in self.tiers.pinned if pinned and sticky is not None else found:
             for key in peers.ordered(sticky, now):
                 if key.id in excluded or (only is not None and key.id != only):
                     continue
@@ -245,12 +244,14 @@ class KeyRing:
             life.probing = True
         seats = key.seats
         if seats:
-            if key.limited and self._tiers.loads:
+            if key.limited and self.tiers.loads:
                 # What this call takes counts at once; the shared figures are read again after LOOK_EVERY.
                 of_rpm, of_tpm = key.part_of_rpm, tokens * key.part_of_tpm
                 life.load += of_rpm if of_rpm > of_tpm else of_tpm
-                busy = life.in_flight * key.part_of_slots
-                life.share = busy if busy > life.load else life.load
+                life.share = life.load
+                if key.slots is not None:
+                    busy = life.in_flight * key.part_of_slots
+                    life.share = busy if busy > life.load else life.load
             for seat in seats:
                 if seat.weighs and seat.peers is peers:
                     peers.pay(seat)
@@ -307,7 +308,7 @@ class KeyRing:
             self.state.settle(lease.grant, key.usage(sent, used))
         if life.probing:
             life.probing = False
-            self._tiers.wake()
+            self.tiers.wake()
         if sent:
             life.requests += 1
             life.last_used_at = now
@@ -337,9 +338,10 @@ class KeyRing:
             self._guard()
         if headers is not None and (len(headers) != life.silent_size or now >= life.silent_until):
             self.health.correct(key, headers, now)
-        if self._tiers.ends:
-            busy = life.in_flight * key.part_of_slots
-            life.share = busy if busy > life.load else life.load
+        if self.tiers.ends:
+            if key.slots is not None:
+                busy = life.in_flight * key.part_of_slots
+                life.share = busy if busy > life.load else life.load
             for seat in key.seats:
                 seat.stale.add(seat)
         if self._turns:
@@ -368,7 +370,7 @@ class KeyRing:
 
     def _guard(self) -> None:
         self._guarded = any(key.life.suspect or not enabled(key) for key in self.keys)
-        self._tiers.wake()
+        self.tiers.wake()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """One object a key, for `GET /api/v1/keys`; durations in seconds, never a secret."""

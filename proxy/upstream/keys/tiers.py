@@ -26,12 +26,12 @@ class PoolTiers:
 
     all: the tiers of every call, where neither its task nor its model changes them. pinned: those of a call for which
     `sticky` alone decides. loads: a strategy compares them. ends: the end of a call changes the order, too. look_at:
-    when to `look` again.
+    when to `look` again. sticks: what a conversation is known by may decide.
     """
 
     __slots__ = (
         "_by_model", "_by_task", "_dynamic", "_keys", "_peers", "_price", "_state", "_static", "_tiers", "all", "ends",
-        "loads", "look_at", "pinned",
+        "loads", "look_at", "pinned", "sticks",
     )  # fmt: skip
 
     def __init__(self, keys: tuple[Key, ...], strategies: Sequence[str], state: State, price: Price | None) -> None:
@@ -43,6 +43,7 @@ class PoolTiers:
         self._by_model = "cheapest" in strategies and price is not None
         self.loads = "least_loaded" in self._dynamic
         self.ends = self.loads or "fastest" in self._dynamic
+        self.sticks = "sticky" in strategies and len(keys) > 1
         self.look_at = -NEVER
         self._tiers: dict[tuple[str | None, str | None], Tiers] = {}
         self._peers: dict[tuple[Any, ...], Peers] = {}
@@ -76,6 +77,9 @@ class PoolTiers:
     def look(self, now: float) -> None:
         """Reads the figures that others change too, or that age: loads and latencies."""
         self.look_at = now + LOOK_EVERY
+        if self.sticks and "round_robin" in self._dynamic[: self._dynamic.index("sticky")]:
+            # Whose turn it is decides between any two keys, once they have been used at all.
+            self.sticks = not all(key.life.last_used for key in self._keys)
         for key in self._keys:
             life = key.life
             if self.loads:

@@ -94,8 +94,8 @@ def test_the_ring_chooses_like_one_that_looks_at_every_key(strategies, count, li
         if what < 0.55:
             task, sticky, tokens = dice.choice(TASKS), f"s{dice.randint(0, 5)}", dice.choice([5, 20])
             excluded = {keys[0].id} if dice.random() < 0.1 else set()
-            if clock.monotonic() >= ring._tiers.look_at:
-                ring._tiers.look(clock.monotonic())
+            if clock.monotonic() >= ring.tiers.look_at:
+                ring.tiers.look(clock.monotonic())
             peers, expected = slowly.choose(task, tokens, sticky, excluded)
             lease = ring.try_choose(task, None, tokens, sticky, excluded)
             assert (lease.key if lease else None) is expected

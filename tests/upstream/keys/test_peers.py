@@ -37,10 +37,10 @@ def test_the_best_is_the_first_of_all_sorted(strategies, count, seed, limited):
         what = dice.random()
         if what < 0.6:
             sticky = f"s{dice.randint(0, 5)}" if "sticky" in strategies else None
-            (peers,) = ring._tiers.of("t", "m")
+            (peers,) = ring.tiers.of("t", "m")
             now = clock.monotonic()
-            if now >= ring._tiers.look_at:
-                ring._tiers.look(now)
+            if now >= ring.tiers.look_at:
+                ring.tiers.look(now)
             expected = peers.ordered(sticky, now)[0]
             lease = ring.try_choose("t", "m", 5, sticky)
             if lease:

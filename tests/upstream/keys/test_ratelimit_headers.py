@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.upstream.keys.ratelimit_headers import NOWHERE, Room, parse, remainders, urgent
+from proxy.upstream.keys.ratelimit_headers import NOWHERE, Room, parse, plenty, remainders
 
 NOW = 1_795_246_080.0  # Sat, 21 Nov 2026 07:28:00 GMT
 
@@ -45,11 +45,14 @@ def test_an_answer_that_says_nothing():
     assert remainders([(b"strict-transport-security", b"max-age=1"), (b"date", b"x")]) == NOWHERE
 
 
-def test_low_remainders_are_urgent():
-    plenty = [(b"x-ratelimit-remaining-tokens", b"149984")]
-    assert not urgent(plenty, remainders(plenty))
-    scarce = [*plenty, (b"X-RateLimit-Remaining-Requests", b"0")]
-    assert urgent(scarce, remainders(scarce))
+def test_low_remainders_are_not_plenty_nor_are_those_that_moved():
+    much = [(b"x-ratelimit-remaining-tokens", b"149984")]
+    assert plenty(much, remainders(much))
+    scarce = [*much, (b"X-RateLimit-Remaining-Requests", b"0")]
+    assert not plenty(scarce, remainders(scarce))
+    assert not plenty(much, remainders(scarce))
+    assert not plenty(scarce[::-1], remainders([*much, (b"date", b"x")]))
+    assert not plenty(much, NOWHERE)
 
 
 def test_remainders_are_found_wherever_they_stand_now():
