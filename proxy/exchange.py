@@ -15,6 +15,7 @@ from proxy.document import Document
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
+    from proxy.accounting.charge import Bill
     from proxy.accounting.usage import Usage
     from proxy.dialects.base import Dialect
     from proxy.errors import ProxyError
@@ -256,6 +257,8 @@ class Attempt:
     first_byte_at: float | None = None
     ended_at: float | None = None
     usage: Usage | None = None
+    bill: Bill | None = None
+    """What the attempt may cost and did, once somebody has asked (``account``, ``budget``)."""
     received_bytes = 0
     sent = False
     resent = False

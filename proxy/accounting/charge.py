@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "BILL", "Bill", "Tariff", "bound_of", "limits_of", "size_estimate", "used"]
+__all__ = ["ASSUMED_OUTPUT", "Bill", "Tariff", "bound_of", "limits_of", "size_estimate", "used"]
 
 ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
-BILL: Final = "accounting.bill"
-"""Where the bill lies in ``attempt.local``."""
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
 _NO_USAGE: Final = Usage()
@@ -64,23 +62,21 @@ class Tariff:
         """The attempt's bill, opened with the price of its target with its key, in the service class that the request
         asks for (``service_tier``, if somebody has read the request; else ``standard``).
         """
-        bill: Bill | None = attempt.local.get(BILL)
+        bill = attempt.bill
         if bill is not None:
             return bill
         key, body = attempt.key, exchange.request.body
         model = attempt.target.model or exchange.model_asked or ""
         service = "standard"
         if body is not None and body.was_read:
-            tree = body.strict()
-            if "service_tier" in tree:
-                tier = tree["service_tier"]
-                if isinstance(tier, str) and tier in SERVICES:
-                    service = tier
+            tier = body.strict().get("service_tier")
+            if tier is not None and isinstance(tier, str) and tier in SERVICES:
+                service = tier
         wanted = (model, attempt.upstream, "" if key is None else key.id, service)
         kept = self._kept.get(wanted)
         if kept is None or (kept[2] != FOREVER and time.time() >= kept[2]):
             kept = self._look_up(*wanted)
-        bill = attempt.local[BILL] = Bill(kept[0], kept[1])
+        bill = attempt.bill = Bill(kept[0], kept[1])
         return bill
 
     def _look_up(self, model: str, upstream: str, key: str, service: str) -> tuple[Price | Unpriced, Gauge, float]:
@@ -102,7 +98,7 @@ class Tariff:
         """The bill with what the attempt used and cost; None when nothing of it is paid. Final once the attempt has an
         outcome.
         """
-        bill: Bill | None = attempt.local.get(BILL)
+        bill = attempt.bill
         if bill is not None and bill.paid:
             return bill
         usage = attempt.usage

@@ -15,6 +15,7 @@ What is charged is always what the provider says.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 
 __all__ = ["Gauge"]
@@ -26,13 +27,17 @@ _DUST = 1e-6  # of a token, from the division
 
 
 class Gauge:
-    """One model at one upstream."""
+    """One model at one upstream. ``fair``: the sizes of estimates for which nothing of late was charged beyond them,
+    so that they are taken as they are. ``learn_output(tokens)``: an answer without a limit had so many tokens.
+    """
 
-    __slots__ = ("_inputs", "_output")
+    __slots__ = ("_inputs", "_longest", "fair", "learn_output")
 
     def __init__(self) -> None:
         self._inputs: dict[int, _Highest] = {}
-        self._output = _Highest()
+        self._longest = _Highest()
+        self.fair: set[int] = set()
+        self.learn_output: Callable[[int], None] = self._longest.see
 
     def expect(self, estimate: int) -> tuple[int, int]:
         """Input tokens to reserve for an estimate; and how many may come on top of them while no answer to one of its
@@ -46,22 +51,22 @@ class Gauge:
 
     def output(self, assumed: int) -> int:
         """Output tokens to reserve where the client sets no limit."""
-        longest = int(self._output.value)
+        longest = int(self._longest.value)
         return longest if longest > assumed else assumed
 
     def learn(self, estimate: int, charged: int) -> None:
         """``charged`` input tokens were the provider's count for ``estimate``."""
         size = estimate.bit_length()
+        if charged <= estimate and size in self.fair:
+            return  # as ever: there is nothing to remember and nothing to forget
         seen = self._inputs.get(size)
         if seen is None:
             seen = self._inputs[size] = _Highest()
-        elif charged <= estimate and seen.value <= 1.0:
-            return  # as ever: there is nothing to remember and nothing to forget
         seen.see(charged / estimate)
-
-    def learn_output(self, tokens: int) -> None:
-        """An answer without a limit had so many tokens."""
-        self._output.see(tokens)
+        if seen.value <= 1.0:
+            self.fair.add(size)
+        else:
+            self.fair.discard(size)
 
 
 class _Highest:

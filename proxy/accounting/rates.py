@@ -13,8 +13,9 @@ Tiers are cliffs: a call with more input tokens than a tier's start pays that ti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import gcd
 
-from proxy.accounting.money import PER_MILLION
+from proxy.accounting.money import PER_MILLION, round_millionths
 from proxy.accounting.usage import Usage
 
 __all__ = ["KINDS", "PARENTS", "Price", "Rates", "Unpriced"]
@@ -52,9 +53,27 @@ _MS_PER_MINUTE = 60_000
 
 
 class Rates:
-    """One column of a price list: every kind resolved to an integer rate."""
+    """One column of a price list: every kind resolved to an integer rate.
 
-    __slots__ = (*KINDS, "_plain", "dearest_input", "dearest_output", "named")
+    The rates that every call is summed with are kept a second time, divided by what they and a million have in common:
+    mostly they are whole nano-dollars a token, and then there is nothing left to divide and to round.
+    """
+
+    __slots__ = (
+        *KINDS,
+        "_cached_input",
+        "_dearest_input",
+        "_dearest_output",
+        "_half",
+        "_input",
+        "_output",
+        "_reasoning",
+        "_request",
+        "_unit",
+        "dearest_input",
+        "dearest_output",
+        "named",
+    )
 
     input: int
     cached_input: int
@@ -80,38 +99,76 @@ class Rates:
                 parent = PARENTS.get(kind)
                 rate = getattr(self, parent) if parent else 0
             setattr(self, kind, rate)
-        self._plain = not (self.image or self.minute or self.request or self.search)
         # What a token may cost at most: a cache write cannot be known before, reasoning may be dearer than output.
         self.dearest_input = max(self.input, self.cache_write)
         self.dearest_output = max(self.output, self.reasoning)
+        common = gcd(
+            PER_MILLION, self.input, self.cached_input, self.cache_write, self.output, self.reasoning, self.request
+        )
+        self._unit = PER_MILLION // common
+        self._half = self._unit // 2
+        self._input, self._cached_input = self.input // common, self.cached_input // common
+        self._output, self._reasoning = self.output // common, self.reasoning // common
+        self._dearest_input, self._dearest_output = self.dearest_input // common, self.dearest_output // common
+        self._request = self.request // common
 
     def cost(self, usage: Usage) -> int:
         """Nano-dollars for ``usage``."""
+        if (
+            usage.cache_write
+            or usage.audio_input
+            or usage.audio_output
+            or usage.image_input
+            or usage.image_output
+            or usage.images
+            or usage.audio_ms
+            or usage.searches
+        ):
+            return self._cost_of_all(usage)
+        fresh, plain, cached, reasoning = usage.input, usage.output, usage.cached_input, usage.reasoning
+        total = self._request
+        if cached:
+            total += cached * self._cached_input
+            fresh -= cached
+        if reasoning:
+            total += reasoning * self._reasoning
+            plain -= reasoning
+        if fresh > 0:
+            total += fresh * self._input
+        if plain > 0:
+            total += plain * self._output
+        return total if self._unit == 1 else (total + self._half) // self._unit
+
+    def _cost_of_all(self, usage: Usage) -> int:
+        """The same with what few calls use."""
         cached, written = usage.cached_input, usage.cache_write
         audio_in, image_in = usage.audio_input, usage.image_input
         reasoning, audio_out, image_out = usage.reasoning, usage.audio_output, usage.image_output
         fresh = usage.input - cached - written - audio_in - image_in
         plain = usage.output - reasoning - audio_out - image_out
-        total = (fresh * self.input if fresh > 0 else 0) + (plain * self.output if plain > 0 else 0)
-        if cached:
-            total += cached * self.cached_input
-        if reasoning:
-            total += reasoning * self.reasoning
-        if written:
-            hour = min(usage.cache_write_1h, written)
-            total += (written - hour) * self.cache_write + hour * self.cache_write_1h
-        if audio_in or image_in or audio_out or image_out:
-            total += audio_in * self.audio_input + image_in * self.image_input
-            total += audio_out * self.audio_output + image_out * self.image_output
-        if not self._plain:
-            total += usage.images * self.image + self.request + usage.searches * self.search
-            total += (usage.audio_ms * self.minute + _MS_PER_MINUTE // 2) // _MS_PER_MINUTE
-        return (total + 500_000) // PER_MILLION  # round_millionths, without the call
+        hour = min(usage.cache_write_1h, written)
+        total = (
+            max(0, fresh) * self.input
+            + cached * self.cached_input
+            + (written - hour) * self.cache_write
+            + hour * self.cache_write_1h
+            + audio_in * self.audio_input
+            + image_in * self.image_input
+            + max(0, plain) * self.output
+            + reasoning * self.reasoning
+            + audio_out * self.audio_output
+            + image_out * self.image_output
+            + usage.images * self.image
+            + usage.searches * self.search
+            + self.request
+            + (usage.audio_ms * self.minute + _MS_PER_MINUTE // 2) // _MS_PER_MINUTE
+        )
+        return round_millionths(total)
 
     def worst_case(self, input_tokens: int, output_tokens: int) -> int:
         """Nano-dollars for that many tokens if each costs its dearest kind."""
-        total = input_tokens * self.dearest_input + output_tokens * self.dearest_output + self.request
-        return (total + 500_000) // PER_MILLION
+        total = input_tokens * self._dearest_input + output_tokens * self._dearest_output + self._request
+        return total if self._unit == 1 else (total + self._half) // self._unit
 
     def scaled(self, numerator: int, denominator: int) -> Rates:
         """The same list times a fraction (a batch discount), each rate rounded half up."""
@@ -158,7 +215,10 @@ class Price:
         self.worst_case: Callable[[int, int], int] = self._tiered_worst_case if tiers else base.worst_case
 
     def _rates(self, input_tokens: int) -> Rates:
-        return next((rates for start, rates in self.tiers if input_tokens > start), self.base)
+        for start, rates in self.tiers:
+            if input_tokens > start:
+                return rates
+        return self.base
 
     def _tiered(self, usage: Usage) -> int:
         return self._rates(usage.input).cost(usage)

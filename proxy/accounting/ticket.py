@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orjson import dumps
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, BILL, bound_of, size_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, bound_of, size_estimate
 from proxy.accounting.record import NEWLINE
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Ticket:
         self._below = exchange
         who = self._who = attribution(exchange, attempt)
         self._who_of = attempt
-        bill: Bill = attempt.local.get(BILL) or self.tariff.bill(exchange, attempt)
+        bill = attempt.bill or self.tariff.bill(exchange, attempt)
         asked = bill.asked
         if asked:
             bound, most = bill.bound, bill.most
@@ -86,7 +86,7 @@ class Ticket:
         total, charge = 0, self.tariff.charge
         plain = self._below is exchange and exchange.cache_status is None  # the way of most calls
         for made in exchange.attempts if plain else self._own(exchange):
-            bill: Bill | None = made.local.get(BILL)
+            bill = made.bill
             if bill is None or not bill.paid:
                 bill = charge(exchange, made)
             if bill is not None:
@@ -176,7 +176,7 @@ class Ticket:
         for made in own:
             if made.sent:
                 sent += 1
-            bill: Bill | None = made.local.get(BILL)
+            bill = made.bill
             if bill is None or not bill.paid:
                 bill = charge(exchange, made)
                 if bill is None:
@@ -236,7 +236,7 @@ class Ticket:
 
 def _counted(attempt: Attempt) -> bool:
     """Whether a row has the attempt. One that costs nothing never needs one."""
-    bill: Bill | None = attempt.local.get(BILL)
+    bill = attempt.bill
     return bill is not None and bill.counted
 
 

@@ -59,3 +59,17 @@ def test_what_was_just_seen_would_have_fitted(seen):
         gauge.learn(estimate, charged)
         assert gauge.expect(estimate)[0] >= charged
         assert gauge.expect(estimate)[0] >= estimate
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 600)), max_size=1_200))
+def test_fair_are_exactly_the_sizes_whose_estimates_are_taken_as_they_are(answers):
+    gauge = Gauge()
+    for estimate, charged in answers:
+        gauge.learn(estimate, charged)
+    for estimate in (1, 2, 5, 9, 17, 40, 100, 200, 300):
+        size = estimate.bit_length()
+        expects = gauge.expect(estimate)
+        if size in gauge.fair:
+            assert expects == (estimate, 0)
+        else:
+            assert size not in gauge._inputs or gauge._inputs[size].value > 1.0

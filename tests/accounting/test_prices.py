@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from proxy.accounting.books import Books
 from proxy.accounting.money import NANO, nano_from_usd, round_millionths, usd, usd_text
 from proxy.accounting.prices import PriceBook, PriceError
-from proxy.accounting.rates import Rates, Unpriced
-from proxy.accounting.usage import Usage
+from proxy.accounting.rates import KINDS, Rates, Unpriced
+from proxy.accounting.usage import PACKED, Usage
 from proxy.config.model import Config
 
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC
@@ -328,3 +328,38 @@ def test_prices_of_the_configuration(tmp_path, model, service, usage, nanos):
     config = Config.model_validate({"prices": WRITTEN, "data": str(tmp_path)})
     prices = Books(config, dry=True).prices
     assert prices.price(model, OPENAI, service=service).cost(Usage(**usage)) == nanos
+
+
+RATE = st.sampled_from([0, 1, 3, 37_500_000, 150_000_000, 2_500_000_000, 10 * NANO]) | st.integers(0, 10**13)
+COUNT = st.just(0) | st.integers(0, 10_000_000)
+
+
+@given(
+    st.dictionaries(st.sampled_from(KINDS), RATE),
+    st.dictionaries(st.sampled_from(PACKED), COUNT),
+)
+def test_the_short_ways_of_the_sum_give_what_the_formula_says(named, counts):
+    rates, usage = Rates(named), Usage(**counts)
+    hour = min(usage.cache_write_1h, usage.cache_write)
+    parts = usage.cached_input + usage.cache_write + usage.audio_input + usage.image_input
+    made = usage.reasoning + usage.audio_output + usage.image_output
+    total = (
+        max(0, usage.input - parts) * rates.input
+        + usage.cached_input * rates.cached_input
+        + (usage.cache_write - hour) * rates.cache_write
+        + hour * rates.cache_write_1h
+        + usage.audio_input * rates.audio_input
+        + usage.image_input * rates.image_input
+        + max(0, usage.output - made) * rates.output
+        + usage.reasoning * rates.reasoning
+        + usage.audio_output * rates.audio_output
+        + usage.image_output * rates.image_output
+        + usage.images * rates.image
+        + usage.searches * rates.search
+        + rates.request
+        + (usage.audio_ms * rates.minute + 30_000) // 60_000
+    )
+    assert rates.cost(usage) == round_millionths(total)
+    dearest = max(rates.input, rates.cache_write), max(rates.output, rates.reasoning)
+    worst = usage.input * dearest[0] + usage.output * dearest[1] + rates.request
+    assert rates.worst_case(usage.input, usage.output) == round_millionths(worst)
