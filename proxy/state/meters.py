@@ -301,7 +301,7 @@ class CounterMeter:
         if self.held or self.others or isinstance(limit, Slots):
             return 1.0  # somebody's reservation may come back any moment
         if self.cells is None:
-            return max(0.0, self.expires - now)
+            return self.expires - now if self.expires else limit.ttl
         freed = 0.0
         for end, part in self.cells:
             freed += part

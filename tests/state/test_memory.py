@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.clock import FakeClock
-from proxy.state import NEVER, Bucket, Counter, Grant, MemoryState, Share, Slots, Window
+from proxy.state import NEVER, Bucket, Counter, Grant, MemoryState, Refusal, Share, Slots, Window
 
 
 @pytest.fixture
@@ -138,6 +138,13 @@ def test_a_rolling_counter_forgets_in_steps(state, clock):
     assert 1800 < take(state, (usd, 10)).wait <= 1860
     clock.advance(1861)
     assert take(state, (usd, 50))
+
+
+def test_more_than_a_workers_share_of_a_counter_is_refused_also_as_the_first(clock):
+    half = MemoryState(clock, Share(0, 2))
+    refusal = half.try_reserve((((Counter("c", 10, 60.0), 6),),))
+    assert isinstance(refusal, Refusal)
+    assert refusal.wait == 60.0
 
 
 def test_a_counter_can_be_restored_from_a_ledger(state):
