@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from proxy.accounting.money import NANO, usd_text
+from proxy.accounting.purse import Purse
 from proxy.accounting.windows import Window
 from proxy.state.limits import Claims, Counter, Refusal
 
@@ -36,14 +37,23 @@ class Amounts(NamedTuple):
     calls: int = 1
 
 
-class Bucket(NamedTuple):
-    """The counters of one budget for one value of its dimensions, while ``starts <= now < ends`` (Unix seconds)."""
+class Bucket:
+    """The counters of one budget for one value of its dimensions, while ``starts <= now < ends`` (Unix seconds).
 
-    value: str
-    starts: float
-    ends: float
-    counters: tuple[tuple[int, Counter], ...]
-    """(place in METRICS, counter)"""
+    ``purse``: they are in hand, once a call has asked for them; ``unpriced``: those that a call without a price counts
+    on. Both only where the counters are this process' own.
+    """
+
+    __slots__ = ("counters", "ends", "purse", "starts", "unpriced", "value")
+
+    def __init__(self, value: str, starts: float, ends: float, counters: tuple[tuple[int, Counter], ...]) -> None:
+        """``counters``: (place in METRICS, counter)."""
+        self.value = value
+        self.starts = starts
+        self.ends = ends
+        self.counters = counters
+        self.purse: Purse | None = None
+        self.unpriced: Purse | None = None
 
 
 class Budget:

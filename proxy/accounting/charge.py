@@ -33,6 +33,8 @@ class Bill:
     asked = 0
     bound = 0
     most = 0
+    doubt = 0
+    """Input tokens that may come on top of those asked, as long as nothing was learned of such estimates."""
     limited = True
     """Whether the client set a limit on the answer."""
     paid = False

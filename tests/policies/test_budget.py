@@ -127,7 +127,7 @@ async def test_waiting_ends_with_rate_limit_exceeded():
     with pytest.raises(ProxyError) as caught:
         await said.until()
     assert (caught.value.code, caught.value.retry_after) == ("rate_limit_exceeded", 1.0)
-    assert policy._lines == {}
+    assert not policy.lines
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ async def test_a_thousand_calls_at_once_do_not_overspend_a_budget_of_a_hundred()
     sent = await asyncio.gather(*(run_call(policy, usage, 0.001) for _ in range(1_000)))
     assert sum(sent) == 100
     assert figures(policy) == [(100 * cost, 0)]
-    assert policy._lines == {}
+    assert not policy.lines
 
 
 @pytest.mark.parametrize(("charged", "limit"), [(1.5, "usd"), (125, "usd"), (3, "tokens"), (60, "tokens")])
@@ -301,18 +301,18 @@ async def test_a_provider_that_counts_more_than_was_estimated_is_not_overspent_b
     assert held == 0
     assert spent <= (100 * nanos + error * 150 if limit == "usd" else 100 * tokens + error)
     assert 100 <= sum(sent) <= 101
-    assert policy._lines == {}
-    assert policy._doubts._sums == {}
+    assert not policy.lines
+    assert policy.doubts._sums == {}
 
 
 async def test_what_is_doubted_of_a_cancelled_call_is_given_back():
     policy = make({"tokens": 5_000}, clock=SystemClock())
     task = asyncio.create_task(run_call(policy, Usage(input=5, output=5), 10))
     await asyncio.sleep(0.01)
-    assert policy._doubts._sums
+    assert policy.doubts._sums
     task.cancel()
     await asyncio.wait((task,))
-    assert policy._doubts._sums == {}
+    assert policy.doubts._sums == {}
     assert figures(policy)[0][1] == 0
 
 
@@ -374,7 +374,7 @@ def test_any_interleaving_with_cancels_leaves_nothing_reserved(calls, worth):
         await asyncio.gather(*tasks, return_exceptions=True)
         [(spent, held)] = figures(policy)
         assert held == 0
-        assert policy._lines == {}
+        assert not policy.lines
         # each call may use 50 tokens more than its estimate: that error, and no more
         assert spent <= limit + 50 * len(calls)
 

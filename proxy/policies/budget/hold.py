@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from proxy.state.limits import Claims, Grant
+
+if TYPE_CHECKING:
+    from proxy.state.interface import State
 
 __all__ = ["Doubts", "Hold"]
 
@@ -25,11 +29,14 @@ class Hold:
         self.doubts = doubts
         self.counted = counted
 
-    def uncounted(self, used: Sequence[int]) -> Sequence[int]:
-        """What is left to count of ``used``."""
-        if not self.counted:
-            return used
-        return [amount - known for amount, known in zip(used, self.counted, strict=True)]
+    def settle(self, state: State, used: Sequence[int]) -> None:
+        """``used`` in the order of the claims: instead of what is reserved, or on top of what is counted already."""
+        if self.grant is not None:
+            state.settle(self.grant, used)
+            return
+        known = self.counted or [0] * len(used)
+        for (limit, _), amount, before in zip(self.claims, used, known, strict=True):
+            state.book(limit, amount - before)
 
 
 class Doubts:

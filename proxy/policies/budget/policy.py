@@ -10,31 +10,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from math import inf
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.accounting import budgets
 from proxy.accounting.budgets import obstacle
-from proxy.accounting.charge import limits_of
-from proxy.accounting.line import Line, Place
-from proxy.accounting.money import nano_from_usd, usd_text
+from proxy.accounting.money import nano_from_usd
+from proxy.accounting.purse import Purse
 from proxy.accounting.restore import restore
 from proxy.accounting.windows import CALENDAR, Window, zone
 from proxy.config.units import parse_duration
 from proxy.errors import ProxyError
 from proxy.exchange import Target
 from proxy.policies.budget.dimensions import reader
+from proxy.policies.budget.estimate import ONE_CALL, Figures, by_estimate, doubted, expected
 from proxy.policies.budget.hold import Doubts, Hold
+from proxy.policies.budget.lines import Lines
+from proxy.policies.budget.marks import Marks
 from proxy.policies.budget.meter import Meter
 from proxy.policies.budget.options import BudgetOptions, Downgrade
 from proxy.policy import Fallback, Policy, Stage, Veto, Wait, called
+from proxy.state import MemoryState
 from proxy.state.limits import Claims, Grant, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from proxy.accounting.books import Books
-    from proxy.accounting.charge import Bill
+    from proxy.accounting.budgets import Bucket
+    from proxy.accounting.line import Place
     from proxy.exchange import Answer, Attempt, Exchange
     from proxy.policy import Decision, Later, Verdict
     from proxy.services import Services
@@ -46,9 +47,7 @@ __all__ = ["Budget"]
 log = logging.getLogger("proxy.accounting")
 
 _RESTORE = 0.5  # the start waits that long for the ledger's sums; after that they come when they come
-_Amounts: TypeAlias = tuple[int, int, int]
-_ONE_CALL = (0, 0, 1)  # also what was sent and cost nothing, because the provider refused it
-_POLL = 0.2  # with Redis, others give back without our seeing it
+_NOTHING: Figures = (0, 0, 0)
 
 
 class _Ask(NamedTuple):
@@ -77,6 +76,8 @@ class Budget(Policy):
         super().__init__(options, services, label=label, observe=observe)
         self.books: Books = services.get("accounting")
         self.state: State = services.get("state")
+        #: Where the counters are this process' own, they are kept in hand (see ``Purse``); Redis is awaited.
+        self._own = self.state if isinstance(self.state, MemoryState) else None
         rolling = 0.0 if options.window in CALENDAR else parse_duration(options.window)
         window = Window(options.window, zone(options.time_zone), rolling=rolling)
         place = "+".join(options.per)
@@ -89,20 +90,14 @@ class Budget(Policy):
             tokens=options.tokens,
             calls=options.calls,
         )
-        # Memory answers without a coroutine; Redis is awaited.
-        self._reserve_now: Callable[[tuple[Claims, ...]], Grant | Refusal] | None = getattr(
-            self.state, "try_reserve", None
-        )
         self._only = frozenset(options.only)
-        self._priceless = options.usd is None and options.tokens is None
+        self._calls_alone = options.usd is None and options.tokens is None
         self._assumed = options.assume_output
         self._now = services.clock.now
         self._value = reader(options.per)
-        self._lines: dict[str, Line] = {}
-        self._doubts = Doubts()
-        self._next: dict[str, float] = {}
-        self._warns = bool(options.warn_at)
-        self._lowest = min(options.warn_at, default=0.0)
+        self.lines = Lines(poll=self.state.shared)
+        self.doubts = Doubts()
+        self._marks = Marks(options.warn_at, self.budget, self.books)
         self._restoring: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -134,66 +129,40 @@ class Budget(Policy):
     # --- reserve
 
     def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
-        books, budget = self.books, self.budget
+        books = self.books
         if not books.prices.ready:
             return self._once_priced(exchange, attempt)
         value = self._value(exchange, attempt)
         if self._only and value not in self._only:
             return None
-        bill = books.tariff.bill(exchange, attempt)
+        bill = attempt.bill or books.tariff.bill(exchange, attempt)
+        wanted = ONE_CALL if self._calls_alone else expected(exchange, bill, self._assumed)
         priced = bill.price.priced
-        plain = wanted = _ONE_CALL
-        doubt = 0
-        if not self._priceless:
-            plain, wanted, doubt = self._amounts(exchange, bill)
         if not priced and (veto := self._unpriced(exchange, attempt)) is not None:
             return veto
-        bucket = budget.bucket(value, self._now())
-        claims = budget.claims(bucket, wanted, priced)
-        if not claims:
-            return None
-        said = None
-        if not doubt and self._reserve_now is not None and value not in self._lines:
-            said = self._reserve_now((claims,))
-            if type(said) is Grant:
-                attempt.local[self] = said
+        bucket = self.budget.bucket(value, self._now())
+        if self._own is not None and not bill.doubt and not (self.lines and self.lines.of(value)):
+            purse = (bucket.purse if priced else bucket.unpriced) or self._open(self._own, bucket, priced)
+            if purse.take(wanted):
+                attempt.local[self] = (purse, wanted)
                 return None
-        least = claims if wanted is plain else budget.claims(bucket, plain, priced)
-        doubts: Sequence[int] = ()
-        if doubt and not self.observe:
-            most = bill.price.worst_case(bill.asked + doubt, bill.bound)
-            doubts = budget.amounts(claims, (most - bill.most, doubt, 0))
-        return self._ask(exchange, attempt, _Ask(value, claims, least, doubts), said)
+        return self._by_claims(exchange, attempt, bucket, wanted)
 
     async def _once_priced(self, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:
         await self.books.warmed()
         self.books.prices.catalog()  # also where nothing was started: policy tests, explain
         return await called(self.on_attempt(exchange, attempt))
 
-    def _amounts(self, exchange: Exchange, bill: Bill) -> tuple[_Amounts, _Amounts, int]:
-        """What the attempt will come to at most by its estimate, the same by what was learned of such estimates, and
-        the input tokens that it may come to on top while nothing has been learned.
-        """
-        gauge, price = bill.gauge, bill.price
-        asked = exchange.input_estimate()
-        bound = longest = self._assumed
-        limits = limits_of(exchange, read=True)
-        if limits is not None:
-            tokens, choices = limits.tokens, limits.choices
-            if tokens is None:
-                bill.limited = choices != 1
-                longest = gauge.output(bound)
-            else:
-                bound = longest = tokens
-            if choices > 1:
-                bound, longest = bound * choices, longest * choices
-        bill.asked, bill.bound = asked, bound
-        most = bill.most = price.worst_case(asked, bound)
-        plain = (most, asked + bound, 1)
-        expected, doubt = gauge.expect(asked)
-        if expected == asked and longest == bound:
-            return plain, plain, doubt
-        return plain, (price.worst_case(expected, longest), expected + longest, 1), doubt
+    def _open(self, state: MemoryState, bucket: Bucket, priced: bool) -> Purse:
+        """The bucket's counters, in hand from now on."""
+        purse = Purse(state, bucket.counters if priced else [pair for pair in bucket.counters if pair[0]])
+        for pocket in purse.pockets:
+            pocket.mark = self._marks.next(pocket.counter)
+        if priced:
+            bucket.purse = purse
+        else:
+            bucket.unpriced = purse
+        return purse
 
     def _unpriced(self, exchange: Exchange, attempt: Attempt) -> Veto | None:
         options: BudgetOptions = self.options
@@ -205,31 +174,44 @@ class Budget(Policy):
         text = f"Budget {self.budget.name}: no price is known for this model, and on_unpriced is reject."
         return Veto("target", ProxyError("insufficient_quota", text, policy=self.label))
 
-    async def _ask(
-        self, exchange: Exchange, attempt: Attempt, ask: _Ask, said: Grant | Refusal | None
-    ) -> Veto | Wait | None:
-        """Where it is not simply granted: others wait, the counters are somebody else's, or there was a refusal."""
+    def _by_claims(
+        self, exchange: Exchange, attempt: Attempt, bucket: Bucket, wanted: Figures
+    ) -> Later[Veto | Wait | None]:
+        """Where it is not simply taken: others wait, the counters are somebody else's, an estimate is doubted, or
+        there is not enough.
+        """
+        budget, bill = self.budget, self.books.tariff.bill(exchange, attempt)
+        priced = bill.price.priced
+        claims = budget.claims(bucket, wanted, priced)
+        if not claims:
+            return None
+        plain = ONE_CALL if self._calls_alone else by_estimate(bill)
+        least = claims if wanted == plain else budget.claims(bucket, plain, priced)
+        doubts = budget.amounts(claims, doubted(bill)) if bill.doubt and not self.observe else ()
+        return self._ask(exchange, attempt, _Ask(bucket.value, claims, least, doubts))
+
+    async def _ask(self, exchange: Exchange, attempt: Attempt, ask: _Ask) -> Veto | Wait | None:
         value, claims, plain, doubts = ask
         place: Place | None = exchange.local.get(self)
         if place is not None and place.left:
             place = None
-        line = self._lines.get(value)
-        if said is None:
-            if line is not None and not line.may_ask(place):
-                figures = self.state.usage(plain[0][0])
-                waits = Refusal(plain[0][0], 1.0, figures.used, figures.held)
-                return self._held(exchange, attempt, waits, plain[0][1], value, place)
-            if doubts and (doubtful := self._doubtful(claims, doubts)) is not None:
-                return self._held(exchange, attempt, *doubtful, value, place)
-            self._doubts.add(claims, doubts)
-            try:
-                said = await self._reserve(claims)
-            finally:
-                if type(said) is not Grant:
-                    self._doubts.remove(claims, doubts)
+        line = self.lines.of(value)
+        if line is not None and not line.may_ask(place):
+            figures = self.state.usage(plain[0][0])
+            waits = Refusal(plain[0][0], 1.0, figures.used, figures.held)
+            return self._held(exchange, waits, plain[0][1], value, place)
+        if doubts and (doubtful := self._doubtful(claims, doubts)) is not None:
+            return self._held(exchange, *doubtful, value, place)
+        said: Grant | Refusal | None = None
+        self.doubts.add(claims, doubts)
+        try:
+            said = await self.state.reserve((claims,))
+        finally:
+            if type(said) is not Grant:
+                self.doubts.remove(claims, doubts)
         if isinstance(said, Refusal) and plain is not claims and not said.held:
             claims = plain  # nothing else is in flight: what is overspent is the error of this one estimate
-            said = await self._reserve(claims)
+            said = await self.state.reserve((claims,))
             doubts = ()
         if isinstance(said, Refusal):
             return self._refused(exchange, attempt, said, ask, place)
@@ -242,13 +224,9 @@ class Budget(Policy):
         """What stands in the way if all in flight came to their worst; nothing where nothing is in flight."""
         for (limit, amount), doubt in zip(claims, doubts, strict=True):
             figures = self.state.usage(limit)
-            if figures.held and figures.remaining < self._doubts.of(limit.name) + amount + doubt:
+            if figures.held and figures.remaining < self.doubts.of(limit.name) + amount + doubt:
                 return Refusal(limit, 1.0, figures.used, figures.held), amount
         return None
-
-    async def _reserve(self, claims: Claims) -> Grant | Refusal:
-        at_once = self._reserve_now
-        return at_once((claims,)) if at_once is not None else await self.state.reserve((claims,))
 
     def _refused(
         self, exchange: Exchange, attempt: Attempt, refusal: Refusal, ask: _Ask, place: Place | None
@@ -261,8 +239,8 @@ class Budget(Policy):
             attempt.local[self] = Hold(None, claims)
             return None
         if not spent:
-            return self._held(exchange, attempt, refusal, amount, value, place)
-        self._leave(value, place)
+            return self._held(exchange, refusal, amount, value, place)
+        self.lines.leave(value, place)
         options: BudgetOptions = self.options
         if options.on_limit == "downgrade":
             if self._cheaper(exchange) == attempt.target:
@@ -273,43 +251,17 @@ class Budget(Policy):
         error = ProxyError("insufficient_quota", self.budget.explain(refusal, amount, value, now), policy=self.label)
         return Veto("key" if "key" in self.budget.per else "target", error)
 
-    def _held(
-        self, exchange: Exchange, attempt: Attempt, refusal: Refusal, amount: int, value: str, place: Place | None
-    ) -> Wait | Veto:
+    def _held(self, exchange: Exchange, refusal: Refusal, amount: int, value: str, place: Place | None) -> Wait | Veto:
         options: BudgetOptions = self.options
-        loop = asyncio.get_running_loop()
-        deadline = exchange.local.setdefault((self, "deadline"), loop.time() + options.max_wait)
+        now = asyncio.get_running_loop().time()
+        deadline: float = exchange.local.setdefault((self, "deadline"), now + options.max_wait)
         text = self.budget.explain(refusal, amount, value, self.services.clock.now())
         error = ProxyError("rate_limit_exceeded", text, retry_after=1.0, policy=self.label)
-        if loop.time() >= deadline:
-            self._leave(value, place)
+        if now >= deadline:
+            self.lines.leave(value, place)
             return Veto("target", error)
-        line = self._lines.setdefault(value, Line())
-        if place is None:
-            place = exchange.local[self] = line.join()
-
-        async def until() -> None:
-            poll = loop.call_later(_POLL, line.wake) if self.state.shared else None
-            try:
-                if not await line.wait(place, max(0.0, deadline - loop.time())):
-                    raise error
-            finally:
-                self._tidy(value)
-                if poll is not None:
-                    poll.cancel()
-
+        exchange.local[self], until = self.lines.wait(value, place, deadline, error)
         return Wait(until)
-
-    def _leave(self, value: str, place: Place | None) -> None:
-        line = self._lines.get(value)
-        if line is not None and place is not None:
-            line.leave(place)
-            self._tidy(value)
-
-    def _tidy(self, value: str) -> None:
-        line = self._lines.get(value)
-        if line is not None and not len(line):
-            del self._lines[value]
 
     def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
         veto = verdict.veto
@@ -326,101 +278,78 @@ class Budget(Policy):
     # --- settle
 
     def on_attempt_end(self, exchange: Exchange, attempt: Attempt) -> None:
-        hold: Grant | Hold | None = attempt.local.pop(self, None)
-        if hold is None:
+        held: tuple[Purse, Figures] | Grant | Hold | None = attempt.local.pop(self, None)
+        if held is None:
             return
-        state, outcome, claims = self.state, attempt.outcome, hold.claims
-        grant: Grant | None
-        if type(hold) is Grant:
-            grant = hold
+        used = self._used(exchange, attempt)
+        if isinstance(held, tuple):
+            purse, amounts = held
+            if purse.settle(amounts, used or _NOTHING):
+                self._look([pocket.counter for pocket in purse.pockets], exchange, attempt)
+                for pocket in purse.pockets:
+                    pocket.mark = self._marks.next(pocket.counter)
         else:
-            assert isinstance(hold, Hold)
-            grant = hold.grant
-            self._doubts.remove(claims, hold.doubts)
-        bill = None if outcome == "vetoed" else self.books.tariff.charge(exchange, attempt)
-        if bill is not None:
-            usage = bill.usage
-            used = self.budget.amounts(claims, (bill.cost, usage.input + usage.output, 1))
-        elif outcome != "vetoed" and attempt.sent:
-            used = self.budget.amounts(claims, _ONE_CALL)
-        else:
-            if grant is not None:
-                state.free(grant)
-            if self._lines:
-                self._given_back(self._value(exchange, attempt))
-            return
-        if grant is not None:
-            state.settle(grant, used)
-        elif isinstance(hold, Hold):
-            for (limit, _), amount in zip(claims, hold.uncounted(used), strict=True):
-                state.book(limit, amount)
-        if self._lines:
-            self._given_back(self._value(exchange, attempt))
-        if self._warns:
-            self._look(claims, exchange, attempt)
+            hold = held if isinstance(held, Hold) else Hold(held, held.claims)
+            self.doubts.remove(hold.claims, hold.doubts)
+            if used is not None:
+                hold.settle(self.state, self.budget.amounts(hold.claims, used))
+                self._look([limit for limit, _ in hold.claims], exchange, attempt)
+            elif hold.grant is not None:
+                self.state.free(hold.grant)
+        if self.lines:
+            self.lines.given_back(self._value(exchange, attempt))
+
+    def _used(self, exchange: Exchange, attempt: Attempt) -> Figures | None:
+        """What an attempt that has ended counts for; None when nothing of it was sent."""
+        if attempt.outcome == "vetoed":
+            return None
+        bill = self.books.tariff.charge(exchange, attempt)
+        if bill is None:
+            return ONE_CALL if attempt.sent else None
+        usage = bill.usage
+        return bill.cost, usage.input + usage.output, 1
+
+    def _look(self, limits: Sequence[Limit], exchange: Exchange, attempt: Attempt) -> None:
+        """Warn where a mark was passed."""
+        if self._marks:
+            for limit in limits:
+                self._marks.look(limit, self.state.spent(limit), self._value(exchange, attempt))
+
+    def receipt(self, attempt: Attempt) -> Grant | Hold | None:
+        """What the attempt holds, by the names of its counters: for the few who look at it while it runs."""
+        held: tuple[Purse, Figures] | Grant | Hold | None = attempt.local.get(self)
+        if not isinstance(held, tuple):
+            return held
+        purse, amounts = held
+        grant = attempt.local[self] = Grant(purse.claims(amounts), 0, self.services.clock.monotonic())
+        return grant
 
     def on_usage(self, exchange: Exchange, attempt: Attempt) -> ProxyError | None:
         """A session may last for hours: what it has used counts at once, not at its end."""
-        hold: Grant | Hold | None = attempt.local.get(self)
-        bill = None if hold is None else self.books.tariff.charge(exchange, attempt)
-        if hold is None or bill is None:
+        held = self.receipt(attempt)
+        bill = None if held is None else self.books.tariff.charge(exchange, attempt)
+        if held is None or bill is None:
             return None
+        hold = held if isinstance(held, Hold) else Hold(held, held.claims)
         state, claims, usage = self.state, hold.claims, bill.usage
         used = self.budget.amounts(claims, (bill.cost, usage.input + usage.output, 1))
-        if isinstance(hold, Grant):
-            hold = Hold(hold, claims)
-        if hold.grant is not None:
-            state.settle(hold.grant, used)
-        else:
-            for (limit, _), amount in zip(claims, hold.uncounted(used), strict=True):
-                state.book(limit, amount)
+        hold.settle(state, used)
         attempt.local[self] = Hold(None, claims, hold.doubts, used)
-        if self._lines:
-            self._given_back(self._value(exchange, attempt))
-        if self._warns:
-            self._look(claims, exchange, attempt)
+        if self.lines:
+            self.lines.given_back(self._value(exchange, attempt))
+        self._look([limit for limit, _ in claims], exchange, attempt)
         options: BudgetOptions = self.options
         if not options.stop_stream or self.observe or all(state.spent(limit) <= limit.limit for limit, _ in claims):
             return None
         text = f"Budget {self.budget.name}: its limit was reached in this session (stop_stream)."
         return ProxyError("insufficient_quota", text)
 
-    def _look(self, claims: Claims, exchange: Exchange, attempt: Attempt) -> None:
-        """Warn where a mark was passed."""
-        for limit, _ in claims:
-            spent = self.state.spent(limit)
-            if spent >= limit.limit * self._lowest and spent >= self._next.get(limit.name, 0.0):
-                self._warn(limit, spent, self._value(exchange, attempt))
-
-    def _given_back(self, value: str) -> None:
-        line = self._lines.get(value)
-        if line is not None:
-            line.wake()
-            self._tidy(value)
-
     def on_done(self, exchange: Exchange) -> None:
+        if not self.lines:
+            return
         place: Place | None = exchange.local.get(self)
         if place is not None and not place.left:
-            for value, line in list(self._lines.items()):
-                if place in line:
-                    line.leave(place)
-                    self._tidy(value)
-
-    def _warn(self, limit: Limit, used: float, value: str) -> None:
-        """Said once for each mark, however far a call jumped; ``_next``: what must be used before it is said again."""
-        share = used / limit.limit
-        if len(self._next) > 10_000:
-            self._next.clear()
-        higher = [mark for mark in self.options.warn_at if mark > share]
-        self._next[limit.name] = min(higher) * limit.limit if higher else inf
-        metric = limit.name.removeprefix(f"budget:{self.budget.name}:").partition(":")[0]
-        shown = f"${usd_text(int(used), places=4)}" if metric == "usd" else f"{int(used)} {metric}"
-        window = self.budget.window
-        of = f"last {window.rolling:g} s" if window.rolling else window.kind
-        text = f"budget {self.budget.name} of {value}: {share:.0%} of its {of} are spent ({shown})"
-        log.warning("%s", text)
-        if self.books.store is not None:
-            self.books.store.tell("budget_warning", text)
+            self.lines.leave_all(place)
 
     # --- streams
 
@@ -428,7 +357,7 @@ class Budget(Policy):
         attempt = exchange.served_by
         if not self.options.stop_stream or self.observe or attempt is None or exchange.dialect is None:
             return None
-        hold: Grant | Hold | None = attempt.local.get(self)
+        hold = self.receipt(attempt)
         if hold is None:
             return None
         return Meter(self, exchange, attempt, hold)

@@ -1,0 +1,57 @@
+"""What an attempt may come to, before it is sent: three integers, worked out for every call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from proxy.accounting.charge import Bill
+    from proxy.exchange import Exchange
+
+__all__ = ["ONE_CALL", "Figures", "by_estimate", "doubted", "expected"]
+
+Figures: TypeAlias = tuple[int, int, int]
+"""Nano-dollars, tokens, calls: ``Amounts`` without the names, which cost an object a call."""
+
+ONE_CALL: Figures = (0, 0, 1)
+"""Also what was sent and cost nothing, because the provider refused it."""
+
+
+def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
+    """What the attempt will come to at most, by its estimate and by what was learned of such estimates. The estimate
+    itself stays on the bill, and so does what is doubted of it. ``assumed``: output tokens where the client sets no
+    limit.
+    """
+    asked = exchange.estimated_input
+    if asked is None:
+        asked = exchange.input_estimate()
+    bound = longest = assumed
+    gauge, body, dialect = bill.gauge, exchange.request.body, exchange.dialect
+    if body is not None and dialect is not None:
+        limits = body.bound(dialect)
+        tokens, choices = limits.tokens, limits.choices
+        if tokens is None:
+            bill.limited = choices != 1
+            longest = gauge.output(bound)
+        else:
+            bound = longest = tokens
+        if choices > 1:
+            bound, longest = bound * choices, longest * choices
+    bill.asked, bill.bound = asked, bound
+    most = bill.most = bill.price.worst_case(asked, bound)
+    if longest == bound and asked.bit_length() in gauge.fair:
+        bill.doubt = 0
+        return most, asked + bound, 1
+    likely, bill.doubt = gauge.expect(asked)
+    return bill.price.worst_case(likely, longest), likely + longest, 1
+
+
+def by_estimate(bill: Bill) -> Figures:
+    """The same by the estimate alone."""
+    return bill.most, bill.asked + bill.bound, 1
+
+
+def doubted(bill: Bill) -> Figures:
+    """What the attempt may come to on top of its estimate, as long as nothing was learned of such."""
+    most = bill.price.worst_case(bill.asked + bill.doubt, bill.bound)
+    return most - bill.most, bill.doubt, 0
