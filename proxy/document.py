@@ -52,6 +52,11 @@ class Document:
         """Whether anybody asked for the tree."""
         return self._tree is not _UNREAD
 
+    def peek(self, name: str) -> Json | None:
+        """A member of the tree, if somebody has read it and it is there."""
+        tree = self._tree
+        return tree.get(name) if type(tree) is dict else None
+
     def strict(self) -> dict[str, Json]:
         """The tree of a request. Raises ``invalid_json`` (400) unless it is one unambiguous JSON object."""
         if self._tree is _UNREAD:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proxy.accounting import record
 from proxy.accounting.gauge import Gauge
 from proxy.accounting.prices import FOREVER, SERVICES, PriceBook
 from proxy.accounting.rates import Price, Unpriced
+from proxy.accounting.record import canonical_tags
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.dialects.base import Bound
-    from proxy.exchange import Attempt, Exchange
+    from proxy.exchange import Attempt, AttemptKey, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "Bill", "Tariff", "bound_of", "limits_of", "size_estimate", "used"]
+__all__ = ["ASSUMED_OUTPUT", "Bill", "Tariff", "attribution", "bound_of", "limits_of", "size_estimate", "used"]
 
 ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
@@ -27,7 +29,7 @@ _NO_USAGE: Final = Usage()
 
 class Bill:
     """One attempt's money: beforehand its price and, where a budget has asked, what it may come to; afterwards its
-    usage and its cost in nano-dollars. What many never set has its default on the class.
+    usage and its cost in nano-dollars, final once it is ``paid``. What many never set has its default on the class.
     """
 
     asked = 0
@@ -37,16 +39,28 @@ class Bill:
     """Input tokens that may come on top of those asked, as long as nothing was learned of such estimates."""
     limited = True
     """Whether the client set a limit on the answer."""
-    paid = False
-    """Whether ``usage`` and ``cost`` are final."""
     counted = False
     """Whether a row of the ledger has it."""
     usage: Usage = _NO_USAGE
     cost = 0
 
-    def __init__(self, price: Price | Unpriced, gauge: Gauge) -> None:
-        self.price = price
-        self.gauge = gauge
+    def __init__(self, terms: Terms, key: AttemptKey | None) -> None:
+        """``key``: the one that the terms are for."""
+        self.price = terms.price
+        self.gauge = terms.gauge
+        self.who = terms.who
+        self.key = key
+        self.paid = False
+
+
+class Terms(NamedTuple):
+    """What calls of one caller to one model with one key have in common. ``who``: its attribution in the ledger."""
+
+    price: Price | Unpriced
+    gauge: Gauge
+    until: float
+    """Unix time until which the price holds."""
+    who: str
 
 
 class Tariff:
@@ -58,7 +72,7 @@ class Tariff:
         self.gauges: dict[tuple[str, str], Gauge] = {}
         """What was learned of each model and upstream; kept over reloads by whoever sets it."""
         self._base_urls = base_urls
-        self._kept: dict[tuple[str, str, str, str], tuple[Price | Unpriced, Gauge, float]] = {}
+        self._known: dict[tuple[str | None, ...], Terms] = {}
 
     def bill(self, exchange: Exchange, attempt: Attempt) -> Bill:
         """The attempt's bill, opened with the price of its target with its key, in the service class that the request
@@ -67,30 +81,42 @@ class Tariff:
         bill = attempt.bill
         if bill is not None:
             return bill
-        key, body = attempt.key, exchange.request.body
-        model = attempt.target.model or exchange.model_asked or ""
+        key, body, tags = attempt.key, exchange.request.body, exchange.tags
         service = "standard"
-        if body is not None and body.was_read:
-            tier = body.strict().get("service_tier")
+        if body is not None:
+            tier = body.peek("service_tier")
             if tier is not None and isinstance(tier, str) and tier in SERVICES:
                 service = tier
-        wanted = (model, attempt.upstream, "" if key is None else key.id, service)
-        kept = self._kept.get(wanted)
-        if kept is None or (kept[2] != FOREVER and time.time() >= kept[2]):
-            kept = self._look_up(*wanted)
-        bill = attempt.bill = Bill(kept[0], kept[1])
+        caller = (
+            exchange.principal.id,
+            exchange.project,
+            exchange.route_name,
+            exchange.model_asked,
+            attempt.target.model,
+            attempt.upstream,
+            "" if key is None else key.id,
+            service,
+            canonical_tags(tags) if tags else "",
+            tags.get("task") if tags else "",
+        )
+        terms = self._known.get(caller)
+        if terms is None or (terms.until != FOREVER and time.time() >= terms.until):
+            terms = self._known[caller] = self._look_up(exchange, attempt, service)
+        bill = attempt.bill = Bill(terms, key)
         return bill
 
-    def _look_up(self, model: str, upstream: str, key: str, service: str) -> tuple[Price | Unpriced, Gauge, float]:
-        base_url = self._base_urls.get(upstream, "")
-        price = self.prices.price(model, base_url, key, service)
-        until = self.prices.until(model, base_url, key, service)
-        for memory in (self._kept, self.gauges):
+    def _look_up(self, exchange: Exchange, attempt: Attempt, service: str) -> Terms:
+        for memory in (self._known, self.gauges):
             if len(memory) >= _KEPT:  # model names come from clients: what is remembered is bounded
                 memory.clear()
-        gauge = self.gauges.setdefault((model, upstream), Gauge())
-        found = self._kept[model, upstream, key, service] = (price, gauge, until)
-        return found
+        model, upstream = attempt.target.model or exchange.model_asked or "", attempt.upstream
+        base_url, key = self._base_urls.get(upstream, ""), "" if attempt.key is None else attempt.key.id
+        return Terms(
+            self.prices.price(model, base_url, key, service),
+            self.gauges.setdefault((model, upstream), Gauge()),
+            self.prices.until(model, base_url, key, service),
+            attribution(exchange, attempt),
+        )
 
     def model_price(self, model: str, upstream: str) -> Price | Unpriced:
         """The list price of a model at an upstream, whoever asks."""
@@ -111,13 +137,15 @@ class Tariff:
         if bill is None:
             bill = self.bill(exchange, attempt)
         bill.usage = usage
-        bill.cost = bill.price.cost(usage)
+        cost_of = bill.price.cost
+        bill.cost = cost_of(usage)
         if attempt.outcome is not None:
             bill.paid = True
             if bill.asked and not usage.estimated:
-                bill.gauge.learn(bill.asked, usage.input)
+                gauge = bill.gauge
+                gauge.learn(bill.asked, usage.input)
                 if not bill.limited:
-                    bill.gauge.learn_output(usage.output)
+                    gauge.learn_output(usage.output)
         return bill
 
 
@@ -178,3 +206,23 @@ def limits_of(exchange: Exchange, *, read: bool) -> Bound | None:
     if body is None or dialect is None or not (read or body.was_read):
         return None
     return body.bound(dialect)
+
+
+def attribution(exchange: Exchange, attempt: Attempt | None) -> str:
+    """The call's dimensions, with the upstream, model and key of ``attempt``."""
+    if attempt is None:
+        target = exchange.target
+        upstream, key = target.upstream, ""
+    else:
+        target, upstream, held = attempt.target, attempt.upstream, attempt.key
+        key = "" if held is None else held.id
+    asked = exchange.model_asked or ""
+    model = target.model or asked
+    tags = exchange.tags
+    if tags:
+        labels, task = record.canonical_tags(tags), tags.get("task", "")
+    else:
+        labels = task = ""
+    return record.attribution(
+        exchange.principal.id, exchange.project or "", labels, task, exchange.route_name, asked, model, upstream, key
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
-__all__ = ["NANO", "PER_MILLION", "nano_from_usd", "round_millionths", "usd", "usd_text"]
+__all__ = ["NANO", "PER_MILLION", "nano_from_usd", "round_millionths", "usd", "usd_bytes", "usd_text"]
 
 NANO = 1_000_000_000
 PER_MILLION = 1_000_000
@@ -54,3 +54,10 @@ def usd_text(nano: int, *, places: int = 9) -> str:
     whole, rest = divmod((abs(nano) + step // 2) // step, 10**places)
     digits = f"{rest:0{places}d}".rstrip("0") if places else ""
     return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+
+
+def usd_bytes(nano: int) -> bytes:
+    """``usd_text`` of a call's cost (not negative), for a header of every answer."""
+    if 0 < nano < NANO:
+        return (b"0.%09d" % nano).rstrip(b"0")
+    return usd_text(nano).encode()

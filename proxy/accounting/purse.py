@@ -73,6 +73,14 @@ class Purse:
         if not self._sums:
             return self._take_each(amounts)
         pockets = self.pockets
+        if len(pockets) == 1:  # as most have
+            pocket = pockets[0]
+            meter, amount = pocket.meter, amounts[pocket.place]
+            if meter.spent + meter.held + amount > pocket.limit:
+                return False
+            meter.held += amount
+            meter.away += amount
+            return True
         for pocket in pockets:
             meter = pocket.meter
             if meter.spent + meter.held + amounts[pocket.place] > pocket.limit:

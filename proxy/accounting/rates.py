@@ -185,9 +185,7 @@ class Price:
     every call, so a price without tiers is its only rates' own functions.
     """
 
-    __slots__ = ("base", "cost", "free", "name", "note", "source", "tiers", "version", "worst_case")
-
-    priced = True
+    __slots__ = ("base", "cost", "free", "name", "note", "priced", "source", "tiers", "version", "worst_case")
 
     def __init__(
         self,
@@ -211,6 +209,7 @@ class Price:
         self.version = version
         self.note = note
         self.free = free
+        self.priced = True
         self.cost: Callable[[Usage], int] = self._tiered if tiers else base.cost
         self.worst_case: Callable[[int, int], int] = self._tiered_worst_case if tiers else base.worst_case
 
@@ -233,16 +232,13 @@ class Price:
 class Unpriced:
     """No price is known for a model. Counted, shown and warned about; its cost is unknown, not nothing."""
 
-    __slots__ = ("name", "reason")
-
-    priced = False
-    free = False
-    source = ""
-    version = ""
+    __slots__ = ("free", "name", "priced", "reason", "source", "version")
 
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
         self.reason = reason
+        self.priced = self.free = False
+        self.source = self.version = ""
 
     def cost(self, usage: Usage) -> int:
         """Always 0: callers look at ``priced`` and mark the row."""

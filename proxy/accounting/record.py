@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -70,6 +71,7 @@ class Ids:
         self.next = itertools.count(time.time_ns() // 1_000).__next__
 
 
+@lru_cache(maxsize=4_096)
 def attribution(
     principal: str = "",
     project: str = "",
@@ -81,7 +83,9 @@ def attribution(
     upstream: str = "",
     key: str = "",
 ) -> str:
-    """Who caused a cost and where, as one string. ``tags`` comes from ``canonical_tags``."""
+    """Who caused a cost and where, as one string. ``tags`` comes from ``canonical_tags``. Calls differ in little of
+    this, so most strings are there already.
+    """
     who = f"{principal}\t{project}\t{tags}\t{task}\t{route}\t{model_asked}\t{model}\t{upstream}\t{key}"
     if who.count("\t") != 8 or "\x00" in who:  # a value from outside with a tab in it
         values = (principal, project, tags, task, route, model_asked, model, upstream, key)

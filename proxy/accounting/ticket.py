@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orjson import dumps
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, bound_of, size_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, attribution, bound_of, size_estimate
 from proxy.accounting.record import NEWLINE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.clock import Clock
     from proxy.exchange import Attempt, Exchange
 
-__all__ = ["FROM_CACHE", "TICKET", "Ticket"]
+__all__ = ["FROM_CACHE", "TICKET", "Desk", "Ticket"]
 
 TICKET: Final = "accounting.ticket"
 FROM_CACHE: Final = frozenset({"hit", "stale", "coalesced"})
@@ -40,20 +40,28 @@ _OUTCOMES: Final[dict[str | None, int]] = {
 }
 
 
-class Ticket:
-    """See the module's text. What most calls never set has its default on the class."""
-
-    begun = False
-    ended = False
-    _below: Exchange | None = None
-    _who = ""
-    _who_of: Attempt | None = None
+class Desk:
+    """Where tickets are written: what all calls of a policy have in common."""
 
     def __init__(self, store: Store, tariff: Tariff, clock: Clock) -> None:
         self.store = store
+        self.journal = store.journal
+        self.next_number = store.journal.ids.next
         self.tariff = tariff
-        self.clock = clock
-        self.number = store.journal.ids.next()
+        self.now = clock.now
+        self.monotonic = clock.monotonic
+
+
+class Ticket:
+    """See the module's text. What most calls never set has its default on the class."""
+
+    _below: Exchange | None = None
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        next_number = desk.next_number
+        self.number = next_number()
+        self.begun = self.ended = False
 
     def begin(self, exchange: Exchange, attempt: Attempt) -> None:
         """A request is about to go out: money may be spent from here, so it stands in the journal first (a slow or full
@@ -61,38 +69,38 @@ class Ticket:
         """
         if self.begun:
             return
-        journal = self.store.journal
+        desk = self.desk
         if self.ended:  # a revalidation, or a flight that others still wait for: it is no part of that row any more
-            self.number = journal.ids.next()
+            self.number = desk.next_number()
         self.begun = True
         self._below = exchange
-        who = self._who = attribution(exchange, attempt)
-        self._who_of = attempt
-        bill = attempt.bill or self.tariff.bill(exchange, attempt)
+        bill = attempt.bill or desk.tariff.bill(exchange, attempt)
         asked = bill.asked
         if asked:
             bound, most = bill.bound, bill.most
         else:
             asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
             most = bill.price.worst_case(asked, bound)
-        number, now = self.number, int(self.clock.now() * 1000)
-        begun = ("b", number, now, exchange.id, who, most, bill.price.version, (asked, bound))
-        journal.begin(number, dumps(begun, None, NEWLINE))
+        number, now = self.number, desk.now
+        who = _who(exchange, attempt)
+        begun = ("b", number, int(now() * 1000), exchange.id, who, most, bill.price.version, (asked, bound))
+        desk.journal.begin(number, dumps(begun, None, NEWLINE))
 
     def cost(self, exchange: Exchange) -> int | None:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
         None where a price is unknown, which is no figure at all, never a zero.
         """
-        total, charge = 0, self.tariff.charge
+        total = 0
         plain = self._below is exchange and exchange.cache_status is None  # the way of most calls
         for made in exchange.attempts if plain else self._own(exchange):
             bill = made.bill
             if bill is None or not bill.paid:
-                bill = charge(exchange, made)
-            if bill is not None:
-                if not bill.price.priced:
-                    return None
-                total += bill.cost
+                bill = self.desk.tariff.charge(exchange, made)
+                if bill is None:
+                    continue
+            if not bill.price.priced:
+                return None
+            total += bill.cost
         return total
 
     def _own(self, exchange: Exchange) -> list[Attempt]:
@@ -121,23 +129,22 @@ class Ticket:
                 if made.outcome is None:  # goes on for others
                     self.begin(below, made)
                     break
-        self.store.journal.end(number, self._record(exchange, number))
+        self.desk.journal.end(number, self._record(exchange, number))
         if not self.begun or below is exchange:
-            self._below = self._who_of = None  # no ring of references is left for the collector
+            self._below = None  # no ring of references is left for the collector
         return True
 
     def landed(self, exchange: Exchange) -> None:
         """The flight is over: what its starter's row does not hold, because the starter had left, is entered now."""
         if not self.ended:
             return
-        ids = self.store.journal.ids
-        now = int(self.clock.now() * 1000)
+        journal, next_number, now = self.desk.journal, self.desk.next_number, int(self.desk.now() * 1000)
         for made in exchange.attempts:
-            bill = None if _counted(made) else self.tariff.charge(exchange, made)
+            bill = None if _counted(made) else self.desk.tariff.charge(exchange, made)
             if bill is None:
                 continue
             bill.counted = True
-            number = self._landing(ids.next)
+            number = self._landing(next_number)
             line = record.end(
                 number,
                 now,
@@ -149,13 +156,11 @@ class Ticket:
                 version=bill.price.version,
                 usage=bill.usage.pack(),
             )
-            self.store.journal.end(number, line)
+            journal.end(number, line)
         if self.begun:  # it cost nothing; its begin must not be found as abandoned
-            number = self._landing(ids.next)
-            self.store.journal.end(
-                number, record.end(number, now, exchange.id, attribution(exchange, None), attempts=0)
-            )
-        self._below = self._who_of = None
+            number = self._landing(next_number)
+            journal.end(number, record.end(number, now, exchange.id, attribution(exchange, None), attempts=0))
+        self._below = None
 
     def _landing(self, fresh: Callable[[], int]) -> int:
         """The number that the flight was begun under, once; then fresh ones."""
@@ -172,13 +177,12 @@ class Ticket:
         version = ""
         counts: tuple[int, ...] = ()
         extras: list[list[Any]] = []
-        charge = self.tariff.charge
         for made in own:
             if made.sent:
                 sent += 1
             bill = made.bill
             if bill is None or not bill.paid:
-                bill = charge(exchange, made)
+                bill = self.desk.tariff.charge(exchange, made)
                 if bill is None:
                     continue
             bill.counted = True
@@ -189,26 +193,32 @@ class Ticket:
                 if usage.estimated or price.free or not price.priced:
                     flags = _flags(bill)
             else:
-                who = attribution(exchange, made)
                 extras.append(
-                    record.extra(who, flags=_flags(bill), cost=bill.cost, version=price.version, usage=usage.pack())
+                    record.extra(
+                        _who(exchange, made),
+                        flags=_flags(bill),
+                        cost=bill.cost,
+                        version=price.version,
+                        usage=usage.pack(),
+                    )
                 )
         exchange.cost_nanos = total
         if status in FROM_CACHE:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
-        answer, clock, first, started = exchange.answer, self.clock, exchange.first_byte_at, exchange.started_at
+        answer, first, started = exchange.answer, exchange.first_byte_at, exchange.started_at
+        now, monotonic = self.desk.now, self.desk.monotonic
         return dumps(
             (
                 "e",
                 number,
-                int(clock.now() * 1000),
+                int(now() * 1000),
                 exchange.id,
-                self._who if attempt is not None and attempt is self._who_of else attribution(exchange, attempt),
+                _who(exchange, attempt),
                 _OUTCOMES.get(exchange.outcome, _FAILED),
                 answer.status if answer is not None else 0,
                 flags,
-                int((clock.monotonic() - started) * 1000),
+                int((monotonic() - started) * 1000),
                 int((first - started) * 1000) if first is not None else 0,
                 sent,
                 cost,
@@ -231,7 +241,7 @@ class Ticket:
         if usage is None:
             return 0
         model = exchange.target.model or exchange.model_asked or ""
-        return self.tariff.model_price(model, exchange.target.upstream).cost(usage)
+        return self.desk.tariff.model_price(model, exchange.target.upstream).cost(usage)
 
 
 def _counted(attempt: Attempt) -> bool:
@@ -240,28 +250,16 @@ def _counted(attempt: Attempt) -> bool:
     return bill is not None and bill.counted
 
 
+def _who(exchange: Exchange, attempt: Attempt | None) -> str:
+    """The row's attribution: the bill's, unless that was opened before the attempt had its key."""
+    bill = None if attempt is None else attempt.bill
+    if attempt is None or bill is None or bill.key is not attempt.key:
+        return attribution(exchange, attempt)
+    return bill.who
+
+
 def _flags(bill: Bill) -> int:
     flags = record.ESTIMATED if bill.usage.estimated else 0
     if bill.price.free:
         return flags | record.FREE
     return flags if bill.price.priced else flags | record.UNPRICED
-
-
-def attribution(exchange: Exchange, attempt: Attempt | None) -> str:
-    """The call's dimensions, with the upstream, model and key of ``attempt``."""
-    if attempt is None:
-        target = exchange.target
-        upstream, key = target.upstream, ""
-    else:
-        target, upstream, held = attempt.target, attempt.upstream, attempt.key
-        key = "" if held is None else held.id
-    asked = exchange.model_asked or ""
-    model = target.model or asked
-    tags = exchange.tags
-    if tags:
-        labels, task = record.canonical_tags(tags), tags.get("task", "")
-    else:
-        labels = task = ""
-    return record.attribution(
-        exchange.principal.id, exchange.project or "", labels, task, exchange.route_name, asked, model, upstream, key
-    )

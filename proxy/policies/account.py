@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from proxy.accounting.money import usd_text
-from proxy.accounting.ticket import TICKET, Ticket
+from proxy.accounting.money import usd_bytes
+from proxy.accounting.ticket import TICKET, Desk, Ticket
 from proxy.config.units import Duration
 from proxy.errors import ProxyError
 from proxy.policy import Policy, PolicyOptions
@@ -55,6 +55,7 @@ class Account(Policy):
         super().__init__(options, services, label=label, observe=observe)
         self.books: Books = services.get("accounting")
         self._clock = services.clock
+        self._desk: Desk | None = None
 
     async def start(self) -> None:
         options: AccountOptions = self.options
@@ -78,7 +79,10 @@ class Account(Policy):
                 "The accounting journal has no room to write and calls are refused until it has (account.on_full).",
                 retry_after=5,
             )
-        ticket = exchange.local[TICKET] = Ticket(store, books.tariff, self._clock)
+        desk = self._desk
+        if desk is None or desk.store is not store:
+            desk = self._desk = Desk(store, books.tariff, self._clock)
+        ticket = exchange.local[TICKET] = Ticket(desk)
         exchange.before_send = ticket.begin
         return None if books.prices.ready else books.warmed()
 
@@ -89,15 +93,15 @@ class Account(Policy):
         cost = ticket.cost(exchange)
         if cost is not None:
             exchange.cost_nanos = cost
-            exchange.added_headers.append((b"x-sidecar-cost-usd", usd_text(cost).encode()))
+            exchange.added_headers.append((b"x-sidecar-cost-usd", usd_bytes(cost)))
 
     def on_settle(self, exchange: Exchange) -> Awaitable[None] | None:
         ticket: Ticket | None = exchange.local.get(TICKET)
         exchange.before_send = None
-        if ticket is None or not ticket.end(exchange) or ticket.store.journal.direct:
+        if ticket is None or not ticket.end(exchange) or ticket.desk.journal.direct:
             return None
         return self._written(ticket)
 
     @staticmethod
     async def _written(ticket: Ticket) -> None:
-        await ticket.store.journal.flushed()
+        await ticket.desk.journal.flushed()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.accounting.books import Books
-from proxy.accounting.money import NANO, nano_from_usd, round_millionths, usd, usd_text
+from proxy.accounting.money import NANO, nano_from_usd, round_millionths, usd, usd_bytes, usd_text
 from proxy.accounting.prices import PriceBook, PriceError
 from proxy.accounting.rates import KINDS, Rates, Unpriced
 from proxy.accounting.usage import PACKED, Usage
@@ -284,6 +284,8 @@ def test_money_in_words():
     assert [usd_text(nano) for nano in (0, 1, 1_200_000, 2 * NANO)] == ["0", "0.000000001", "0.0012", "2"]
     assert usd_text(5, places=4) == "<0.0001"
     assert usd_text(123_456_789, places=2) == "0.12"
+    for nano in (0, 1, 10, 118_500, NANO - 1, NANO, NANO + 1, 25 * NANO // 10, 10**18 + 1):
+        assert usd_bytes(nano) == usd_text(nano).encode()
     for wrong in ("x", float("nan"), -1, True):
         with pytest.raises(ValueError, match="USD"):
             nano_from_usd(wrong)

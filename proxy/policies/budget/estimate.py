@@ -22,9 +22,7 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
     itself stays on the bill, and so does what is doubted of it. ``assumed``: output tokens where the client sets no
     limit.
     """
-    asked = exchange.estimated_input
-    if asked is None:
-        asked = exchange.input_estimate()
+    asked = exchange.input_estimate()
     bound = longest = assumed
     gauge, body, dialect = bill.gauge, exchange.request.body, exchange.dialect
     if body is not None and dialect is not None:
@@ -38,12 +36,13 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
         if choices > 1:
             bound, longest = bound * choices, longest * choices
     bill.asked, bill.bound = asked, bound
-    most = bill.most = bill.price.worst_case(asked, bound)
+    worst_case = bill.price.worst_case
+    most = bill.most = worst_case(asked, bound)
     if longest == bound and asked.bit_length() in gauge.fair:
         bill.doubt = 0
         return most, asked + bound, 1
     likely, bill.doubt = gauge.expect(asked)
-    return bill.price.worst_case(likely, longest), likely + longest, 1
+    return worst_case(likely, longest), likely + longest, 1
 
 
 def by_estimate(bill: Bill) -> Figures:

@@ -17,20 +17,13 @@ __all__ = ["Lines"]
 _POLL = 0.2  # with Redis, others give back without our seeing it
 
 
-class Lines:
-    """A line is there as long as somebody stands in it. False in a condition when nobody waits at all."""
+class Lines(dict[str, Line]):
+    """Value -> who waits for it. A line is there as long as somebody stands in it."""
 
     def __init__(self, *, poll: bool) -> None:
         """``poll``: ask again from time to time, since what is given back elsewhere is not told here."""
+        super().__init__()
         self._poll = poll
-        self._lines: dict[str, Line] = {}
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def of(self, value: str) -> Line | None:
-        """Who waits for ``value``."""
-        return self._lines.get(value)
 
     def wait(
         self, value: str, place: Place | None, deadline: float, error: ProxyError
@@ -38,7 +31,7 @@ class Lines:
         """A place in the line (``place``, if there is one already), and what to await until it is its turn: raises
         ``error`` when ``deadline`` (loop time) comes first.
         """
-        line = self._lines.setdefault(value, Line())
+        line = self.setdefault(value, Line())
         held = line.join() if place is None else place
         loop = asyncio.get_running_loop()
 
@@ -56,25 +49,25 @@ class Lines:
 
     def given_back(self, value: str) -> None:
         """Something of ``value`` is free again: the first one's turn."""
-        line = self._lines.get(value)
+        line = self.get(value)
         if line is not None:
             line.wake()
             self._tidy(value)
 
     def leave(self, value: str, place: Place | None) -> None:
         """A call gives up its place."""
-        line = self._lines.get(value)
+        line = self.get(value)
         if line is not None and place is not None:
             line.leave(place)
             self._tidy(value)
 
     def leave_all(self, place: Place) -> None:
         """The same when nobody knows any more what for it waited."""
-        for value, line in list(self._lines.items()):
+        for value, line in list(self.items()):
             if place in line:
                 self.leave(value, place)
 
     def _tidy(self, value: str) -> None:
-        line = self._lines.get(value)
+        line = self.get(value)
         if line is not None and not len(line):
-            del self._lines[value]
+            del self[value]

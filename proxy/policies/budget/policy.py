@@ -132,7 +132,8 @@ class Budget(Policy):
         books = self.books
         if not books.prices.ready:
             return self._once_priced(exchange, attempt)
-        value = self._value(exchange, attempt)
+        read, now = self._value, self._now  # not methods: this way they cost no search for one
+        value = read(exchange, attempt)
         if self._only and value not in self._only:
             return None
         bill = attempt.bill or books.tariff.bill(exchange, attempt)
@@ -140,8 +141,8 @@ class Budget(Policy):
         priced = bill.price.priced
         if not priced and (veto := self._unpriced(exchange, attempt)) is not None:
             return veto
-        bucket = self.budget.bucket(value, self._now())
-        if self._own is not None and not bill.doubt and not (self.lines and self.lines.of(value)):
+        bucket = self.budget.bucket(value, now())
+        if self._own is not None and not bill.doubt and value not in self.lines:
             purse = (bucket.purse if priced else bucket.unpriced) or self._open(self._own, bucket, priced)
             if purse.take(wanted):
                 attempt.local[self] = (purse, wanted)
@@ -195,7 +196,7 @@ class Budget(Policy):
         place: Place | None = exchange.local.get(self)
         if place is not None and place.left:
             place = None
-        line = self.lines.of(value)
+        line = self.lines.get(value)
         if line is not None and not line.may_ask(place):
             figures = self.state.usage(plain[0][0])
             waits = Refusal(plain[0][0], 1.0, figures.used, figures.held)
