@@ -9,6 +9,8 @@ from collections.abc import Awaitable
 from time import monotonic as now
 from typing import TYPE_CHECKING
 
+from proxy.accounting.usage import Usage, estimate_tokens_from_size
+from proxy.dialects.counts import greater
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.policy import called
@@ -133,10 +135,12 @@ class Flow:
         attempt.ended_at = now()
 
     def _count(self, attempt: Attempt) -> None:
-        """The attempt's usage: the provider's word, else an estimate of what was sent and received."""
+        """The attempt's usage: the provider's word, else an estimate of what was sent and received. What a provider
+        had counted of a stream that was cut is behind what it had sent: of the two the greater output stands."""
         pipe = self.pipe
         if pipe is not None and pipe.usage is not None:
-            attempt.usage = pipe.usage
+            streamed = Usage(output=estimate_tokens_from_size(pipe.chars), estimated=True)
+            attempt.usage = pipe.usage if pipe.counted else greater(pipe.usage, streamed)
         if attempt.usage is not None or self.exchange.request.body is None:
             return
         if attempt.status is not None and attempt.status >= 400:

@@ -152,5 +152,6 @@ def greater(before: Usage | None, now: Usage) -> Usage:
         image_output=max(before.image_output, now.image_output),
         searches=max(before.searches, now.searches),
         images=max(before.images, now.images),
+        audio_ms=max(before.audio_ms, now.audio_ms),
         estimated=now.estimated,
     )

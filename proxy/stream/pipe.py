@@ -66,8 +66,9 @@ class Pipe:
     """
 
     __slots__ = (
-        "_committed", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held", "_held_bytes",
-        "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skims", "_source", "_stages", "_waiter",
+        "_committed", "_counted", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held",
+        "_held_bytes", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skims", "_source",
+        "_stages", "_waiter",
         "chars", "end", "error_event", "events", "finish_reason", "model", "tail", "usage",
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ class Pipe:
         self._held: list[Event] = []
         self._held_bytes = 0
         self._committed = False
+        self._counted = 0  # the characters of text that had come with the last token counts
         self._final = False
         self._finished = False
         self._released = False
@@ -164,11 +166,12 @@ class Pipe:
             if reading is NOTHING:
                 (final if self._final else passed).append(event)
                 continue
-            if reading.usage is not None:
-                self.usage = self._dialect.join_usage(self.usage, reading.usage)
             for piece in reading.pieces:
                 if not piece.whole:
                     self.chars += len(piece.holder[piece.key])
+            if reading.usage is not None:
+                self.usage = self._dialect.join_usage(self.usage, reading.usage)
+                self._counted = self.chars
             if reading.model is not None:
                 self.model = reading.model
             if reading.finish is not None:
@@ -273,6 +276,15 @@ class Pipe:
     def complete(self) -> bool:
         """Whether what came is a whole answer, as far as its dialect can tell."""
         return self._final or self.finish_reason is not None or not self._dialect.streams_end_with_done
+
+    @property
+    def counted(self) -> bool:
+        """Whether the last token counts are those of the whole answer: it has ended, and no text came after them.
+        Counts that came earlier (Anthropic's first event, counts in every chunk) are behind what was streamed."""
+        ended = (
+            self._final or self.finish_reason is not None or (self.end is not None and self.end.reason == "finished")
+        )
+        return ended and self.usage is not None and self._counted == self.chars
 
     def attach(self, stages: Sequence[Stage], out: Out) -> None:
         """From now on events go through ``stages`` (innermost first) and leave by ``out``; held ones at once."""

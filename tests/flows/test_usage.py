@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -301,6 +302,114 @@ async def test_a_client_that_leaves_a_stream_pays_what_was_streamed_so_far(start
         assert record.OUTCOMES[end[5]] == "cancelled"
         assert end[7] & record.ESTIMATED
         assert 100 <= end[14][1] < 200
+
+
+# --- a stream that did not end with its final usage ----------------------------------------------------
+
+WORDS = ["word and word"] * 100  # 1,300 characters: 325 tokens by estimate
+
+
+def chat_chunks(usage, *, end=False):
+    """A streamed chat answer, each chunk with the counts that ``usage`` gives it: (input, output), or None."""
+
+    def chunk(number, delta, reason=None):
+        counts = usage(number)
+        said = None if counts is None else {"prompt_tokens": counts[0], "completion_tokens": counts[1]}
+        choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
+        return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": choices, "usage": said}
+
+    out = [chunk(0, {"role": "assistant", "content": ""})]
+    out += [chunk(number, {"content": word}) for number, word in enumerate(WORDS, 1)]
+    return [*sse(*out, chunk(101, {}, "stop")), b"data: [DONE]\n\n"] if end else sse(*out)
+
+
+def message_events(*, end=False):
+    out = [
+        {"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}, "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}} for word in WORDS),
+    ]
+    if end:
+        out += [
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+            {"type": "message_stop"},
+        ]
+    return sse(*out, named=True)
+
+
+COUNTED = {
+    "nothing": (lambda _: None, None),
+    "the input, before it began": (lambda number: None if number else (10, 0), (10, 325)),
+    "less than was streamed": (lambda number: (10, number), (10, 325)),
+    "more than was streamed": (lambda number: (10, 9 * number), (10, 900)),
+}
+"""What the provider had counted, and what is then written: its own input, and the larger output."""
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "the upstream breaks off"])
+@pytest.mark.parametrize("said", COUNTED)
+async def test_of_a_cut_stream_the_larger_of_what_was_counted_and_what_was_streamed_is_written(
+    start, client, how, said
+):
+    usage, wanted = COUNTED[said]
+    async with FakeUpstream(events(*chat_chunks(usage), then="hang" if "client" in how else "reset")) as upstream:
+        proxy, rows = await start(upstream)
+        await cut(client, proxy, STREAM)
+        await until(rows.ends)
+        [end] = rows.ends()
+        assert end[7] & record.ESTIMATED
+        assert tuple(end[14]) == (wanted or (end[14][0], 325))
+
+
+@pytest.mark.parametrize("then", ["hang", "reset"])
+async def test_anthropics_first_count_is_not_what_a_cut_stream_used(start, client, then):
+    async with FakeUpstream(events(*message_events(), then=then)) as upstream:
+        proxy, rows = await start(upstream, up={"api": "anthropic"})
+        await cut(client, proxy, ANTHROPIC | {"stream": True}, "/v1/messages")
+        await until(rows.ends)
+        [end] = rows.ends()
+        assert end[7] & record.ESTIMATED
+        assert end[14] == [10, 325]
+
+
+async def test_a_stream_that_ended_well_without_a_final_count_is_estimated(start, client):
+    usage, _ = COUNTED["the input, before it began"]
+    async with FakeUpstream(events(*chat_chunks(usage, end=True))) as upstream:
+        proxy, rows = await start(upstream)
+        await ask(client, proxy, STREAM)
+        [end] = rows.ends()
+        assert end[7] & record.ESTIMATED
+        assert end[14] == [10, 325]
+
+
+async def test_the_final_count_stands_whatever_was_streamed(start, client):
+    chat, messages = chat_chunks(lambda number: (10, number // 20), end=True), message_events(end=True)
+    async with FakeUpstream(events(*chat), events(*messages)) as upstream:
+        proxy, rows = await start(upstream)
+        await ask(client, proxy, STREAM)
+        await ask(client, proxy, ANTHROPIC | {"stream": True}, "/v1/messages")
+        for end, counts in zip(rows.ends(), ([10, 5], [10, 7]), strict=True):
+            assert end[14] == counts
+            assert not end[7] & record.ESTIMATED
+
+
+async def test_a_budget_settles_on_what_is_written_of_a_cut_stream(start, client):
+    async with FakeUpstream(events(*message_events(), then="hang")) as upstream:
+        proxy, rows = await start(upstream, "account", {"budget": {"tokens": 100_000}}, up={"api": "anthropic"})
+        await cut(client, proxy, ANTHROPIC | {"stream": True}, "/v1/messages")
+        await until(rows.ends)
+        policy = proxy.app.snapshot.chains["main"].find("budget")
+        [(_, counter)] = policy.budget.bucket("all", policy.services.clock.now()).counters
+        assert (policy.state.usage(counter).used, policy.state.usage(counter).held) == (335, 0)
+
+
+async def cut(client, proxy, body, path="/v1/chat/completions"):
+    """Read a stream up to its last text, or until it breaks off, and leave."""
+    async with client.post(proxy.url + path, json=body) as answer:
+        seen = b""
+        with contextlib.suppress(aiohttp.ClientError):
+            while seen.count(WORDS[0].encode()) < len(WORDS) and not answer.content.at_eof():
+                seen += await answer.content.readany()
 
 
 # --- each attempt is paid by its own key and model -----------------------------------------------------
