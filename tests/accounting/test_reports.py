@@ -61,6 +61,23 @@ async def test_sums_by_model_have_the_fixed_names(filled):
     ]
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda ledger: reports.summarize(ledger, NOON - 100, NOON + 1),  # single calls
+        lambda ledger: reports.summarize(ledger, NOON - 9 * 86_400, NOON + 1, ("model",), percentiles=(0.5,)),  # days
+        lambda ledger: reports.summarize(ledger, NOON - 9 * 86_400, NOON + 1, ("day", "tag:team")),
+        lambda ledger: reports.summarize(ledger, NOON - 9 * 86_400, NOON + 1, ("hour",)),
+        lambda ledger: reports.changes(ledger, NOON - 100, NOON + 1, ("model",)),
+    ],
+)
+async def test_every_figure_is_a_number_that_json_has(filled, report):
+    rows = await report(filled)
+    assert rows
+    assert {type(value) for row in rows for value in row.values()} <= {int, float, str, type(None)}
+    assert json.loads(costs._as_json(rows)) == rows
+
+
 async def test_by_a_tag(filled):
     rows = await reports.summarize(filled, NOON - 100, NOON + 100, ("tag:team",))
     assert {row["tag:team"]: row["cost_usd"] for row in rows} == {"t0": 4.0, "t1": 6.0, "-": 0.0}

@@ -172,8 +172,7 @@ def _collect(found: dict[tuple[Any, ...], Totals], rows: Iterable[Sequence[Any]]
     for row in rows:
         if row[width] is None:  # a sum over nothing
             continue
-        sums = row[width:] if type(row[width]) is int else map(int, row[width:])  # PostgreSQL's are decimals
-        key, totals = tuple(row[:width]), dict(zip(names, sums, strict=True))
+        key, totals = tuple(row[:width]), dict(zip(names, row[width:], strict=True))
         if key in found:
             add(found[key], totals)
         else:
@@ -198,7 +197,7 @@ async def ask_histogram(
         rows = await ledger.rows(ledger.dialect.histogram(", ".join(by), condition), (*days, *values))
     found: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for row in rows:
-        found.setdefault(tuple(row[: len(by)]), []).append((int(row[-2]), int(row[-1])))
+        found.setdefault(tuple(row[: len(by)]), []).append((row[-2], row[-1]))
     return found
 
 

@@ -130,7 +130,7 @@ class Dialect:
         """Calls by cost bucket between two days of one dimension, by its values if asked."""
         value = "value, " if by else ""
         return (
-            f"SELECT {value}bucket, SUM(calls) FROM spreads WHERE dim = {self._mark}3 "
+            f"SELECT {value}bucket, {_whole_sum('calls')} FROM spreads WHERE dim = {self._mark}3 "
             f"AND slot >= {self._mark}1 AND slot < {self._mark}2 GROUP BY {value}bucket"
         )
 
@@ -145,7 +145,7 @@ class Dialect:
         """Sums of one table between two moments, by ``columns`` (SQL for the dimensions, may be empty)."""
         time, _ = TABLES[table]
         source = SUMS.values() if table == "calls" else SUMS.keys()
-        sums = ", ".join(f"SUM({name})" for name in source)
+        sums = ", ".join(_whole_sum(name) for name in source)
         by = f"GROUP BY {columns}" if columns else ""
         chosen = f"{columns}, " if columns else ""
         return (
@@ -157,7 +157,7 @@ class Dialect:
         """Calls by cost bucket between two days, by ``columns``."""
         chosen = f"{columns}, " if columns else ""
         return (
-            f"SELECT {chosen}bucket, SUM(calls) FROM costs JOIN groups ON groups.id = costs.grp "
+            f"SELECT {chosen}bucket, {_whole_sum('calls')} FROM costs JOIN groups ON groups.id = costs.grp "
             f"WHERE slot >= {self._mark}1 AND slot < {self._mark}2 {where} GROUP BY {chosen}bucket"
         )
 
@@ -183,6 +183,11 @@ class Dialect:
             f"INSERT INTO pruned (name, before) VALUES ({self.marks(2)}) "
             "ON CONFLICT (name) DO UPDATE SET before = excluded.before WHERE excluded.before > pruned.before"
         )
+
+
+def _whole_sum(expression: str) -> str:
+    """A sum that is read as an ``int``: PostgreSQL adds BIGINT up to NUMERIC (a ``Decimal``), SMALLINT to BIGINT."""
+    return f"CAST(SUM({expression}) AS BIGINT)"
 
 
 def fresh_tables() -> tuple[str, str]:
