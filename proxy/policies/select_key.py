@@ -157,7 +157,10 @@ class SelectKey(Policy):
         lease = ring.try_choose(task, model, tokens, sticky, exchange.excluded_keys, only, pinned)
         if not lease:
             return self._none(exchange, ring, lease)
-        self._take(attempt, lease)
+        attempt.local[self] = lease
+        attempt.key = key = lease.key
+        if key.upstream is not None:
+            attempt.upstream = key.upstream
         return None
 
     async def _take_when_chosen(
@@ -166,15 +169,11 @@ class SelectKey(Policy):
         lease = await choice
         if not lease:
             return self._none(exchange, ring, lease)
-        self._take(attempt, lease)
-        return None
-
-    def _take(self, attempt: Attempt, lease: KeyLease) -> None:
-        key = lease.key
-        attempt.key = key
+        attempt.local[self] = lease
+        attempt.key = key = lease.key
         if key.upstream is not None:
             attempt.upstream = key.upstream
-        attempt.local[self] = lease
+        return None
 
     def _none(self, exchange: Exchange, ring: KeyRing, none: NoKey) -> Veto | Wait:
         bound: Bound | None = exchange.local.get(self)

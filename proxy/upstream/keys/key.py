@@ -7,7 +7,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proxy.recent import Recent
-from proxy.state import Claims, Slots, Window
+from proxy.state import Claims, MemoryState, Slots, Window
+from proxy.state.joint import Joint
 from proxy.upstream.keys.ratelimit_headers import NOWHERE, Places
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Key:
     """A key as configured, with the limits it brings. Its secret is read each time, since a mounted one may change."""
 
     __slots__ = (
-        "cost_per_token", "enabled", "fixed", "header", "id", "life", "limited", "max_concurrent",
+        "cost_per_token", "enabled", "fixed", "header", "id", "joint", "life", "limited", "max_concurrent",
         "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_slots", "part_of_tpm", "prefix", "prices",
         "priority", "quota_window", "rpm", "seats", "secret", "seed", "slots", "task_types", "tier",
         "tpm", "upstream", "weight",
@@ -126,6 +127,8 @@ class Key:
         self.seats: tuple[Seat, ...] = ()
         """Where it stands among the peers that have to know when something about it changes."""
         self.fixed: Claims = tuple((limit, 1) for limit in (self.rpm, self.slots) if limit is not None)
+        self.joint: Joint | None = None
+        """Its limits in the hand of a ring that need not ask anybody else for them."""
         self.life = Life()
 
     @classmethod
@@ -158,6 +161,16 @@ class Key:
         """The secret itself, for the wire only."""
         secret = self.secret
         return secret if isinstance(secret, str) else secret()
+
+    def hold_limits(self, state: MemoryState) -> None:
+        """From now on this key has its limits in hand, as long as it lives."""
+        if self.limited:
+            self.joint = Joint(
+                state,
+                rates=() if self.rpm is None else (self.rpm,),
+                slots=() if self.slots is None else (self.slots,),
+                weighed=() if self.tpm is None else (self.tpm,),
+            )
 
     def claims(self, tokens: int) -> Claims:
         """What a call of so many tokens takes of this key's limits: (rpm, slots, tpm), those that it has."""

@@ -61,7 +61,9 @@ class KeyRing:
         self.health = Health(state, self.clock)
         self.direct = state if isinstance(state, MemoryState) else None
         self._cooldowns: Mapping[str, object] = self.direct.cooldowns if self.direct is not None else {}
-        self._joints: dict[str, Joint] = {}
+        if self.direct is not None:
+            for key in self.keys:
+                key.hold_limits(self.direct)
         # Turns go on where the ring before a reload stood: a key used first by the new one must not stay the oldest.
         self._turn = max([key.life.last_used for key in self.keys], default=0)
         self._guarded = any(not key.enabled or key.life.suspect or key.life.switched is False for key in self.keys)
@@ -150,7 +152,8 @@ class KeyRing:
         pinned: bool = False,
     ) -> KeyLease | NoKey:
         """`choose` without a coroutine, where the ring is `direct`."""
-        now = self._now()
+        monotonic = self._now  # a function that an attribute holds is called quicker by a name
+        now = monotonic()
         tiers = self.tiers
         if now >= tiers.look_at:
             tiers.look(now)
@@ -161,11 +164,9 @@ class KeyRing:
         key = peers.only or peers.best(sticky, now)
         if (self._guarded or self._cooldowns) and self._is_out(peers, key, model, now):
             return self._search(found, now, task, model, tokens, sticky)
-        joint: Joint | None = None
-        if key.limited:
-            joint = self._joints.get(key.id) or self._keep(key)
-            if not joint.take(tokens, now):
-                return self._search(found, now, task, model, tokens, sticky)
+        joint = key.joint
+        if joint is not None and not joint.take(tokens, now):
+            return self._search(found, now, task, model, tokens, sticky)
         return self._lease(peers, key, joint, None, tokens, task, model, now)
 
     def _search(
@@ -193,12 +194,10 @@ class KeyRing:
                 if wait > 0:
                     nearest, why = min(nearest, wait), "every key is out"
                     continue
-                joint: Joint | None = None
-                if key.limited:
-                    joint = self._joints.get(key.id) or self._keep(key)
-                    if not joint.take(tokens, now):
-                        full.append(key)
-                        continue
+                joint = key.joint
+                if joint is not None and not joint.take(tokens, now):
+                    full.append(key)
+                    continue
                 return self._lease(peers, key, joint, None, tokens, task, model, now)
         for key in full:
             wait = self.state.peek(key.claims(tokens))
@@ -212,18 +211,6 @@ class KeyRing:
             peers.rest(key, now + left)
             return True
         return model is not None and self.health.out(key, model) > 0
-
-    def _keep(self, key: Key) -> Joint:
-        """A key's limits in the hand of this ring, until it has not been used for a minute."""
-        assert self.direct is not None
-        joint = self._joints[key.id] = Joint(
-            self.direct,
-            rates=() if key.rpm is None else (key.rpm,),
-            slots=() if key.slots is None else (key.slots,),
-            weighed=() if key.tpm is None else (key.tpm,),
-        )
-        self.direct.tend(self._joints, key.id)
-        return joint
 
     def _likely(
         self, alternatives: list[Claims], offered: list[tuple[Key, Peers]]
@@ -300,9 +287,11 @@ class KeyRing:
         life = key.life
         life.in_flight -= 1
         used = (lease.tokens if tokens is None else tokens) if sent else 0
-        now = self._now()
-        if lease.joint is not None:
-            lease.joint.settle(sent, lease.tokens, used, lease.stamp, now)
+        monotonic = self._now
+        now = monotonic()
+        joint = lease.joint
+        if joint is not None:
+            joint.settle(sent, lease.tokens, used, lease.stamp, now)
             lease.joint = None  # whoever still knows the lease keeps no limits in hand
         elif lease.grant is not None:
             self.state.settle(lease.grant, key.usage(sent, used))

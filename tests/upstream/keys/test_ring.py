@@ -457,7 +457,9 @@ def test_nothing_is_left_and_no_window_is_exceeded_for_random_ends(seed, calls):
         assert not ring._waiting.turns
         assert all(one.life.in_flight == 0 for one in keys)
         clock.advance(200)
-        state.sweep(10_000)
+        assert [state.usage(one.rpm).used + state.usage(one.tpm).used for one in keys] == [0, 0]
+        for one in keys:
+            one.joint.close()
         state.sweep(10_000)
         assert state.meters == {}
 
