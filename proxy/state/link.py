@@ -7,6 +7,10 @@ has a number, which Redis keeps: after a break the replica learns whether its la
     connecting --hello in time--> up --error, or no answer in time--> connecting (after a pause that grows to 1 s)
 
 `up` is False from the first sign of trouble: callers then decide at once by themselves, nobody waits for a reconnect.
+
+Redis is judged by what it took, not by when this process found the time to look (see `patience`), and batch by batch:
+what stands before a call in a burst is our own line as long as Redis answers promptly. Only what a slow batch took is
+part of the time that the calls behind it may wait.
 """
 
 import asyncio
@@ -19,12 +23,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from proxy.clock import Clock
+from proxy.state.patience import answered
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
     from redis.commands.core import AsyncScript
 
-BATCH = 256
+BATCH = 128
+"""Operations at most; a few ms for Redis, so that the line moves on and other replicas get their turn."""
+PROMPT = 0.02
+"""Seconds for a batch, up to which Redis is as well as can be."""
+LEAST = 0.005
+"""Seconds that a batch is given whatever its callers have waited before."""
 GATHER = 0.005
 POLL = 0.25
 HELLO = 2.0
@@ -35,9 +45,12 @@ PATIENCE = 0.5
 
 
 class Op:
-    """One operation on its way. deliver: told the answer, or None when Redis did not give one."""
+    """One operation on its way. deliver: told the answer, or None when Redis did not give one.
 
-    __slots__ = ("asked", "deliver", "message", "source")
+    asked: when somebody began to wait. waited: seconds of that which a slow batch before it took.
+    """
+
+    __slots__ = ("asked", "deliver", "message", "source", "waited")
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class Op:
         self.deliver = deliver
         self.source = source
         self.asked = asked
+        self.waited = 0.0
 
 
 class Hello(NamedTuple):
@@ -89,7 +103,7 @@ class Listener:
 
 
 class Link:
-    """See the module. timeout: seconds any caller may wait; what is above counts as gone."""
+    """See the module. timeout: seconds any caller may wait for Redis; what is above counts as gone."""
 
     def __init__(
         self, url: str, namespace: str, replica: str, listener: Listener, clock: Clock, timeout: float
@@ -119,7 +133,7 @@ class Link:
         return f"<Link {'up' if self.up else 'down'} batch {self._number} queued {len(self._queue)}>"
 
     def ask(self, message: list[Any], deliver: Callable[[Any], None]) -> None:
-        """Sends at the next turn of the loop; `deliver` is called within `timeout`. Only while `up`."""
+        """Sends at the next turn of the loop; Redis has `timeout` to answer, else it is None. Only while `up`."""
         self._queue.append(Op(message, deliver, None, self._monotonic()))
         self._event.set()
 
@@ -241,10 +255,10 @@ class Link:
 
         self._client = Redis.from_url(
             self.url,
-            socket_timeout=CONNECT_TIMEOUT,
+            socket_timeout=None,  # every wait is bounded here; a second timer would be one turn of the loop more
             socket_connect_timeout=CONNECT_TIMEOUT,
             retry=Retry(NoBackoff(), 0),
-            max_connections=2,
+            single_connection_client=True,
         )
         self._script = self._client.register_script(script_text())
 
@@ -271,18 +285,16 @@ class Link:
         ]
         call = asyncio.ensure_future(script(keys=[self.namespace], args=arguments))
         try:
-            await asyncio.wait({call}, timeout=timeout)
-            for _ in range(3):
-                # After a stall of our own the timer may run before the answer that has long been there is read.
-                if call.done():
-                    break
-                await asyncio.sleep(0)
-            if not call.done():
-                raise TimeoutError(f"no answer within {timeout * 1000:.0f} ms")
+            took = await answered(call, timeout)
         finally:
             if not call.done():
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
+        if took > PROMPT:
+            now = self._monotonic()
+            for op in self._queue:
+                if op.deliver is not None:
+                    op.waited += min(took, now - op.asked)
         server, answers, notes = call.result()
         self.offset = server - self._monotonic() * 1000
         if notes:
@@ -291,10 +303,9 @@ class Link:
         return list(answers)
 
     async def _send(self, ops: list[Op]) -> bool:
-        oldest = min((op.asked for op in ops if op.asked), default=0.0)
-        left = self.timeout if not oldest else max(0.005, min(self.timeout, oldest + self.timeout - self._monotonic()))
+        left = self.timeout - max((op.waited for op in ops), default=0.0)
         try:
-            answers = await self._call([op.message for op in ops], left)
+            answers = await self._call([op.message for op in ops], max(LEAST, left))
         except asyncio.CancelledError:
             self._fall(ops, "stopped")
             raise

@@ -295,11 +295,11 @@ async def test_an_attempt_is_one_round_trip_and_settlements_travel_together(repl
     rpm = Window("rpm", 100_000)
     before = state.link._number
     grants = await asyncio.gather(*[state.reserve((((rpm, 1),),)) for _ in range(200)])
-    assert state.link._number - before <= 2
+    assert state.link._number - before <= 4
     for grant in grants:
         state.free(grant)
     await flushed(state)
-    assert state.link._number - before <= 5
+    assert state.link._number - before <= 9
 
 
 async def test_no_redis_at_the_start_is_no_reason_to_wait():
