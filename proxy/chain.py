@@ -5,7 +5,8 @@ were entered above the place where the answer arose. A policy whose ``when`` doe
 entered for that call: its bit is set in ``exchange.skipped`` and every phase passes it by.
 
 One policy may split the chain (``cache``): what stands below it becomes a chain of its own
-(``below``), run by a flight. See ``proxy.flight``.
+(``below``), run by a flight. See ``proxy.flight``. Policies are numbered through both, so that what an exchange says
+of those that were entered and skipped stays true on either side of the split.
 
 A hook is a plain function or a coroutine function: only what is awaitable is awaited. Most hooks wait for nothing, and
 a chain of ten policies calls thirty of them.
@@ -37,22 +38,25 @@ def _has(policy: Policy, phase: str) -> bool:
 
 
 class Chain:
-    """The compiled chain. ``steps`` in YAML order; ``below`` what stands below a split, else None."""
+    """The compiled chain. ``steps`` in YAML order, numbered from ``first`` to ``end - 1``; ``below`` what stands below
+    a split, else None."""
 
-    def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "") -> None:
+    def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "", first: int = 0) -> None:
         self.name = name
         self.digest = digest
         self.all_steps = tuple(steps)
         split = next((i for i, step in enumerate(steps) if step.policy.splits), None)
         self.split: Step | None = None if split is None else steps[split]
-        self.below: Chain | None = None if split is None else Chain(name, steps[split + 1 :], digest=digest)
         self.steps = tuple(steps if split is None else steps[: split + 1])
-        self.count = len(self.steps)
+        self.first, self.end = first, first + len(self.steps)
+        self.below: Chain | None = None
+        if split is not None:
+            self.below = Chain(name, steps[split + 1 :], digest=digest, first=self.end)
 
         # (index, function, step) for every policy that has the phase; going up: innermost first.
         self._request = [
             (i, step.when, step.policy.on_request if _has(step.policy, "on_request") else None, step)
-            for i, step in enumerate(self.steps)
+            for i, step in enumerate(self.steps, first)
             if _has(step.policy, "on_request") or step.when is not None
         ]
         self._attempt = self._phase("on_attempt")
@@ -84,7 +88,8 @@ class Chain:
         self.selects_key = any(p.selects_key for p in self.policies)
 
     def _phase(self, phase: str, *, up: bool = False) -> list[tuple[int, Any, Step]]:
-        found = [(i, getattr(s.policy, phase), s) for i, s in enumerate(self.steps) if _has(s.policy, phase)]
+        steps = enumerate(self.steps, self.first)
+        found = [(i, getattr(step.policy, phase), step) for i, step in steps if _has(step.policy, phase)]
         return found[::-1] if up else found
 
     @property
@@ -126,7 +131,7 @@ class Chain:
                 if waits(said):
                     return self._down(exchange, following([(index, None, _told(said), step)], left))
                 return said  # type: ignore[no-any-return]
-        exchange.entered = self.count
+        exchange.entered = self.end
         return None
 
     async def _down(self, exchange: Exchange, left: Iterable[tuple[int, Any, Any, Step]]) -> Answer | None:
@@ -153,7 +158,7 @@ class Chain:
                 continue
             if answer is not None:
                 return answer
-        exchange.entered = self.count
+        exchange.entered = self.end
         return None
 
     def fly(self, exchange: Exchange, below: Below) -> Later[Answer]:
@@ -161,7 +166,7 @@ class Chain:
         open, the work below is done as if it were not there."""
         step = self.split
         assert step is not None
-        if exchange.skipped >> (self.count - 1) & 1:
+        if exchange.skipped >> (self.end - 1) & 1:
             return below.start().join(exchange)
         try:
             said = step.policy.on_flight(exchange, below)
@@ -197,7 +202,7 @@ class Chain:
             if said is not None:
                 return self._begin_attempt(exchange, attempt, following([(index, _told(said), step)], left))
             attempt.entered = index + 1
-        attempt.entered = self.count
+        attempt.entered = self.end
         return None
 
     async def _begin_attempt(
@@ -230,7 +235,7 @@ class Chain:
                 if isinstance(said, Veto):
                     said.error.policy = said.error.policy or step.label
                 return said
-        attempt.entered = self.count
+        attempt.entered = self.end
         return None
 
     async def judge(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:

@@ -124,12 +124,10 @@ async def _walk(snapshot: Snapshot, exchange: Exchange) -> Explanation:
 async def _policies(chain: Chain, exchange: Exchange, out: Explanation) -> None:
     part: Chain | None = chain
     while part is not None:
-        for index, step in enumerate(part.steps):
+        for index, step in enumerate(part.steps, part.first):
             exchange.entered = index
             await _policy(part, index, step, exchange, out)
-        exchange.entered = part.count
-        if part.below is not None:
-            exchange.skipped = 0
+        exchange.entered = part.end
         part = part.below
 
 

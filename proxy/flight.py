@@ -8,14 +8,14 @@ The policy that splits the chain (``cache``) is called in the place of what stan
             flight = self.flying[key] = below.start()
         return flight.join(exchange)
 
-A flight runs in a task of its own with its own exchange: identity, target and the masked body go into it, originals
-never. Every caller, the first too, is a subscriber and may leave without harm to the others; when the last one has
-left, the flight is cancelled. Its cost belongs to the caller that started it: what a policy above the split left in
-``exchange.local`` that has a method ``landed`` (a ``Rider``: the accounting's ticket) goes along and is told when the
-flight is over.
+A flight runs in a task of its own, with its caller's exchange on loan or with one of its own (``proxy.loan``):
+identity, target and the masked body go into it, originals never. Every caller, the first too, is a subscriber and may
+leave without harm to the others; when the last one has left, the flight is cancelled. Its cost belongs to the caller
+that started it: what a policy above the split left in ``exchange.local`` that has a method ``landed`` (a ``Rider``: the
+accounting's ticket) goes along and is told when the flight is over.
 
-Nearly every flight carries one whole answer to one caller, so a flight begins as little more than that: an exchange,
-a task, and a future for each caller who waits. Whatever sharing takes is made when it is needed:
+Nearly every flight carries one whole answer to one caller, so a flight begins as little more than that: a task, and a
+future for each caller who waits. Whatever sharing takes is made when it is needed:
 
 * A **whole** answer is handed to those who wait when it has come: itself to a caller who is alone, a copy to each of
   several. From then on the flight cannot be joined (what can be kept has just been stored), so that nobody ever sees an
@@ -30,43 +30,39 @@ Driving the coroutine by hand under such an identity was tried and costs what a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from proxy.chain import refuse
 from proxy.document import Document
 from proxy.errors import ProxyError
-from proxy.exchange import Answer, Exchange, Request
+from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
+from proxy.loan import fork, lent, part, riders_of
 from proxy.policy import called
 from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
     from proxy.chain import Chain
-    from proxy.snapshot import Snapshot
+    from proxy.exchange import Exchange
     from proxy.stream.fanout import Subscription
-
-
-class Rider(Protocol):
-    """What goes along with a flight for a policy above the split."""
-
-    def landed(self, exchange: Exchange) -> None:
-        """The flight is over; ``exchange`` is the flight's own."""
 
 
 class Below:
     """What stands below a split, for one call."""
 
-    __slots__ = ("_above", "chain", "exchange", "snapshot")
+    __slots__ = ("_above", "_lent", "chain", "exchange", "flow")
 
-    def __init__(self, snapshot: Snapshot, exchange: Exchange, chain: Chain) -> None:
+    def __init__(self, flow: Flow, chain: Chain) -> None:
         assert chain.below is not None
-        self.snapshot = snapshot
-        self.exchange = exchange
+        self.flow = flow
+        self.exchange = flow.exchange
         self.chain = chain.below
         self._above = chain
+        self._lent = False
 
     @property
     def unmasked(self) -> bool:
@@ -97,47 +93,53 @@ class Below:
         come of a stream is kept for them. body: what to send in place of the caller's body. landed: called once with
         the flight when there is nothing more to come of it, before anybody is given its whole answer.
         """
-        return Flight(self.snapshot, self.exchange, self.chain, deadline, body, landed, shared=shared)
+        lend = False
+        if deadline is None and body is None and not (self._lent or self.chain.edits_request):
+            lend = self._lent = lent(self.exchange)
+        return Flight(self.flow, self.chain, deadline, body, landed, shared=shared, lend=lend)
 
 
 class Flight:
     """One run of the chain below a split.
 
-    ``exchange``: the flight's own, with attempts, usage and cost. ``answer``: what came. ``fan``: of a stream that has
+    ``exchange``: what it works with: attempts, usage and cost. ``answer``: what came. ``fan``: of a stream that has
     come. ``subscribers``: how many joined.
     """
 
     __slots__ = (
-        "_arrived", "_begun", "_detached", "_followers", "_given_up", "_landed", "_loop", "_over", "_shared", "_task",
-        "_timer", "_waiting", "answer", "chain", "exchange", "fan", "flow", "riders", "snapshot", "starter",
-        "subscribers",
+        "_above", "_arrived", "_begun", "_detached", "_followers", "_given_up", "_landed", "_lent", "_loop", "_over",
+        "_shared", "_task", "_timer", "_told", "_waiting", "answer", "chain", "exchange", "fan", "flow", "riders",
+        "snapshot", "starter", "subscribers",
     )  # fmt: skip
 
     def __init__(
         self,
-        snapshot: Snapshot,
-        starter: Exchange,
+        above: Flow,
         chain: Chain,
         deadline: float | None,
         body: Document | None,
         landed: Callable[[Flight], None] | None,
         *,
         shared: bool,
+        lend: bool,
     ) -> None:
-        self.snapshot = snapshot
-        self.starter = starter
+        snapshot = self.snapshot = above.snapshot
+        self.starter = starter = above.exchange
         self.chain = chain
-        self.exchange, self.riders = _fork(starter, body, alone=chain.edits_request)
+        self.exchange = starter if lend else fork(starter, body, alone=chain.edits_request)
+        self.riders = riders_of(starter)
+        self._above = above
+        self._lent: tuple[Hashable, ...] | None = tuple(starter.local) if lend else None
         self.flow = Flow(snapshot, self.exchange)
         self.fan: FanOut | None = None
         self.answer: Answer | None = None
         self.subscribers = 0
         self._followers: list[Exchange] = []
-        self._waiting: dict[asyncio.Future[Answer | None], None] = {}
+        self._waiting: dict[asyncio.Future[Answer | None], Exchange] = {}
         self._landed = landed
         self._shared = shared
         self._detached = deadline is not None
-        self._begun = self._arrived = self._over = self._given_up = False
+        self._begun = self._arrived = self._over = self._given_up = self._told = False
         self._loop = loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._run())
         self._timer = None if deadline is None else loop.call_later(deadline, self.cancel)
@@ -162,32 +164,36 @@ class Flight:
         if not self._arrived:
             # Each caller waits for a future of its own: cancelling one must not cancel the others.
             waiter: asyncio.Future[Answer | None] = self._loop.create_future()
-            self._waiting[waiter] = None
+            self._waiting[waiter] = exchange
             try:
                 answer = await waiter
             except BaseException:
-                self._leave(waiter)
+                self._leave(waiter, exchange)
                 raise
         elif self.fan is not None and self.answer is not None and self.fan.joinable:
-            answer = _streaming(self.answer, self.fan.subscribe())
+            answer = _streaming(self.answer, self._subscription(self.fan, exchange))
         else:
             answer = None
-        # What the flight found out belongs to every caller; what it cost to its starter only.
-        exchange.flight_of = mine = self.exchange
-        exchange.served_by, exchange.target = mine.served_by, mine.target
-        if exchange is self.starter:
-            exchange.attempts = mine.attempts
-        else:
-            exchange.saved_usage = mine.usage
-            self._followers.append(exchange)
+        mine = self.exchange
+        if exchange is not mine:
+            # What the flight found out belongs to every caller; what it cost to its starter only.
+            exchange.flight_of = mine
+            exchange.served_by, exchange.target = mine.served_by, mine.target
+            if exchange is self.starter:
+                exchange.attempts = mine.attempts
+            else:
+                exchange.saved_usage = mine.usage
+                self._followers.append(exchange)
         if answer is None:
             raise _again(mine.error or ProxyError("internal_error", "The shared call was given up."))
         if answer.error is not None:
             exchange.error = answer.error
         return answer
 
-    def _leave(self, waiter: asyncio.Future[Answer | None]) -> None:
+    def _leave(self, waiter: asyncio.Future[Answer | None], exchange: Exchange) -> None:
         """One who waited has gone."""
+        if exchange is self.exchange:
+            self._part()
         if waiter in self._waiting:
             del self._waiting[waiter]
             if not self._waiting:
@@ -197,6 +203,25 @@ class Flight:
             answer = waiter.result()
             if answer is not None and answer.source is not None:
                 answer.source.abort()
+
+    def _part(self) -> None:
+        """The caller who lent its exchange leaves it to the flight, unless that has ended."""
+        above = self._lent
+        if above is None or self._over:
+            return
+        self._lent = None
+        mine, snapshot = self.exchange, self.snapshot
+        self.starter = self._above.exchange = caller = part(mine, above)
+        if mine in snapshot.in_flight:
+            snapshot.in_flight.remove(mine)
+            snapshot.in_flight.add(caller)
+
+    def _subscription(self, fan: FanOut, exchange: Exchange) -> Subscription:
+        """One caller's part in a stream."""
+        subscription = fan.subscribe()
+        if exchange is self.exchange:
+            subscription.leaves = self._part
+        return subscription
 
     # --- the flight's own task -----------------------------------------------------------------------
 
@@ -309,11 +334,10 @@ class Flight:
         """Each of those who wait gets an answer of its own; None: there is none."""
         self._arrived = True
         waiting = [waiter for waiter in self._waiting if not waiter.done()]
-        self._waiting.clear()
         fan = self.fan
         if fan is not None and answer is not None:
             for waiter in waiting:
-                waiter.set_result(_streaming(answer, fan.subscribe()))
+                waiter.set_result(_streaming(answer, self._subscription(fan, self._waiting[waiter])))
             if self.subscribers and not waiting:
                 self._empty()  # all were cancelled in this very moment
         elif answer is None or len(waiting) == 1:
@@ -322,6 +346,7 @@ class Flight:
         else:
             for waiter in waiting:
                 waiter.set_result(_copy(answer))
+        self._waiting.clear()
 
     def _cut(self) -> None:
         flow = self.flow
@@ -342,6 +367,8 @@ class Flight:
             self._timer.cancel()
         if self.fan is not None:
             self.fan.let_go()
+        if self._lent is not None:
+            self._tell()  # before the caller settles, whose account of it is then complete
         flow = self.flow
         if self._detached or not flow.settled or (flow.attempt is not None and not flow.attempt.ended):
             return self._close_late()
@@ -350,8 +377,7 @@ class Flight:
         if wait is not None:
             return self._close_late(wait)
         self._gone()
-        for rider in self.riders:
-            rider.landed(self.exchange)
+        self._tell()
         return None
 
     async def _close_late(self, done: Awaitable[None] | None = None) -> None:
@@ -371,8 +397,14 @@ class Flight:
             self._gone()
         while self.riders and self._detached and self.starter.ended_at is None:  # noqa: ASYNC110 - rare; no hook to wait for
             await asyncio.sleep(0.05)  # a revalidation may be faster than the call that started it
-        for rider in self.riders:
-            rider.landed(exchange)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Those who came along learn that it is over: once."""
+        if not self._told:
+            self._told = True
+            for rider in self.riders:
+                rider.landed(self.exchange)
 
     def _gone(self) -> None:
         self.snapshot.flights.discard(self)
@@ -404,48 +436,6 @@ class Flight:
         """The last subscriber has left."""
         if not self._detached and not self._over:
             self.cancel()
-
-
-def _fork(starter: Exchange, body: Document | None, *, alone: bool) -> tuple[Exchange, list[Rider]]:
-    """The flight's own exchange: what the caller's looks like at the split, without what policies above keep for it;
-    and what goes along for them.
-
-    body: in place of the caller's. alone: somebody edits the body, so that the caller's own must not be lent.
-    """
-    mine = starter.request
-    request = Request.__new__(Request)
-    request.__dict__.update(mine.__dict__)
-    document = mine.body
-    if body is not None:
-        request.body, request.raw_body = body, None
-    elif document is not None:
-        if document.edited:
-            request.raw_body = None
-        if alone:
-            request.body = document.fork()
-    if mine.edits is not None:
-        request.edits = dict(mine.edits)
-    other = Exchange(starter.id, request, starter.started_at, starter.started_wall)
-    other.dialect = starter.dialect
-    other.route_name = starter.route_name
-    other.chain_name = starter.chain_name
-    other.principal = starter.principal
-    other.project = starter.project
-    if starter.tags:
-        other.tags = dict(starter.tags)
-    other.priority = starter.priority
-    other.target = starter.target
-    other.deadline = starter.deadline
-    other.estimated_input = starter.estimated_input
-    other.timings = starter.timings
-    other.before_send = starter.before_send
-    other._model, other._streaming = starter._model, starter._streaming
-    riders: list[Rider] = []
-    for key, value in starter.local.items():
-        if hasattr(value, "landed"):
-            other.local[key] = value
-            riders.append(value)
-    return other, riders
 
 
 def _copy(answer: Answer) -> Answer:

@@ -55,11 +55,11 @@ class Flow:
             if answer is not None:
                 return answer
         else:
-            exchange.entered = chain.count
+            exchange.entered = chain.end
         if exchange.own_answer is not None:
             return await exchange.own_answer(exchange)
         if chain.split is not None:
-            flown = chain.fly(exchange, self.snapshot.below(exchange, chain))
+            flown = chain.fly(exchange, self.snapshot.below(self, chain))
             self.answer = flown if isinstance(flown, Answer) else await flown
             return self.answer
         snapshot = self.snapshot

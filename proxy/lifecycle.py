@@ -69,7 +69,7 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
                 await wait
             _put(flow, connection, answer)
     except (asyncio.CancelledError, ConnectionError):
-        exchange.outcome = "cancelled"
+        flow.exchange.outcome = "cancelled"
         raise
     except Exception as error:  # the last resort: a bug of ours must not leave the client without an answer
         log.exception("internal error", extra={"request_id": exchange.id})
@@ -255,9 +255,10 @@ def _last_word(flow: Flow, answer: Answer, last: bytes) -> Event | None:
 
 def _close(flow: Flow) -> Awaitable[None] | None:
     """7, on every way out: nothing of the call may be left. None: nothing has to be waited for."""
-    exchange, chain = flow.exchange, flow.chain
-    if exchange.outcome == "cancelled":
+    chain = flow.chain
+    if flow.exchange.outcome == "cancelled":
         _give_up(flow)
+    exchange = flow.exchange  # a copy, if a flight goes on with what it was lent
     exchange.ended_at = flow.snapshot.now()
     if chain is None:
         flow.snapshot.finish(exchange)

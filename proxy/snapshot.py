@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from proxy.connection import Connection
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, AttemptKey, RawHeaders
+    from proxy.flow import Flow
     from proxy.match import CompiledRoute
     from proxy.policy import Policy
     from proxy.services import Services
@@ -355,9 +356,9 @@ class Snapshot:
         """What ``chain`` wants to know of answers."""
         return self._readers[id(chain)]
 
-    def below(self, exchange: Exchange, chain: Chain) -> Below:
+    def below(self, flow: Flow, chain: Chain) -> Below:
         """What stands below a split."""
-        return Below(self, exchange, chain)
+        return Below(flow, chain)
 
     def pipe_for(self, exchange: Exchange, answer: Answer) -> Pipe:
         """A pipe for a source of events that has none."""

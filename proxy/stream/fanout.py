@@ -175,9 +175,9 @@ class FanOut:
 
 
 class Subscription:
-    """One reader: the Source of one caller's answer."""
+    """One reader: the Source of one caller's answer. leaves: called when it leaves before the end."""
 
-    __slots__ = ("_events", "_fan", "_over", "_pushing", "_sink", "paused", "position")
+    __slots__ = ("_events", "_fan", "_over", "_pushing", "_sink", "leaves", "paused", "position")
 
     def __init__(self, fan: FanOut) -> None:
         self._fan = fan
@@ -185,6 +185,7 @@ class Subscription:
         self._events: Callable[[list[Event]], None] | None = None
         self._over = False
         self._pushing = False
+        self.leaves: Callable[[], None] = _nothing
         self.paused = False
         self.position = fan._dropped
 
@@ -213,6 +214,8 @@ class Subscription:
     def abort(self) -> None:
         """This reader has left; the others do not notice."""
         self._over = True
+        leaves, self.leaves = self.leaves, _nothing
+        leaves()
         self._sink = self._events = None
         self._fan._left(self)
 
@@ -249,6 +252,7 @@ class Subscription:
         if fan._ended and not self._over and not self.paused and self.position >= fan._dropped + len(fan._pieces):
             self._over = True
             self._sink = self._events = None
+            self.leaves = _nothing
             fan._left(self)
             if fan._error is None:
                 sink.finish()
