@@ -17,7 +17,7 @@ import orjson
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
-    from proxy.dialects.base import Bound, Dialect
+    from proxy.dialects.base import Bound, Dialect, Finish
 
 Json = Any
 _UNREAD: Final = object()
@@ -30,13 +30,14 @@ _SHORT: Final = 16 * 1024
 class Document:
     """One JSON body. ``raw`` is what was received (already decoded from gzip and the like)."""
 
-    __slots__ = ("_bound", "_raw", "_stale", "_tree", "edited")
+    __slots__ = ("_bound", "_finish", "_raw", "_stale", "_tree", "edited")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._tree: Json = _UNREAD
         self._stale = False  # the bytes do not say yet what the tree says
         self._bound: Bound | None = None
+        self._finish: Finish | None = None
         self.edited = False
         """Whether the tree was ever changed: from then on the bytes received must not be sent, by any attempt."""
 
@@ -81,10 +82,17 @@ class Document:
                 self._tree = None
         return self._tree
 
+    def finish(self, dialect: Dialect) -> Finish:
+        """How the answer ended: worked out once for all who ask."""
+        finish = self._finish
+        if finish is None:
+            finish = self._finish = dialect.finish(self.lenient())
+        return finish
+
     def touch(self) -> None:
         """Say that the tree was changed: from now on it, not the received bytes, is what is sent."""
         self._stale = self.edited = True
-        self._bound = None
+        self._bound = self._finish = None
 
     def replace(self, tree: Json) -> None:
         """Put another tree in place of this one."""

@@ -5,10 +5,13 @@ before, byte for byte. A policy whose ``on_request`` judges the body alone (``Po
 ``exchange.seen_through`` that these bytes gave it nothing to do; the chain then passes it by when they come again on
 the same path to the same model. A body in which it found something is looked at each time.
 
-The first time a body comes only its hash is put down (most never come again, and a call that misses should not pay
-for that), the second time what is found out is kept, and from the third on it is used.
+The first time a body comes only Python's own quick hash of it is put down (most never come again, and a call that
+misses should not pay for that), the second time what is found out is kept under one that nobody can forge, and from the
+third on it is used.
 
-Nothing of a body is kept but a salted hash of it, the name of its model, and figures.
+Nothing of a body is kept but salted hashes of it, the name of its model, and figures. What is remembered stands in two
+generations: when the young one is full, it becomes the old one, whose bodies are forgotten. (To take the oldest out of
+one dictionary, again and again, means to search from its beginning past all that was taken out before.)
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "MOST", "Seen", "SeenBodies"]
 
 MOST: Final = 8192
-"""Bodies remembered by a chain; the oldest goes first."""
+"""Bodies remembered by a chain; the older half goes first."""
 LARGEST: Final = 64 * 1024
 """Bytes of a body that is remembered: a larger one is hashed in vain too often."""
+_Key = tuple[bytes, str, str, str | None]
 _SALT: Final = os.urandom(blake2b.SALT_SIZE)
 
 
@@ -49,11 +53,14 @@ class SeenBodies:
     """The bodies that one chain remembers."""
 
     def __init__(self, most: int = MOST) -> None:
-        self._most = most
-        self._known: dict[tuple[bytes, str, str, str | None], Seen | None] = {}
+        self._half = max(1, most // 2)
+        self._came: set[int] = set()
+        self._came_before: set[int] = set()
+        self._known: dict[_Key, Seen] = {}
+        self._known_before: dict[_Key, Seen] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._known) + len(self._known_before)
 
     def of(self, exchange: Exchange) -> Seen | None:
         """What is known of this call's body, which nobody has edited yet; None when it came for the first time or is
@@ -65,22 +72,28 @@ class SeenBodies:
         raw = body.encode()
         if not 0 < len(raw) <= LARGEST:
             return None
+        mark = hash(raw)
+        if mark not in self._came:
+            new = mark not in self._came_before
+            if len(self._came) >= self._half:
+                self._came, self._came_before = set(), self._came
+            self._came.add(mark)
+            if new:
+                return None
         digest = blake2b(raw, digest_size=16, salt=_SALT).digest()
         key = (digest, request.method, request.path, exchange.target.model)
-        known = self._known
-        try:
-            seen = known[key]
-        except KeyError:
-            known[key] = None
-            if len(known) > self._most:
-                del known[next(iter(known))]
-            return None
-        if seen is None:
-            seen = known[key] = Seen()
+        seen = self._known.get(key) or self._remember(key)
         if exchange._streaming is not None:
             seen.model, seen.streaming = exchange._model, exchange._streaming
         elif seen.streaming is not None:
             exchange._model, exchange._streaming = seen.model, seen.streaming
         if exchange.estimated_input is None:
             exchange.estimated_input = seen.tokens
+        return seen
+
+    def _remember(self, key: _Key) -> Seen:
+        """Of a body that is not among the young ones."""
+        if len(self._known) >= self._half:
+            self._known, self._known_before = {}, self._known
+        seen = self._known[key] = self._known_before.pop(key, Seen())
         return seen

@@ -164,12 +164,25 @@ async def test_model_stream_and_estimate_are_known_without_reading_the_body_agai
 
 
 async def test_the_number_of_bodies_is_bounded_and_the_oldest_goes():
-    bodies = SeenBodies(most=3)
-    for number in range(5):
-        bodies.of(exchange_builder({**HELLO, "n": number}))
-    assert len(bodies) == 3
-    assert bodies.of(exchange_builder({**HELLO, "n": 4})) is not None
+    bodies = SeenBodies(most=4)
+    for number in range(9):
+        first, again = (bodies.of(exchange_builder({**HELLO, "n": number})) for _ in range(2))
+        assert first is None
+        assert again is not None
+        assert len(bodies) <= 4
+    assert bodies.of(exchange_builder({**HELLO, "n": 8})) is again
     assert bodies.of(exchange_builder({**HELLO, "n": 0})) is None
+
+
+async def test_what_comes_again_and_again_is_not_forgotten():
+    bodies = SeenBodies(most=4)
+    bodies.of(exchange_builder(HELLO))
+    popular = bodies.of(exchange_builder(HELLO))
+    assert popular is not None
+    for number in range(20):
+        for _ in range(2):
+            bodies.of(exchange_builder({**HELLO, "n": number}))
+        assert bodies.of(exchange_builder(HELLO)) is popular
 
 
 async def test_a_large_body_is_not_remembered():

@@ -298,7 +298,7 @@ def _judge_whole(exchange: Exchange, attempt: Attempt, status: int, document: Do
     # `error` that is no failure of this call.
     if reader.commits_late and dialect.operation != "other" and tree.get("error"):
         return Verdict(classify.classify_event(dialect.upstream_error(tree)), status)
-    if reader.commits_late and dialect.finish(tree).cut:
+    if reader.commits_late and document.finish(dialect).cut:
         error = ProxyError("upstream_invalid_response", "The upstream's answer ended before it was complete.")
         return Verdict("truncated", status, error=error)
     return _good(status)

@@ -16,7 +16,8 @@ from proxy.stream.sse import Parser
 
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
-    from proxy.dialects.base import Dialect
+    from proxy.dialects.base import Dialect, Finish
+    from proxy.document import Document
     from proxy.exchange import Target
     from proxy.flight import Flight
 
@@ -54,7 +55,7 @@ def entry_of(
     if served is not None and served.target is not target and served.target != target:
         return None
     body = answer.body
-    if answer.source is None and (body is None or not _good(dialect, body.lenient(), tool_calls=tool_calls)):
+    if answer.source is None and (body is None or not _good_body(dialect, body, tool_calls=tool_calls)):
         return None
     usage = exchange.usage
     entry = Entry(
@@ -102,9 +103,18 @@ def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> N
 
 
 def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
+    return type(tree) is dict and not tree.get("error") and _ended_well(dialect.finish(tree), tool_calls=tool_calls)
+
+
+def _good_body(dialect: Dialect, body: Document, *, tool_calls: bool) -> bool:
+    """The same of a document."""
+    tree = body.lenient()
     if type(tree) is not dict or tree.get("error"):
         return False
-    finish = dialect.finish(tree)
+    return _ended_well(body.finish(dialect), tool_calls=tool_calls)
+
+
+def _ended_well(finish: Finish, *, tool_calls: bool) -> bool:
     return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
 
 
