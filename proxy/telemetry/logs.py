@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from proxy.telemetry.access import access_line, access_record, iso
+
 if TYPE_CHECKING:
     from proxy.config.server import Log as LogConfig
     from proxy.exchange import Exchange
@@ -98,7 +100,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
         out: dict[str, Any] = {
-            "time": _iso(record.created),
+            "time": iso(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -163,7 +165,7 @@ class Logs:
             self.access = self._json_line if self.json else self._text_line
 
     def _json_line(self, exchange: Exchange) -> None:
-        self.writer.write(orjson.dumps(access_record(exchange), option=orjson.OPT_APPEND_NEWLINE, default=str))
+        self.writer.write(access_line(exchange))
 
     def _text_line(self, exchange: Exchange) -> None:
         record = access_record(exchange)
@@ -185,64 +187,3 @@ class Logs:
             if not any(isinstance(handler, _Handler) for handler in root.handlers):
                 root.propagate = True
         self.writer.close()
-
-
-def access_record(exchange: Exchange) -> dict[str, Any]:
-    """The access log's fields for one call; times in milliseconds. Never a body, a key or a masked value."""
-    request, answer, served = exchange.request, exchange.answer, exchange.served_by
-    ended = exchange.ended_at
-    record: dict[str, Any] = {
-        "time": _iso(exchange.started_wall),
-        "level": "info",
-        "logger": "access",
-        "request_id": exchange.id,
-        "method": request.method,
-        "path": request.path[:500],
-        "route": exchange.route_name,
-        "chain": exchange.chain_name,
-        "principal": exchange.principal.id,
-        "project": exchange.project,
-        "model": exchange.model_known,
-        "upstream": served.upstream if served is not None else None,
-        "key": exchange.key_id,
-        "status": answer.status if answer is not None else None,
-        "outcome": exchange.outcome,
-        "attempts": len(exchange.attempts),
-        "duration_ms": None if ended is None else round((ended - exchange.started_at) * 1000, 3),
-        "ttfb_ms": None
-        if served is None or served.first_byte_at is None
-        else round(max(0.0, served.first_byte_at - exchange.started_at) * 1000, 3),
-    }
-    usage = exchange.usage
-    if usage is not None:
-        record["input_tokens"] = usage.input
-        record["output_tokens"] = usage.output
-        if usage.estimated:
-            record["estimated"] = True
-    if exchange.cache_status is not None:
-        record["cache"] = exchange.cache_status
-    error = exchange.error
-    if error is not None:
-        kind = error.kind
-        record["level"] = kind.severity
-        record["error"] = error.code
-        record["fault"] = kind.fault
-        record["severity"] = kind.severity
-        record["message"] = error.message
-        record["next_step"] = kind.next_step
-        if error.policy is not None:
-            record["policy"] = error.policy
-    if exchange.notes:
-        record["notes"] = [f"{policy}: {text}" for policy, text in exchange.notes[:50]]
-    return record
-
-
-_last_second: list[Any] = [0, ""]
-
-
-def _iso(wall: float) -> str:
-    """RFC 3339 with milliseconds, UTC; the text of a second is made once."""
-    second = int(wall)
-    if _last_second[0] != second:
-        _last_second[0], _last_second[1] = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{_last_second[1]}.{int((wall - second) * 1000):03d}Z"
