@@ -422,7 +422,6 @@ class Connection(RequestHandler):
         self._keep = False
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]], framing: bytes) -> bytes:
-        lines = [b": ".join(pair) for pair in headers]
         if self._close or self._listener.draining or self._continue_due:
             self._keep = False
         if not self._keep and status != 101:
@@ -430,9 +429,9 @@ class Connection(RequestHandler):
         elif self.http10:
             framing += b"Connection: keep-alive\r\n"
         first = _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
-        head = b"%b%b\r\n%b\r\n" % (first, b"\r\n".join(lines), framing)
+        head = b"%b%b\r\n%b\r\n" % (first, b"\r\n".join(map(b": ".join, headers)), framing)
         breaks = head.count(b"\n")
-        if breaks != len(lines) + 2 + framing.count(b"\n") or head.count(b"\r") != breaks:
+        if breaks != len(headers) + 2 + framing.count(b"\n") or head.count(b"\r") != breaks:
             # A header of ours with a line break in it would be somebody else's header: leave the bad ones out.
             safe = [pair for pair in headers if not (set(b"\r\n") & set(pair[0] + pair[1]))]
             return self._head(status, safe, framing.removesuffix(b"Connection: close\r\n"))

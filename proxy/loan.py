@@ -40,11 +40,15 @@ def riders_of(exchange: Exchange) -> list[Rider]:
 
 def lent(starter: Exchange) -> bool:
     """Whether this caller can lend its exchange; the body is then ready to go into a flight."""
-    if starter._streaming or starter.flight_of is not None or starter.attempts:
+    if starter.flight_of is not None or starter.attempts:
         return False
     request = starter.request
-    if request.body is not None and request.body.edited:
-        request.raw_body = None  # what was received may hold what has been masked
+    body = request.body
+    if body is not None:
+        if body.was_read and starter.streaming:
+            return False
+        if body.edited:
+            request.raw_body = None  # what was received may hold what has been masked
     return True
 
 

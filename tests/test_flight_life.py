@@ -200,12 +200,16 @@ class Play:
         self.ending = random.choice(ENDINGS)
         self.answered = False
         self.over = False
-        starter = exchange_builder({"model": "m", "messages": [], "stream": self.streams}, id="starter")
+        # Who did not ask for a stream has lent its exchange when one comes.
+        asked = self.streams and random.random() < 0.6
+        starter = exchange_builder({"model": "m", "messages": [], "stream": asked}, id="starter")
+        assert starter.streaming is asked
         starter.local["job"] = self.job
         starter.chain_name = "main"
         self.starter = starter
         self.flight = Below(Flow(snapshot, starter), snapshot.chains["main"]).start(landed=self.note)
         self.flight.exchange.local["work"] = self.job
+        assert (self.flight.exchange is starter) is (not asked)
         self.join(starter)
 
     def note(self, flight: Flight) -> None:
