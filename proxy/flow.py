@@ -141,11 +141,12 @@ class Flow:
         if pipe is not None and pipe.usage is not None:
             streamed = Usage(output=estimate_tokens_from_size(pipe.chars), estimated=True)
             attempt.usage = pipe.usage if pipe.counted else greater(pipe.usage, streamed)
-        if attempt.usage is not None or self.exchange.request.body is None:
-            return
-        if attempt.status is not None and attempt.status >= 400:
-            return
-        attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
+        if attempt.usage is None:
+            if self.exchange.request.body is None or (attempt.status is not None and attempt.status >= 400):
+                return
+            attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
+        if pipe is not None and pipe.service:
+            attempt.usage.service = pipe.service
 
     def measure(self) -> None:
         """The call's usage is that of the attempt that served it."""

@@ -43,7 +43,7 @@ _PIECES = {
 _CONTEXTS = {
     "batch": ({"processing": "batch"},),
     "flex": ({"service_tier": "flex"},),
-    "priority": ({"service_tier": "priority"}, {"speed": "fast"}),
+    "priority": ({"service_tier": "priority"},),
     "fast": ({"speed": "fast"}, {"service_tier": "fast"}),
 }
 _MAKERS = frozenset({"openai", "anthropic", "google", "mistral", "cohere", "voyageai", "deepseek", "x-ai"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.accounting import record
 from proxy.accounting.gauge import Gauge
-from proxy.accounting.prices import FOREVER, SERVICES, PriceBook
+from proxy.accounting.prices import ASKABLE, FOREVER, PriceBook
 from proxy.accounting.rates import Price, Unpriced
 from proxy.accounting.record import canonical_tags
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
@@ -76,22 +76,23 @@ class Tariff:
 
     def bill(self, exchange: Exchange, attempt: Attempt) -> Bill:
         """The attempt's bill, opened with the price of its target with its key, in the service class that the request
-        asks for (``service_tier``, if somebody has read the request; else ``standard``).
+        asks for (``service_tier``). It is paid in the one that the answer says it had.
         """
         bill = attempt.bill
         if bill is not None:
             return bill
         key, body, tags = attempt.key, exchange.request.body, exchange.tags
+        asked = exchange.model_asked  # reads the body, if nobody has
         service = "standard"
         if body is not None:
             tier = body.peek("service_tier")
-            if tier is not None and isinstance(tier, str) and tier in SERVICES:
+            if tier is not None and isinstance(tier, str) and tier in ASKABLE:
                 service = tier
         caller = (
             exchange.principal.id,
             exchange.project,
             exchange.route_name,
-            exchange.model_asked,
+            asked,
             attempt.target.model,
             attempt.upstream,
             "" if key is None else key.id,
@@ -109,14 +110,24 @@ class Tariff:
         for memory in (self._known, self.gauges):
             if len(memory) >= _KEPT:  # model names come from clients: what is remembered is bounded
                 memory.clear()
-        model, upstream = attempt.target.model or exchange.model_asked or "", attempt.upstream
-        base_url, key = self._base_urls.get(upstream, ""), "" if attempt.key is None else attempt.key.id
+        model, base_url = self._model(exchange, attempt)
+        upstream, key = attempt.upstream, "" if attempt.key is None else attempt.key.id
         return Terms(
             self.prices.price(model, base_url, key, service),
             self.gauges.setdefault((model, upstream), Gauge()),
             self.prices.until(model, base_url, key, service),
             attribution(exchange, attempt),
         )
+
+    def _served(self, exchange: Exchange, attempt: Attempt, bill: Bill, service: str) -> None:
+        """The answer came in another class of service than was asked for: it has the price of that one."""
+        if bill.price.priced:
+            model, base_url = self._model(exchange, attempt)
+            bill.price = self.prices.price(model, base_url, "" if bill.key is None else bill.key.id, service)
+
+    def _model(self, exchange: Exchange, attempt: Attempt) -> tuple[str, str]:
+        """The model that the attempt asks for, and the base URL of its provider."""
+        return attempt.target.model or exchange.model_asked or "", self._base_urls.get(attempt.upstream, "")
 
     def model_price(self, model: str, upstream: str) -> Price | Unpriced:
         """The list price of a model at an upstream, whoever asks."""
@@ -137,6 +148,9 @@ class Tariff:
         if bill is None:
             bill = self.bill(exchange, attempt)
         bill.usage = usage
+        service = usage.service
+        if service and service != bill.price.service:
+            self._served(exchange, attempt, bill, service)
         cost_of = bill.price.cost
         bill.cost = cost_of(usage)
         if attempt.outcome is not None:

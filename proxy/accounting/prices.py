@@ -25,9 +25,11 @@ from proxy.accounting.catalog import Catalog
 from proxy.accounting.money import PER_MILLION, nano_from_usd
 from proxy.accounting.rates import KINDS, Price, Rates, Unpriced
 
-__all__ = ["FOREVER", "SERVICES", "PriceBook", "PriceError", "nano_per_million"]
+__all__ = ["ASKABLE", "FOREVER", "SERVICES", "PriceBook", "PriceError", "nano_per_million"]
 
 SERVICES = ("standard", "batch", "flex", "priority", "fast")
+ASKABLE = frozenset({"flex", "priority", "fast"})
+"""What a call can ask for: a batch is another API, whatever a client writes."""
 _PER_PIECE = frozenset({"image", "minute", "request", "search"})
 _KEPT = 4_096
 FOREVER = float("inf")
@@ -124,7 +126,8 @@ class PriceBook:
     def _look_up(self, model: str, base_url: str, key: str, service: str) -> tuple[Price | Unpriced, float]:
         if key in self._free:
             source = f"keys.{key}.tier"
-            return Price(model, Rates({}), source=source, version=f"{source}#free", free=True), FOREVER
+            free = Price(model, Rates({}), source=source, version=f"{source}#free", free=True, service=service)
+            return free, FOREVER
         own = self._keys.get(key)
         override = (own.find(model) if own is not None else None) or self._models.find(model)
         if override is not None and override.whole:
@@ -138,7 +141,7 @@ class PriceBook:
                 return override.price(model, service, None), FOREVER
             return Unpriced(model, f"{listed}; give it one under prices: {model!r}"), FOREVER
         source = f"genai-prices {catalog.version} {listed.provider}/{listed.model}"
-        bundled = _price(listed.model, listed.base, listed.tiers, source, listed.note)
+        bundled = _price(listed.model, listed.base, listed.tiers, source, listed.note, service)
         if override is not None:
             return override.price(model, service, bundled), listed.until
         return bundled, listed.until
@@ -203,7 +206,7 @@ class _Override:
             tiers = tuple((start, rates.scaled(numerator, denominator)) for start, rates in tiers)
             note = f"{service}: standard times {change}"
         source = f"{self.source} over {under.source}" if under else self.source
-        return _price(model, base, tiers, source, note)
+        return _price(model, base, tiers, source, note, service)
 
 
 def _key_prices(key: str, value: Any) -> _Names:
@@ -247,10 +250,10 @@ def nano_per_million(kind: str, value: Any, path: str) -> int:
     return nano * PER_MILLION if kind in _PER_PIECE else nano
 
 
-def _price(name: str, base: Rates, tiers: tuple[tuple[int, Rates], ...], source: str, note: str) -> Price:
+def _price(name: str, base: Rates, tiers: tuple[tuple[int, Rates], ...], source: str, note: str, service: str) -> Price:
     values = repr((source, sorted(base.named.items()), [(start, sorted(r.named.items())) for start, r in tiers]))
     version = f"{source.partition(' ')[0]}#{hashlib.sha256(values.encode()).hexdigest()[:10]}"
-    return Price(name, base, tiers=tiers, source=source, version=version, note=note)
+    return Price(name, base, tiers=tiers, source=source, version=version, note=note, service=service)
 
 
 def _shown(rates: Rates) -> dict[str, float]:

@@ -185,7 +185,19 @@ class Price:
     every call, so a price without tiers is its only rates' own functions.
     """
 
-    __slots__ = ("base", "cost", "free", "name", "note", "priced", "source", "tiers", "version", "worst_case")
+    __slots__ = (
+        "base",
+        "cost",
+        "free",
+        "name",
+        "note",
+        "priced",
+        "service",
+        "source",
+        "tiers",
+        "version",
+        "worst_case",
+    )
 
     def __init__(
         self,
@@ -197,10 +209,11 @@ class Price:
         version: str,
         note: str = "",
         free: bool = False,
+        service: str = "standard",
     ) -> None:
         """``tiers``: (start, rates), highest start first; a tier holds for more than ``start`` input tokens.
 
-        ``free``: paid by a free-tier credit.
+        ``free``: paid by a free-tier credit. ``service``: the class of service that it is the price of.
         """
         self.name = name
         self.base = base
@@ -209,6 +222,7 @@ class Price:
         self.version = version
         self.note = note
         self.free = free
+        self.service = service
         self.priced = True
         self.cost: Callable[[Usage], int] = self._tiered if tiers else base.cost
         self.worst_case: Callable[[int, int], int] = self._tiered_worst_case if tiers else base.worst_case
@@ -232,13 +246,13 @@ class Price:
 class Unpriced:
     """No price is known for a model. Counted, shown and warned about; its cost is unknown, not nothing."""
 
-    __slots__ = ("free", "name", "priced", "reason", "source", "version")
+    __slots__ = ("free", "name", "priced", "reason", "service", "source", "version")
 
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
         self.reason = reason
         self.priced = self.free = False
-        self.source = self.version = ""
+        self.source = self.version = self.service = ""
 
     def cost(self, usage: Usage) -> int:
         """Always 0: callers look at ``priced`` and mark the row."""

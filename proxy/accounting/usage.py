@@ -67,6 +67,7 @@ class Usage:
         "output",
         "reasoning",
         "searches",
+        "service",
     )
 
     def __init__(
@@ -86,7 +87,11 @@ class Usage:
         audio_ms: int = 0,
         searches: int = 0,
         estimated: bool = False,
+        service: str = "",
     ) -> None:
+        """``service``: the class of service that the answer says it had (``standard``, ``flex``, ``priority``,
+        ``batch`` ...), which decides its price; empty where it says nothing.
+        """
         self.input = input
         self.cached_input = cached_input
         self.cache_write = cache_write
@@ -101,6 +106,7 @@ class Usage:
         self.audio_ms = audio_ms
         self.searches = searches
         self.estimated = estimated
+        self.service = service
 
     @property
     def total(self) -> int:
@@ -126,6 +132,7 @@ class Usage:
             audio_ms=self.audio_ms + other.audio_ms,
             searches=self.searches + other.searches,
             estimated=self.estimated or other.estimated,
+            service=other.service or self.service,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -162,7 +169,10 @@ class Usage:
     @classmethod
     def unpack(cls, counts: Sequence[int], *, estimated: bool = False) -> Usage:
         """The usage that ``pack`` gave ``counts`` for."""
-        return cls(**dict(zip(PACKED, counts, strict=False)), estimated=estimated)
+        usage = cls(estimated=estimated)
+        for name, count in zip(PACKED, counts, strict=False):
+            setattr(usage, name, count)
+        return usage
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)}" for name in Usage.__slots__ if getattr(self, name))

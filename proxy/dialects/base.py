@@ -92,6 +92,7 @@ class Reading:
     usage: token counts it carries. final: the answer is complete with this event (``[DONE]``,
     ``message_stop``, ``response.completed``): the piece that waits for the ledger.
     error: it is an error event. usage_only: it exists only to carry usage (``choices: []``) and may be hidden.
+    service: the class of service that it says the answer has; empty where it says nothing.
     """
 
     pieces: Sequence[Piece] = ()
@@ -103,6 +104,7 @@ class Reading:
     error: bool = False
     usage_only: bool = False
     model: str | None = None
+    service: str = ""
 
     def closed(self, channel: Channel) -> bool:
         """Whether ``channel`` gets nothing more after this event."""
@@ -127,6 +129,7 @@ class Plain(Reading):
     final = False
     error = False
     usage_only = False
+    service = ""
 
     def __init__(self, pieces: tuple[Piece], commits: bool, model: str | None) -> None:
         self.pieces = pieces

@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from proxy.accounting.usage import Usage
 
-__all__ = ["anthropic_usage", "any_usage", "greater", "media_usage", "openai_usage"]
+__all__ = ["anthropic_usage", "any_usage", "greater", "media_usage", "openai_usage", "service_of"]
 
 _MOST: Final = 2**62
 _LONGEST: Final = 1e9  # seconds
 _NONE: Final[dict[str, Any]] = {}
+_SERVICES: Final = {"auto": "", "flex": "flex", "priority": "priority", "fast": "fast", "batch": "batch"}
 
 
 def _count(value: Any) -> int:
@@ -38,8 +39,19 @@ def _details(counts: dict[str, Any], *keys: str) -> dict[str, Any]:
     return _NONE
 
 
-def openai_usage(counts: Any) -> Usage | None:
-    """``usage`` of OpenAI's APIs and of those that follow them; None when it holds no counts."""
+def service_of(said: Any) -> str:
+    """The class of service that an answer says it had, by our names; empty where it says nothing (``auto`` is a wish).
+
+    One that no price list knows (``scale``, ``on_demand``) has the plain price.
+    """
+    return _SERVICES.get(said, "standard") if type(said) is str and said else ""
+
+
+def openai_usage(counts: Any, service: Any = None) -> Usage | None:
+    """``usage`` of OpenAI's APIs and of those that follow them; None when it holds no counts.
+
+    service: the ``service_tier`` beside it.
+    """
     if type(counts) is not dict or not counts:
         return None
     given = counts.get("prompt_tokens")
@@ -53,6 +65,8 @@ def openai_usage(counts: Any) -> Usage | None:
             if given is None:
                 return None
     usage = Usage(input=_count(given), output=_count(made))
+    if service is not None:
+        usage.service = service_of(service)
     inputs = _details(counts, "prompt_tokens_details", "input_tokens_details", "input_token_details")
     if any(inputs.values()):
         usage.cached_input = _count(inputs.get("cached_tokens"))
@@ -89,6 +103,7 @@ def anthropic_usage(counts: Any) -> Usage | None:
         output=_count(counts.get("output_tokens")),
         reasoning=_count(details.get("thinking_tokens")) or _count(details.get("reasoning_tokens")),
         searches=_count(_details(counts, "server_tool_use").get("web_search_requests")),
+        service="fast" if counts.get("speed") == "fast" else service_of(counts.get("service_tier")),
     )
 
 
@@ -154,4 +169,5 @@ def greater(before: Usage | None, now: Usage) -> Usage:
         images=max(before.images, now.images),
         audio_ms=max(before.audio_ms, now.audio_ms),
         estimated=now.estimated,
+        service=now.service or before.service,
     )

@@ -133,7 +133,8 @@ class Family(Dialect):
             yield from walk(root, 0, "assistant", path, names=names)
 
     def usage(self, body: Json) -> Usage | None:
-        return openai_usage(as_dict(body).get("usage"))
+        fields = as_dict(body)
+        return openai_usage(fields.get("usage"), fields.get("service_tier"))
 
     def finish(self, body: Json) -> Finish:
         return Finish(type(body) is dict and not body.get("error"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Plain, Reader, Reading, Slot
-from proxy.dialects.counts import openai_usage
+from proxy.dialects.counts import openai_usage, service_of
 from proxy.dialects.family import DONE, Family, as_dict, positive, text_of
 from proxy.dialects.leaves import Path, opaque_parts, walk
 from proxy.dialects.merge import merge
@@ -184,6 +184,7 @@ class OpenAIChat(Family):
             error,
             usage is not None and not choices,
             model,
+            service_of(body.get("service_tier")),
         )
 
     def _without_choices(self, body: dict[str, Any], model: str | None) -> Reading:
@@ -192,7 +193,8 @@ class OpenAIChat(Family):
         usage = openai_usage(body.get("usage"))
         if usage is None and model is None:
             return NOTHING
-        return Reading(usage=usage, usage_only=usage is not None, model=model)
+        service = service_of(body.get("service_tier"))
+        return Reading(usage=usage, usage_only=usage is not None, model=model, service=service)
 
     def delta(self, like: Event, channel: Channel, text: str) -> Event:
         parts: tuple[Any, ...] = channel if isinstance(channel, tuple) and len(channel) > 1 else _CONTENT

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from proxy.accounting.usage import Usage
 from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Reading, Slot
-from proxy.dialects.counts import openai_usage
+from proxy.dialects.counts import openai_usage, service_of
 from proxy.dialects.family import Family, as_dict, openai_error, text_of
 from proxy.dialects.leaves import Path, walk
 from proxy.dialects.response_events import replay_response
@@ -123,6 +122,7 @@ class OpenAIResponses(Family):
             _ENDS.get(kind, False),
             kind == "response.failed",
             model=text_of(response.get("model")),
+            service=service_of(response.get("service_tier")),
         )
 
     def delta(self, like: Event, channel: Channel, text: str) -> Event:
@@ -186,9 +186,6 @@ class OpenAIResponses(Family):
         shape = openai_error(error)
         told = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
         return Event.made({**told, "sequence_number": 0, "error": shape}, "error")
-
-    def usage(self, body: Json) -> Usage | None:
-        return openai_usage(as_dict(body).get("usage"))
 
 
 def _response_texts(response: dict[str, Any], path: Path) -> Iterator[Slot]:

@@ -62,14 +62,14 @@ class Pipe:
     """Sink of a source's bytes (``feed``, ``finish``, ``fail``) and owner of the stages.
 
     usage: the last token counts seen. chars: characters of text seen, for an estimate when the provider is
-    silent. finish_reason, model: as the provider said. error_event: the provider's own error event came.
+    silent. finish_reason, model, service: as the provider said. error_event: the provider's own error event came.
     """
 
     __slots__ = (
         "_committed", "_counted", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held",
         "_held_bytes", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skims", "_source",
         "_stages", "_waiter",
-        "chars", "end", "error_event", "events", "finish_reason", "model", "tail", "usage",
+        "chars", "end", "error_event", "events", "finish_reason", "model", "service", "tail", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,7 @@ class Pipe:
         self.events = 0
         self.finish_reason: str | None = None
         self.model: str | None = None
+        self.service = ""
         self.error_event: Event | None = None
 
     # --- the transport's side ------------------------------------------------------------------
@@ -174,6 +175,8 @@ class Pipe:
                 self._counted = self.chars
             if reading.model is not None:
                 self.model = reading.model
+            if reading.service:
+                self.service = reading.service
             if reading.finish is not None:
                 self.finish_reason = reading.finish
             if reading.error:
