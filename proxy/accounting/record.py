@@ -1,12 +1,14 @@
 """The records of the journal: one line of JSON each, small, and complete in itself.
 
-    ["b", id, at, request, who, reserved, version, usage]            an attempt goes out: money may be spent from here
+    ["b", id, at, request, who, reserved, version, usage, calls]     an attempt goes out: money may be spent from here
     ["e", id, at, request, who, outcome, status, flags, ms, first_ms, attempts, cost, saved, version, usage, extras]
 
 ``id`` pairs a begin with its end within one journal. ``at`` is Unix time in milliseconds. ``who`` is the attribution,
 its nine values joined by tabs in the order of ``DIMENSIONS``: one string is cheaper to write, to read and to look up
-than nine. ``usage`` is ``Usage.pack``. ``extras`` are the further attempts that used something (retries, lost hedges,
-fallbacks), each ``[who, flags, cost, version, usage]``: a row of its own with its own key and model, and no call.
+than nine.
+``usage`` is ``Usage.pack``. ``calls`` is left out, or 0 where the caller has left and his row counts the call.
+``extras`` are the further attempts that used something (retries, lost hedges, fallbacks), each ``[who, flags, cost,
+version, usage]``: a row of its own with its own key and model, and no call.
 A refused call or a cache hit has an end and no begin.
 """
 
@@ -142,7 +144,7 @@ def extra(who: str, *, flags: int, cost: int, version: str, usage: Sequence[int]
 
 def abandoned(begun: Sequence[Any]) -> bytes:
     """The end of a call whose process died: its reserved estimate, at the time it began."""
-    _, number, at, request, who, reserved, version, usage = begun
+    _, number, at, request, who, reserved, version, usage, *calls = begun
     return end(
         number,
         at,
@@ -151,6 +153,7 @@ def abandoned(begun: Sequence[Any]) -> bytes:
         outcome="abandoned",
         status=0,
         flags=ESTIMATED if version else ESTIMATED | UNPRICED,
+        attempts=calls[0] if calls else 1,
         cost=reserved,
         version=version,
         usage=usage,

@@ -3,8 +3,10 @@
 The ticket lies in ``exchange.local[TICKET]``, and a flight (shared work below a cache) carries that of the caller who
 started it, because the flight's cost is that caller's: ``begin`` when a request goes out (``exchange.before_send``, on
 the caller's exchange or the flight's), ``end`` when the call is over, ``landed`` when the flight is. Attempts that
-still run when their caller leaves stay begun, under a number of their own, and are entered when the flight has landed,
-as cost without a call. Each attempt is counted once.
+still run when their caller leaves stay begun, under a number of their own, and are entered when the flight has landed.
+Each attempt is counted once, and so is each call that reached an upstream: by the row of the caller who made it, also
+when he left before its cost was known, which is then entered without a call. A revalidation is a call of its own: its
+starter's row says that he was served from the store.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ class Ticket:
     """See the module's text. What most calls never set has its default on the class."""
 
     _below: Exchange | None = None
+    _reached = False
+    """Whether the call's row says that it reached an upstream."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -83,7 +87,10 @@ class Ticket:
             most = bill.price.worst_case(asked, bound)
         number, now = self.number, desk.now
         who = _who(exchange, attempt)
+        begun: tuple[Any, ...]
         begun = ("b", number, int(now() * 1000), exchange.id, who, most, bill.price.version, (asked, bound))
+        if self._reached:
+            begun = (*begun, 0)
         desk.journal.begin(number, dumps(begun, None, NEWLINE))
 
     def cost(self, exchange: Exchange) -> int | None:
@@ -103,19 +110,24 @@ class Ticket:
             total += bill.cost
         return total
 
+    def _worker(self, exchange: Exchange) -> Exchange:
+        """Whose attempts are this call's: those of the flight that it started, else its own."""
+        if self._below is not None:
+            return self._below
+        flight = exchange.flight_of
+        return exchange if flight is None or flight.attempts is not exchange.attempts else flight
+
     def _own(self, exchange: Exchange) -> list[Attempt]:
-        """The attempts that are this call's to pay and in no row yet."""
-        below = self._below
+        """The attempts that are this call's to pay and in no row yet. Of a call that was served from the store: what
+        had failed before that helped, and never what renews the store behind its back.
+        """
         if exchange.cache_status in FROM_CACHE:
-            return []
-        if below is None:
-            flight = exchange.flight_of
-            if flight is None or flight.attempts is not exchange.attempts:  # no flight, or somebody else's
+            worker = exchange
+        else:
+            worker = self._worker(exchange)
+            if worker is exchange:
                 return exchange.attempts
-            below = flight
-        elif below is exchange:
-            return exchange.attempts
-        return [made for made in below.attempts if made.outcome is not None and not _counted(made)]
+        return [made for made in worker.attempts if made.outcome is not None and not _counted(made)]
 
     def end(self, exchange: Exchange) -> bool:
         """The call is over: write its row. False when that was done before."""
@@ -123,13 +135,14 @@ class Ticket:
             return False
         self.ended = True
         number, below = self.number, self._below
+        line = self._record(exchange, number)
         if below is not None and below is not exchange:
             self.begun = False
             for made in below.attempts:
                 if made.outcome is None:  # goes on for others
                     self.begin(below, made)
                     break
-        self.desk.journal.end(number, self._record(exchange, number))
+        self.desk.journal.end(number, line)
         if not self.begun or below is exchange:
             self._below = None  # no ring of references is left for the collector
         return True
@@ -139,6 +152,8 @@ class Ticket:
         if not self.ended:
             return
         journal, next_number, now = self.desk.journal, self.desk.next_number, int(self.desk.now() * 1000)
+        sent = 0 if self._reached else sum(made.sent for made in exchange.attempts)
+        outcome = record.OUTCOMES[_OUTCOMES.get(exchange.outcome, _FAILED)]
         for made in exchange.attempts:
             bill = None if _counted(made) else self.desk.tariff.charge(exchange, made)
             if bill is None:
@@ -150,16 +165,23 @@ class Ticket:
                 now,
                 exchange.id,
                 attribution(exchange, made),
+                outcome=outcome,
+                status=made.status or 0,
                 flags=_flags(bill),
-                attempts=0,
+                attempts=sent,
                 cost=bill.cost,
                 version=bill.price.version,
                 usage=bill.usage.pack(),
             )
             journal.end(number, line)
-        if self.begun:  # it cost nothing; its begin must not be found as abandoned
+            sent = 0
+        if self.begun or sent:  # it cost nothing; but its begin must not be found as abandoned, and a call is a call
             number = self._landing(next_number)
-            journal.end(number, record.end(number, now, exchange.id, attribution(exchange, None), attempts=0))
+            last = exchange.attempts[-1] if exchange.attempts else None
+            who, status = attribution(exchange, last), (last and last.status) or 0
+            journal.end(
+                number, record.end(number, now, exchange.id, who, outcome=outcome, status=status, attempts=sent)
+            )
         self._below = None
 
     def _landing(self, fresh: Callable[[], int]) -> int:
@@ -171,12 +193,21 @@ class Ticket:
 
     def _record(self, exchange: Exchange, number: int) -> bytes:
         status = exchange.cache_status
-        own = exchange.attempts if self._below is exchange and status is None else self._own(exchange)
-        attempt = exchange.served_by or (own[-1] if own else None)
+        plain = self._below is exchange and status is None
+        own = exchange.attempts if plain else self._own(exchange)
+        attempt = exchange.served_by
         flags = total = cost = sent = saved = 0
         version = ""
         counts: tuple[int, ...] = ()
         extras: list[list[Any]] = []
+        cached = not plain and status in FROM_CACHE
+        if attempt is None and own and not cached:
+            attempt = own[-1]
+        if not (plain or cached) and (worker := self._worker(exchange)) is not exchange:
+            for made in worker.attempts:
+                if made.outcome is None and made.sent:  # it goes on for others, or is about to end
+                    sent += 1
+                    attempt = attempt or made
         for made in own:
             if made.sent:
                 sent += 1
@@ -202,8 +233,10 @@ class Ticket:
                         usage=usage.pack(),
                     )
                 )
+        if sent:
+            self._reached = True
         exchange.cost_nanos = total
-        if status in FROM_CACHE:
+        if cached:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
         answer, first, started = exchange.answer, exchange.first_byte_at, exchange.started_at

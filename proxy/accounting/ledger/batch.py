@@ -3,6 +3,10 @@
 A row of ``calls`` is one end record, or one further attempt of it (``n = 0``: it costs, and is no call). Its nine
 dimensions and its price version stand once in ``groups``; the row carries the group's number, 63 bits of a hash of the
 text, so that replicas agree on it without asking each other (a million groups collide with a chance of 5e-8).
+
+What is a call: ``calls`` counts a row per caller that an upstream or the cache served, and one per revalidation, which
+is a call of ours. So ``calls - cached_calls`` reached an upstream. What a caller who left has cost may stand in a later
+row, which counts none.
 """
 
 from __future__ import annotations
@@ -79,6 +83,7 @@ DAY = 86_400_000
 log = logging.getLogger("proxy.accounting")
 
 _REFUSED = OUTCOMES.index("refused")
+_CANCELLED = OUTCOMES.index("cancelled")
 _FAILED = (OUTCOMES.index("failed"), OUTCOMES.index("abandoned"))
 _LARGEST = (1 << 63) - 1
 _LARGEST_SMALL = (1 << 15) - 1  # of a SMALLINT
@@ -113,15 +118,17 @@ class Batch:
         group = self._numbers.get(text) or self._new_group(text)
         if flags & CACHED:
             flags |= REACHED
-        elif attempts:
-            flags |= REACHED
-            if not flags & UNPRICED:
+        else:
+            if attempts:
+                flags |= REACHED
+                if outcome in _FAILED:
+                    flags |= FAILED
+            elif outcome == _REFUSED:
+                flags |= REFUSED
+            # The cost of a caller who left may follow in a row of its own, once it is known.
+            if not flags & UNPRICED and (version or (attempts and outcome != _CANCELLED)):
                 place = (at // DAY, group, bucket_of(cost))
                 self.costs[place] = self.costs.get(place, 0) + 1
-            if outcome in _FAILED:
-                flags |= FAILED
-        elif outcome == _REFUSED:
-            flags |= REFUSED
         if len(usage) == 2:
             asked, given = usage
             self.calls.append(
