@@ -173,6 +173,10 @@ class Flow:
                     outcome = "stalled"
                 if attempt is not None:
                     attempt.failure = failure
+            elif isinstance(end.cause, ProxyError):
+                # A stream that is shared was ended for a reason of ours, which the attempt below knows already.
+                error = end.cause
+                exchange.outcome = _ended(error)
             else:
                 error = ProxyError(
                     "upstream_invalid_response", "The upstream ended its stream before the answer was complete."
@@ -196,7 +200,9 @@ class Flow:
             kind: FailureClass | None = None
             if isinstance(failure, TransportError):
                 kind, exchange.error = classify.from_exception(failure)
-            if exchange.served_by is not None:
+            elif isinstance(failure, ProxyError):
+                exchange.error, exchange.outcome = failure, _ended(failure)
+            if exchange.served_by is not None and self.attempt is not None:
                 exchange.served_by.failure = kind
             await called(self.end_attempt("stalled" if kind == "stalled" else "truncated"))
         self.measure()
@@ -205,5 +211,9 @@ class Flow:
 
 def outcome_of(answer: Answer) -> Outcome:
     if answer.error is not None:
-        return "failed" if answer.error.kind.fault == "upstream" else "refused"
+        return _ended(answer.error)
     return "answered" if answer.status < 400 else "failed"
+
+
+def _ended(error: ProxyError) -> Outcome:
+    return "failed" if error.kind.fault == "upstream" else "refused"

@@ -27,7 +27,8 @@ class LaggingReaderError(ProxyError):
     """A reader took its events so slowly that they can no longer be kept for it."""
 
     def __init__(self) -> None:
-        super().__init__("overloaded", "This answer is shared and was read too slowly to be kept any longer.")
+        text = f"This answer is shared with other callers, and this one fell more than {KEPT >> 20} MiB behind them."
+        super().__init__("overloaded", text)
 
 
 def _nothing() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.testing import FakeUpstream, chat_answer, chat_events, close, events, hang, reply
+from proxy.testing import FakeUpstream, chat_answer, chat_events, close, collect_sse, events, hang, reply
 
 
 class Stream:
@@ -175,6 +175,26 @@ async def test_a_stream_that_breaks_ends_loudly_for_all(cached):
             assert b"[DONE]" not in one.got
 
 
+@pytest.mark.parametrize("above", [["account"], []], ids=["read above the cache", "nobody reads it above"])
+async def test_a_policy_below_that_stops_the_stream_tells_every_caller_why(cached, above):
+    budget = {"budget": {"tokens": 200, "assume_output": 20, "stop_stream": True}}
+    async with FakeUpstream(events(*chat_events(["word "] * 400), held=True)) as upstream:
+        caller = await cached(upstream, above=above, below=[budget])
+        opening = asyncio.ensure_future(Stream(caller).open())
+        call = await upstream.call(0)
+        call.release(20)
+        both = [await opening, await Stream(caller).open()]
+        call.release(400)
+        for one in both:
+            *_, finish, error = collect_sse(await one.rest())
+            assert finish["choices"][0]["finish_reason"] == "length"
+            assert error["error"]["code"] == "insufficient_quota"
+            assert "stop_stream" in error["error"]["message"]
+        await caller.until(lambda: len(caller.proxy.exchanges) == 2)
+        assert [exchange.outcome for exchange in caller.proxy.exchanges] == ["refused"] * 2
+        assert caller.cache.stats()["entries"] == 0
+
+
 async def test_a_slow_follower_does_not_slow_the_leader(cached):
     big = "x" * 60_000
     step = events(*chat_events([big] * 60))
@@ -194,8 +214,9 @@ async def test_a_follower_that_lags_by_more_than_is_kept_is_ended_loudly(cached)
         leader, slow = await asyncio.gather(Stream(caller).open(), Stream(caller).open())
         async with asyncio.timeout(20):
             assert (await leader.rest()).endswith(b"[DONE]\n\n")
-        last = (await slow.rest()).strip().rsplit(b"\n\n", 1)[-1]
-        assert last.startswith(b'data: {"error":')
+        last = collect_sse(await slow.rest())[-1]
+        assert last["error"]["code"] == "overloaded"
+        assert "fell more than 4 MiB behind" in last["error"]["message"]
         assert caller.cache.stats()["entries"] == 0
 
 
