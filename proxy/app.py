@@ -54,9 +54,11 @@ class App:
         reuse_port: bool = False,
         listening: socket.socket | None = None,
         load: Load | None = None,
+        worker: int = 0,
     ) -> None:
         """reuse_port: share the port with other processes. listening: a socket to serve instead of a port of one's own.
-        load: reads the configuration again, for a reload; without it a reload is refused."""
+        load: reads the configuration again, for a reload; without it a reload is refused. worker: which of
+        ``server.workers`` this is, from 0."""
         self.loaded = loaded
         self.config = loaded.config
         self.warnings = warnings or []
@@ -69,6 +71,7 @@ class App:
         self.where: list[str] = []
         self.admin_url: str | None = None
         self.reuse_port = reuse_port
+        self.worker = worker
         self._listening = listening
         self.reloader = Reloader(self, load)
         self.metrics = Metrics()
@@ -122,7 +125,7 @@ class App:
 
     def make_snapshot(self, config: Config, addresses: dict[str, str], before: Snapshot | None = None) -> Snapshot:
         """Everything built, nothing started. before: the snapshot that this one will replace."""
-        services = Services(SystemClock(), config, workers=config.server.workers)
+        services = Services(SystemClock(), config, workers=config.server.workers, worker=self.worker)
         offer_services(services)
         if before is not None:
             hand_over(services, before.services)

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 class Services:
     """clock: wall and monotonic time. config: the whole configuration. workers: how many processes share
-    each in-memory limit. ``get(name)`` makes a part on first use: ``state``, ``keys``, ``breakers``, ``accounting``...
+    each in-memory limit; worker: which of them this is, from 0. ``get(name)`` makes a part on first use: ``state``,
+    ``keys``, ``breakers``, ``accounting``...
 
     dry: nothing live may be touched or counted (``explain``, ``check``, policy tests).
     """
 
-    def __init__(self, clock: Clock, config: Config, *, workers: int = 1, dry: bool = False) -> None:
+    def __init__(self, clock: Clock, config: Config, *, workers: int = 1, worker: int = 0, dry: bool = False) -> None:
         self.clock = clock
         self.config = config
         self.workers = workers
+        self.worker = worker
         self.dry = dry
         self.log = logging.getLogger("llm_sidecar")
         self._makers: dict[str, Callable[[Services], Any]] = {}

@@ -65,7 +65,7 @@ def _state(services: Services) -> State:
     """Shared counters: memory, or Redis. With ``dry`` always fresh memory, so that nothing live is counted."""
     from proxy.state import Share, open_state
 
-    share = Share(0, services.workers) if services.workers > 1 else None
+    share = Share(services.worker, services.workers) if services.workers > 1 else None
     url = "memory" if services.dry else services.config.state
     if services.workers > 1 and url == "memory":
         log.warning("state: memory with %d workers: every limit is divided by %d", services.workers, services.workers)

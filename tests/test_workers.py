@@ -89,11 +89,16 @@ async def gang(tmp_path: Path) -> AsyncIterator[Start]:
     reading: list[asyncio.Task[None]] = []
 
     async def start(
-        upstream: FakeUpstream, workers: int = 2, ready: bool = True, chain: Sequence[Any] = (), **server: Any
+        upstream: FakeUpstream,
+        workers: int = 2,
+        ready: bool = True,
+        chain: Sequence[Any] = (),
+        key: dict[str, Any] | None = None,
+        **server: Any,
     ) -> Gang:
         port = free_port()
         admin = free_port()
-        config = {
+        config: dict[str, Any] = {
             "server": {**({} if "unix" in server else {"port": port}), "workers": workers, "drain": "10s", **server},
             "admin": {"port": admin},
             "data": str(tmp_path),
@@ -102,6 +107,9 @@ async def gang(tmp_path: Path) -> AsyncIterator[Start]:
             "routes": [{"match": {"path": "*"}, "upstream": "fake", "chain": "empty"}],
             "chains": {"empty": list(chain)},
         }
+        if key is not None:
+            config["upstreams"]["fake"]["keys"] = "pool"
+            config["keys"] = {"pool": {"keys": [{"id": "a", "secret": "sk-a", **key}]}}
         file = tmp_path / "config.yaml"
         file.write_text(json.dumps(config))
         process = await asyncio.create_subprocess_exec(

@@ -16,7 +16,7 @@ from proxy.state.limits import (
     Window,
 )
 from proxy.state.memory import MemoryState
-from proxy.state.open import open_state, state_for
+from proxy.state.open import open_state
 
 __all__ = [
     "NEVER",
@@ -35,5 +35,4 @@ __all__ = [
     "Usage",
     "Window",
     "open_state",
-    "state_for",
 ]

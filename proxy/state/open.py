@@ -1,14 +1,9 @@
 """From the configuration's `state:` line to a `State`."""
 
-from typing import TYPE_CHECKING
-
 from proxy.clock import Clock
 from proxy.state.interface import Alarm, State
 from proxy.state.limits import Share
 from proxy.state.memory import MemoryState
-
-if TYPE_CHECKING:
-    from proxy.services import Services
 
 
 def open_state(
@@ -27,19 +22,3 @@ def open_state(
         return RedisState(url, clock, alarm, share=share)
     word = url.partition("://")[0]
     raise ValueError(f"state: {word!r} is not known; allowed: memory, redis://, rediss://, unix://")
-
-
-def state_for(services: "Services", worker: int = 0, alarm: Alarm | None = None) -> State:
-    """The part `state` of a snapshot: what the configuration says, or fresh memory for a dry run.
-
-    worker: this process' number among `services.workers`, from 0. Not started: that is the application's to do, once;
-    a reload that keeps the `state:` line keeps the object.
-    """
-    share = Share(worker, services.workers)
-    if services.dry:
-        return MemoryState(services.clock, share)
-
-    def log(code: str, text: str) -> None:
-        services.log.warning(text, extra={"alarm": code})
-
-    return open_state(services.config.state, services.clock, share=share, alarm=alarm or log)

@@ -72,7 +72,13 @@ async def work(orders: Orders) -> int:
 
     rereadable = Path(orders.file).is_file()  # noqa: ASYNC240 - before anything is served
     listening = None if orders.listening is None else socket.socket(fileno=orders.listening)
-    app = App(own(orders.loaded, orders.port), load=again if rereadable else None, reuse_port=True, listening=listening)
+    app = App(
+        own(orders.loaded, orders.port),
+        load=again if rereadable else None,
+        reuse_port=True,
+        listening=listening,
+        worker=orders.number - 1,
+    )
     opened: list[asyncio.Task[None]] = []
 
     def started(app: App) -> None:

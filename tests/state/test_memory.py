@@ -304,11 +304,15 @@ def test_a_bucket_never_gives_more_than_burst_and_rate(calls):
 def test_a_snapshots_state_is_its_workers_share_and_a_dry_run_touches_nothing_live():
     from proxy.config.model import Config
     from proxy.services import Services
-    from proxy.state import state_for
     from proxy.state.redis import RedisState
+    from proxy.wiring import offer_services
 
-    services = Services(FakeClock(), Config(), workers=4)
-    assert state_for(services, worker=3).share.of(6) == 1
+    def state(config, **options):
+        services = Services(FakeClock(), config, **options)
+        offer_services(services)
+        return services.get("state")
+
+    assert [state(Config(), workers=4, worker=worker).share.of(6) for worker in range(4)] == [2, 2, 1, 1]
     shared = Config.model_validate({"state": "redis://127.0.0.1:1/0"})
-    assert isinstance(state_for(Services(FakeClock(), shared, dry=True)), MemoryState)
-    assert not isinstance(state_for(Services(FakeClock(), Config())), RedisState)
+    assert isinstance(state(shared, dry=True), MemoryState)
+    assert isinstance(state(shared), RedisState)
