@@ -242,6 +242,7 @@ class Attempt:
     number: 1 for the first request of the call. try_number: 1 for the first request to this target.
     usage: tokens of this attempt, estimated when the provider was silent (``usage.estimated``).
     sent: whether any byte of the request may have reached the upstream.
+    bill: what the attempt may cost and did, once somebody has asked (``account``, ``budget``).
     """
 
     key: AttemptKey | None = None
@@ -257,8 +258,6 @@ class Attempt:
     first_byte_at: float | None = None
     ended_at: float | None = None
     usage: Usage | None = None
-    bill: Bill | None = None
-    """What the attempt may cost and did, once somebody has asked (``account``, ``budget``)."""
     received_bytes = 0
     sent = False
     resent = False
@@ -273,6 +272,7 @@ class Attempt:
         self.upstream = upstream
         self.started_at = started_at
         self.local: dict[Hashable, Any] = {}
+        self.bill: Bill | None = None
 
     def __repr__(self) -> str:
         key = f" key={self.key.id}" if self.key is not None else ""

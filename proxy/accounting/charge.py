@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.accounting import record
 from proxy.accounting.gauge import Gauge
@@ -24,43 +24,42 @@ ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
-_NO_USAGE: Final = Usage()
 
 
 class Bill:
     """One attempt's money: beforehand its price and, where a budget has asked, what it may come to; afterwards its
-    usage and its cost in nano-dollars, final once it is ``paid``. What many never set has its default on the class.
+    usage and its cost in nano-dollars, final once it is ``paid``.
+
+    key: the one that the price is for. who: the attempt's attribution in the ledger. asked, bound, most: the budget's
+    estimate, in tokens both ways and in nano-dollars; none where ``asked`` is 0. doubt: input tokens that may come on
+    top, as long as nothing was learned of such estimates. limited: whether the client set a limit on the answer.
+    counted: whether a row of the ledger has it. One is made for every call, hence without a constructor:
+    ``Tariff.bill`` fills it in; ``bound`` and ``most`` come with ``asked``, ``usage`` and ``cost`` with the charge.
     """
 
-    asked = 0
-    bound = 0
-    most = 0
-    doubt = 0
-    """Input tokens that may come on top of those asked, as long as nothing was learned of such estimates."""
-    limited = True
-    """Whether the client set a limit on the answer."""
-    counted = False
-    """Whether a row of the ledger has it."""
-    usage: Usage = _NO_USAGE
-    cost = 0
-
-    def __init__(self, terms: Terms, key: AttemptKey | None) -> None:
-        """``key``: the one that the terms are for."""
-        self.price = terms.price
-        self.gauge = terms.gauge
-        self.who = terms.who
-        self.key = key
-        self.paid = False
-
-
-class Terms(NamedTuple):
-    """What calls of one caller to one model with one key have in common. ``who``: its attribution in the ledger."""
+    __slots__ = (
+        "asked", "bound", "cost", "counted", "doubt", "gauge", "key", "limited", "most", "paid", "price", "usage",
+        "who",
+    )  # fmt: skip
 
     price: Price | Unpriced
     gauge: Gauge
-    until: float
-    """Unix time until which the price holds."""
+    key: AttemptKey | None
     who: str
+    paid: bool
+    counted: bool
+    limited: bool
+    asked: int
+    bound: int
+    most: int
+    doubt: int
+    usage: Usage
+    cost: int
+
+
+_Terms: TypeAlias = tuple[Price | Unpriced, Gauge, str, float | None]
+"""What calls of one caller to one model with one key have in common: price, gauge, attribution, and the Unix time until
+which the price holds; None: for ever."""
 
 
 class Tariff:
@@ -72,7 +71,7 @@ class Tariff:
         self.gauges: dict[tuple[str, str], Gauge] = {}
         """What was learned of each model and upstream; kept over reloads by whoever sets it."""
         self._base_urls = base_urls
-        self._known: dict[tuple[str | None, ...], Terms] = {}
+        self._known: dict[tuple[str | None, ...], _Terms] = {}
 
     def bill(self, exchange: Exchange, attempt: Attempt) -> Bill:
         """The attempt's bill, opened with the price of its target with its key, in the service class that the request
@@ -88,7 +87,7 @@ class Tariff:
             tier = body.peek("service_tier")
             if tier is not None and isinstance(tier, str) and tier in ASKABLE:
                 service = tier
-        caller = (
+        caller: tuple[str | None, ...] = (
             exchange.principal.id,
             exchange.project,
             exchange.route_name,
@@ -97,27 +96,30 @@ class Tariff:
             attempt.upstream,
             "" if key is None else key.id,
             service,
-            canonical_tags(tags) if tags else "",
-            tags.get("task") if tags else "",
         )
+        if tags:
+            caller += (canonical_tags(tags), tags.get("task"))
         terms = self._known.get(caller)
-        if terms is None or (terms.until != FOREVER and time.time() >= terms.until):
+        if terms is None or (terms[3] is not None and time.time() >= terms[3]):
             terms = self._known[caller] = self._look_up(exchange, attempt, service)
-        bill = attempt.bill = Bill(terms, key)
+        bill = attempt.bill = Bill()
+        bill.price, bill.gauge, bill.who, _ = terms
+        bill.key = key
+        bill.paid = bill.counted = False
+        bill.limited = True
+        bill.asked = bill.doubt = 0
         return bill
 
-    def _look_up(self, exchange: Exchange, attempt: Attempt, service: str) -> Terms:
+    def _look_up(self, exchange: Exchange, attempt: Attempt, service: str) -> _Terms:
         for memory in (self._known, self.gauges):
             if len(memory) >= _KEPT:  # model names come from clients: what is remembered is bounded
                 memory.clear()
         model, base_url = self._model(exchange, attempt)
         upstream, key = attempt.upstream, "" if attempt.key is None else attempt.key.id
-        return Terms(
-            self.prices.price(model, base_url, key, service),
-            self.gauges.setdefault((model, upstream), Gauge()),
-            self.prices.until(model, base_url, key, service),
-            attribution(exchange, attempt),
-        )
+        price = self.prices.price(model, base_url, key, service)
+        until = self.prices.until(model, base_url, key, service)
+        gauge = self.gauges.setdefault((model, upstream), Gauge())
+        return price, gauge, attribution(exchange, attempt), None if until == FOREVER else until
 
     def _served(self, exchange: Exchange, attempt: Attempt, bill: Bill, service: str) -> None:
         """The answer came in another class of service than was asked for: it has the price of that one."""
@@ -159,7 +161,8 @@ class Tariff:
                 gauge = bill.gauge
                 gauge.learn(bill.asked, usage.input)
                 if not bill.limited:
-                    gauge.learn_output(usage.output)
+                    learn_output = gauge.learn_output
+                    learn_output(usage.output)
         return bill
 
 

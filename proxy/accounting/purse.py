@@ -37,7 +37,7 @@ class Pocket:
     def __init__(self, place: int, counter: Counter, meter: CounterMeter) -> None:
         self.place = place
         self.counter = counter
-        self.limit = counter.limit
+        self.limit = float(counter.limit)  # as the sums are
         self.meter = meter
         self.mark = inf
 

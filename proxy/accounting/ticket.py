@@ -20,7 +20,7 @@ from proxy.accounting.charge import ASSUMED_OUTPUT, attribution, bound_of, size_
 from proxy.accounting.record import NEWLINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from proxy.accounting.books import Store
     from proxy.accounting.charge import Bill, Tariff
@@ -55,17 +55,18 @@ class Desk:
 
 
 class Ticket:
-    """See the module's text. What most calls never set has its default on the class."""
+    """See the module's text."""
 
-    _below: Exchange | None = None
-    _reached = False
-    """Whether the call's row says that it reached an upstream."""
+    __slots__ = ("_below", "_reached", "begun", "desk", "ended", "number")
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         next_number = desk.next_number
         self.number = next_number()
         self.begun = self.ended = False
+        self._below: Exchange | None = None
+        #: Whether the call's row says that it reached an upstream.
+        self._reached = False
 
     def begin(self, exchange: Exchange, attempt: Attempt) -> None:
         """A request is about to go out: money may be spent from here, so it stands in the journal first (a slow or full
@@ -199,7 +200,7 @@ class Ticket:
         flags = total = cost = sent = saved = 0
         version = ""
         counts: tuple[int, ...] = ()
-        extras: list[list[Any]] = []
+        extras: Sequence[list[Any]] = ()
         cached = not plain and status in FROM_CACHE
         if attempt is None and own and not cached:
             attempt = own[-1]
@@ -224,15 +225,7 @@ class Ticket:
                 if usage.estimated or price.free or not price.priced:
                     flags = _flags(bill)
             else:
-                extras.append(
-                    record.extra(
-                        _who(exchange, made),
-                        flags=_flags(bill),
-                        cost=bill.cost,
-                        version=price.version,
-                        usage=usage.pack(),
-                    )
-                )
+                extras = [*extras, _extra(exchange, made, bill)]
         if sent:
             self._reached = True
         exchange.cost_nanos = total
@@ -289,6 +282,17 @@ def _who(exchange: Exchange, attempt: Attempt | None) -> str:
     if attempt is None or bill is None or bill.key is not attempt.key:
         return attribution(exchange, attempt)
     return bill.who
+
+
+def _extra(exchange: Exchange, attempt: Attempt, bill: Bill) -> list[Any]:
+    """A further attempt of the call that used something."""
+    return record.extra(
+        _who(exchange, attempt),
+        flags=_flags(bill),
+        cost=bill.cost,
+        version=bill.price.version,
+        usage=bill.usage.pack(),
+    )
 
 
 def _flags(bill: Bill) -> int:

@@ -72,10 +72,13 @@ class OpenAIChat(Family):
         for key, value in body.items():
             kind = type(value)
             if kind is list and key == "messages":
-                for message in value:
-                    if not _is_plain(message):
+                for message in value:  # ``_is_plain``, written out: this runs for every call
+                    if type(message) is not dict or len(message) != 2:
                         return None
-                    texts.append(message["content"])
+                    role, content = message.get("role"), message.get("content")
+                    if type(content) is not str or type(role) is not str or not role.isalpha():
+                        return None
+                    texts.append(content)
             elif kind is dict and _SCALARS.issuperset(map(type, value.values())):
                 continue  # stream_options and the like
             elif (kind is str or kind is dict or kind is list) and key != "model" and key not in self.described_keys:
