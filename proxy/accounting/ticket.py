@@ -43,7 +43,7 @@ _OUTCOMES: Final[dict[str | None, int]] = {
 
 
 class Desk:
-    """Where tickets are written: what all calls of a policy have in common."""
+    """Where tickets are written: what all calls of a policy have in common, found once."""
 
     def __init__(self, store: Store, tariff: Tariff, clock: Clock) -> None:
         self.store = store

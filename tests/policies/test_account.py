@@ -89,6 +89,38 @@ async def test_a_call_becomes_a_begin_and_an_end_with_all_its_dimensions(account
     assert exchange.cost_nanos == 450_000
 
 
+@pytest.mark.parametrize("begins", [True, False])
+async def test_the_row_names_the_key_also_if_the_price_was_asked_for_before_it_was_chosen(account, books, begins):
+    exchange = exchange_builder(id="req-1")
+    await called(account.on_request(exchange))
+    attempt = attempt_of(exchange, usage=Usage(input=10, output=5), outcome=None)
+    key, attempt.key = attempt.key, None
+    books.tariff.bill(exchange, attempt)
+    attempt.key = key
+    if begins:
+        exchange.before_send(exchange, attempt)
+    attempt.outcome = "answered"
+    answered(exchange, attempt)
+    await called(account.on_settle(exchange))
+    assert {line[4].rpartition("\t")[2] for line in records(books)} == {"key-1"}
+
+
+async def test_callers_of_one_model_and_key_are_told_apart(account, books):
+    callers = [("alice", "red", {}), ("bob", "red", {}), ("alice", None, {}), ("alice", "red", {"task": "mail"})]
+    for principal, project, tags in callers * 2:
+        exchange = exchange_builder(principal=Principal(principal), project=project, tags=tags)
+        await called(account.on_request(exchange))
+        attempt = attempt_of(exchange, usage=Usage(input=10, output=5))
+        exchange.before_send(exchange, attempt)
+        answered(exchange, attempt)
+        await called(account.on_settle(exchange))
+    whos = [tuple(line[4].split("\t")[:4]) for line in records(books) if line[0] == "e"]
+    expected = [
+        (who, to or "", ",".join(f"{n}={v}" for n, v in t.items()), t.get("task", "")) for who, to, t in callers
+    ]
+    assert whos == expected * 2
+
+
 async def test_the_end_stands_in_the_file_when_settled(account, books):
     exchange = exchange_builder()
     await called(account.on_request(exchange))
