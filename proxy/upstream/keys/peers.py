@@ -1,16 +1,16 @@
 """Keys that stand equal as far as the configuration goes, ordered by how they fare: whose turn is it?
 
 Each key has a seat, and a row of figures there: those of the strategies in their order, then when it was last used (so
-that equal ones take turns), then its place. The smallest row is the best key, and a heap keeps it at hand, so that a
-choice among fifty keys costs hardly more than among two.
+that equal ones take turns), then its place. The smallest row is the best key, and the rows are kept sorted, so that a
+choice among fifty keys costs hardly more than among two: the usual new row, of the key used last, goes to the end.
 
 Whatever changes a key (it was taken, its call has ended) only puts its seats among the stale ones; the row is made anew
-when somebody asks, once for all that has happened meanwhile. Rows that were replaced stay in the heap until they come
-up. Peers that nobody asks are told no more, until somebody does.
+when somebody asks, once for all that has happened meanwhile. Rows that were replaced stay until they come to the front.
+Peers that nobody asks are told no more, until somebody does.
 """
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
-from heapq import heappop, heappush, heapreplace
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
@@ -64,7 +64,7 @@ class Peers:
     """
 
     __slots__ = (
-        "_back_at", "_heap", "_liking", "_most", "_prefix", "_reached", "_row", "_seats", "asked", "keys", "only",
+        "_back_at", "_liking", "_most", "_prefix", "_reached", "_row_of", "_rows", "_seats", "asked", "keys", "only",
         "stale", "weighs",
     )  # fmt: skip
 
@@ -79,14 +79,14 @@ class Peers:
         figures = [figure for word in strategies if word != "sticky" for figure in _FIGURES[word]]
         if figures[-1:] != ["life.last_used"]:
             figures.append("life.last_used")
-        self._row = attrgetter(*figures, "place")
+        self._row_of = attrgetter(*figures, "place")
         self._prefix: int | None = None
         """How many figures come before `sticky`, if that is among the strategies."""
         if "sticky" in strategies:
             self._prefix = sum(len(_FIGURES[word]) for word in strategies[: strategies.index("sticky")])
         self._liking = Liking(self.keys)
         self._reached = 0.0
-        self._heap: list[Row] = []
+        self._rows: list[Row] = []
         self._most = 4 * len(self.keys) + 64
         self._back_at = _ASLEEP
         self.asked = False
@@ -110,36 +110,34 @@ class Peers:
         if now >= self._back_at:
             self.wake()
         self.asked = True
-        heap, seats, stale = self._heap, self._seats, self.stale
+        rows, seats, stale = self._rows, self._seats, self.stale
         seat: Seat
         if stale:
-            row_of = self._row
+            row_of = self._row_of
             while stale:
                 seat = stale.pop()
                 old = seat.row
                 if old[0] == NEVER:
                     continue  # it rests
                 seat.row = row = row_of(seat)
-                if heap[0] is old:
-                    heapreplace(heap, row)
+                if rows[0] is old:
+                    del rows[0]
+                if not rows or row > rows[-1]:
+                    rows.append(row)
                 else:
-                    heappush(heap, row)
-            if len(heap) > self._most:
-                heap = self._sort()
-        row = heap[0]
+                    insort(rows, row)
+            if len(rows) > self._most:
+                rows = self._sort()
+        row = rows[0]
         seat = seats[row[-1]]
         while seat.row is not row:
-            heappop(heap)
-            row = heap[0]
+            del rows[0]
+            row = rows[0]
             seat = seats[row[-1]]
         if prefix is None:
             return seat.key
-        # The next in the heap stand behind its first: where neither is equal to it, nobody is.
         least = row[:prefix]
-        for other in heap[1:3]:
-            if other[:prefix] == least:
-                break
-        else:
+        if rows[1][:prefix] != least:
             return seat.key
         assert sticky is not None
         for place in self._liking.order(sticky):
@@ -163,8 +161,8 @@ class Peers:
     # --- being told ----------------------------------------------------------------------------
 
     def _sort(self) -> list[Row]:
-        self._heap = sorted([seat.row for seat in self._seats])
-        return self._heap
+        self._rows = sorted([seat.row for seat in self._seats])
+        return self._rows
 
     def wake(self) -> None:
         """Looks at all keys anew, and is told of their changes from now on."""
@@ -174,7 +172,7 @@ class Peers:
         self._back_at = NEVER
         self.stale.clear()
         for seat in self._seats:
-            seat.row = self._row(seat)
+            seat.row = self._row_of(seat)
         self._sort()
 
     def idle(self) -> None:

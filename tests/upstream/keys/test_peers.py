@@ -1,4 +1,4 @@
-"""Keys that stand equal: the heap says what sorting all of them would say."""
+"""Keys that stand equal: the rows say what sorting all of them would say."""
 
 import random
 import time
