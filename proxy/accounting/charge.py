@@ -205,20 +205,19 @@ def size_estimate(exchange: Exchange) -> int:
     return estimate_tokens_from_size(exchange.request.content_length or 0) if count is None else count
 
 
-def bound_of(exchange: Exchange, assumed: int, *, read: bool) -> int:
-    """Output tokens in the worst case: the client's own limit, else ``assumed``, times the number of answers.
-
-    ``read``: look into the body also if nobody has yet.
-    """
-    bound = limits_of(exchange, read=read)
-    if bound is None:
+def bound_of(limits: Bound | None, assumed: int) -> int:
+    """Output tokens in the worst case: the client's own limit, else ``assumed``, times the number of answers."""
+    if limits is None:
         return assumed
-    tokens = assumed if bound.tokens is None else bound.tokens
-    return tokens if bound.choices == 1 else tokens * max(1, bound.choices)
+    tokens = assumed if limits.tokens is None else limits.tokens
+    return tokens if limits.choices == 1 else tokens * max(1, limits.choices)
 
 
 def limits_of(exchange: Exchange, *, read: bool) -> Bound | None:
-    """The client's own limits on the answer; None without a body that is understood."""
+    """The client's own limits on the answer; None without a body that is understood.
+
+    ``read``: look into the body also if nobody has yet.
+    """
     body, dialect = exchange.request.body, exchange.dialect
     if body is None or dialect is None or not (read or body.was_read):
         return None

@@ -170,6 +170,10 @@ class Rates:
         total = input_tokens * self._dearest_input + output_tokens * self._dearest_output + self._request
         return total if self._unit == 1 else (total + self._half) // self._unit
 
+    def pieces(self, pictures: int) -> int:
+        """Nano-dollars for what is paid apiece."""
+        return round_millionths(pictures * self.image)
+
     def scaled(self, numerator: int, denominator: int) -> Rates:
         """The same list times a fraction (a batch discount), each rate rounded half up."""
         return Rates(
@@ -239,6 +243,10 @@ class Price:
     def _tiered_worst_case(self, input_tokens: int, output_tokens: int) -> int:
         return self._rates(input_tokens).worst_case(input_tokens, output_tokens)
 
+    def pieces(self, pictures: int) -> int:
+        """Nano-dollars for what is paid apiece, whatever the tier."""
+        return self.base.pieces(pictures)
+
     def __repr__(self) -> str:
         return f"<Price {self.name} {self.version}>"
 
@@ -259,6 +267,10 @@ class Unpriced:
         return 0
 
     def worst_case(self, input_tokens: int, output_tokens: int) -> int:
+        """Always 0: callers look at ``priced``."""
+        return 0
+
+    def pieces(self, pictures: int) -> int:
         """Always 0: callers look at ``priced``."""
         return 0
 

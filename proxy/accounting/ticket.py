@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orjson import dumps
 
 from proxy.accounting import record
-from proxy.accounting.charge import ASSUMED_OUTPUT, attribution, bound_of, size_estimate
+from proxy.accounting.charge import ASSUMED_OUTPUT, attribution, bound_of, limits_of, size_estimate
 from proxy.accounting.record import NEWLINE
 
 if TYPE_CHECKING:
@@ -84,8 +84,11 @@ class Ticket:
         if asked:
             bound, most = bill.bound, bill.most
         else:
-            asked, bound = size_estimate(exchange), bound_of(exchange, ASSUMED_OUTPUT, read=False)
+            limits = limits_of(exchange, read=False)
+            asked, bound = size_estimate(exchange), bound_of(limits, ASSUMED_OUTPUT)
             most = bill.price.worst_case(asked, bound)
+            if limits is not None and limits.pictures:
+                most += bill.price.pieces(limits.pictures)
         number, now = self.number, desk.now
         who = _who(exchange, attempt)
         begun: tuple[Any, ...]

@@ -139,10 +139,13 @@ class Plain(Reading):
 
 @dataclass(slots=True)
 class Bound:
-    """What bounds an answer. tokens: per choice, None when the client set none. choices: ``n``."""
+    """What bounds an answer. tokens: per choice, None when the client set none. choices: ``n``. pictures: how many it may
+    hold; they cost something where the model has a price for one.
+    """
 
     tokens: int | None = None
     choices: int = 1
+    pictures: int = 0
 
 
 @dataclass(slots=True)

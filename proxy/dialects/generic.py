@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.accounting.usage import Usage
-from proxy.dialects.base import NOTHING, Channel, Json, Piece, Reading, Slot
+from proxy.dialects.base import NOTHING, Bound, Channel, Json, Piece, Reading, Slot
 from proxy.dialects.counts import any_usage, media_usage
 from proxy.dialects.family import Family, as_dict, text_of
 from proxy.dialects.leaves import walk
@@ -30,6 +30,12 @@ class Generic(Family):
             yield from prompt_texts(body, key)
         else:
             yield from walk(body, key, "input", (key,))
+
+    def bound(self, body: Json) -> Bound:
+        """Each choice may be a picture."""
+        bound = super().bound(body)
+        bound.pictures = bound.choices
+        return bound
 
     def usage(self, body: Json) -> Usage | None:
         return media_usage(as_dict(body))

@@ -83,6 +83,32 @@ async def test_n_answers_reserve_n_times_the_output():
     assert figures(policy)[0][1] == exchange.input_estimate() + 300
 
 
+PICTURES = {"model": "painter", "prompt": "A cat", "size": "1024x1024", "quality": "high"}
+PAINTER = {"painter": {"image": 0.04, "input": 1}}
+
+
+async def test_pictures_are_reserved_at_their_price_apiece():
+    policy = make({"usd": 0.1}, books=Books(Config(prices=PAINTER), dry=True))
+    exchange, attempt = exchange_builder({**PICTURES, "n": 2}, dialect="generic"), new_attempt()
+    assert await called(policy.on_attempt(exchange, attempt)) is None
+    asked = exchange.input_estimate()
+    assert figures(policy) == [(0, 2 * 40_000_000 + asked * 1_000)]
+    # two more do not fit beside them; what was made is what is paid
+    assert isinstance(await called(policy.on_attempt(exchange, new_attempt())), Wait)
+    await finish(policy, exchange, attempt, usage=Usage(input=5, images=1))
+    assert figures(policy) == [(40_000_000 + 5_000, 0)]
+
+
+async def test_pictures_stay_reserved_beside_what_is_learned_of_estimates():
+    policy = make({"usd": 10}, books=Books(Config(prices=PAINTER), dry=True))
+    exchange, attempt = exchange_builder(PICTURES, dialect="generic"), new_attempt()
+    await called(policy.on_attempt(exchange, attempt))
+    asked = exchange.input_estimate()
+    await finish(policy, exchange, attempt, usage=Usage(input=asked * 3, images=1))
+    await called(policy.on_attempt(exchange, new_attempt()))
+    assert figures(policy)[0][1] == 40_000_000 + asked * 3 * 1_000
+
+
 async def test_the_request_is_never_changed():
     policy = make({"usd": 1})
     exchange = exchange_builder({"model": "gpt-4o-mini", "messages": []})

@@ -24,6 +24,7 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
     """
     asked = exchange.input_estimate()
     bound = longest = assumed
+    pieces = 0
     gauge, body, dialect = bill.gauge, exchange.request.body, exchange.dialect
     if body is not None and dialect is not None:
         limits = body.bound(dialect)
@@ -35,14 +36,16 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
             bound = longest = tokens
         if choices > 1:
             bound, longest = bound * choices, longest * choices
+        if limits.pictures:
+            pieces = bill.price.pieces(limits.pictures)
     bill.asked, bill.bound = asked, bound
     worst_case = bill.price.worst_case
-    most = bill.most = worst_case(asked, bound)
+    most = bill.most = worst_case(asked, bound) + pieces
     if longest == bound and asked.bit_length() in gauge.fair:
         bill.doubt = 0
         return most, asked + bound, 1
     likely, bill.doubt = gauge.expect(asked)
-    return worst_case(likely, longest), likely + longest, 1
+    return worst_case(likely, longest) + pieces, likely + longest, 1
 
 
 def by_estimate(bill: Bill) -> Figures:
@@ -52,5 +55,5 @@ def by_estimate(bill: Bill) -> Figures:
 
 def doubted(bill: Bill) -> Figures:
     """What the attempt may come to on top of its estimate, as long as nothing was learned of such."""
-    most = bill.price.worst_case(bill.asked + bill.doubt, bill.bound)
-    return most - bill.most, bill.doubt, 0
+    worst_case = bill.price.worst_case
+    return worst_case(bill.asked + bill.doubt, bill.bound) - worst_case(bill.asked, bill.bound), bill.doubt, 0
