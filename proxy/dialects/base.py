@@ -139,8 +139,8 @@ class Plain(Reading):
 
 @dataclass(slots=True)
 class Bound:
-    """What bounds an answer. tokens: per choice, None when the client set none. choices: ``n``. pictures: how many it may
-    hold; they cost something where the model has a price for one.
+    """What bounds an answer. tokens: per choice, None when the client set none. choices: ``n``, and whatever else
+    multiplies answers. pictures: how many it may hold; they cost something where the model has a price for one.
     """
 
     tokens: int | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from proxy.dialects.base import Channel, Json, Opaque, Slot
-from proxy.dialects.family import DONE, Family, as_dict, text_of
+from proxy.dialects.base import Bound, Channel, Json, Opaque, Slot
+from proxy.dialects.family import DONE, Family, as_dict, positive, text_of
 from proxy.dialects.leaves import walk
 from proxy.dialects.openai_chat import OpenAIChat
-from proxy.dialects.prompts import add_before, prompt_texts, token_arrays
+from proxy.dialects.prompts import add_before, prompt_count, prompt_texts, token_arrays
 from proxy.stream.sse import Event
 
 __all__ = ["OpenAICompletions", "openai_completions"]
@@ -20,6 +20,13 @@ class OpenAICompletions(OpenAIChat):
 
     name = "openai_completions"
     operation = "text_completion"
+
+    def bound(self, body: Json) -> Bound:
+        """Each prompt has ``n`` answers, picked from ``best_of`` that are all written and paid."""
+        bound = super().bound(body)
+        fields = as_dict(body)
+        bound.choices = max(bound.choices, positive(fields.get("best_of")) or 1) * prompt_count(fields.get("prompt"))
+        return bound
 
     def texts(self, body: Json) -> Iterator[Slot]:
         return Family.texts(self, body)

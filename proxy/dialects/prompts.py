@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.dialects.base import Opaque, Slot
+from proxy.dialects.base import Json, Opaque, Slot
 from proxy.dialects.leaves import walk
 
-__all__ = ["add_before", "prompt_texts", "token_arrays"]
+__all__ = ["add_before", "prompt_count", "prompt_texts", "token_arrays"]
 
 
 def prompt_texts(body: dict[str, Any], key: str) -> Iterator[Slot]:
@@ -26,6 +26,11 @@ def prompt_texts(body: dict[str, Any], key: str) -> Iterator[Slot]:
                 yield from walk(value, index, "user", (key, index))
     elif type(value) is dict:
         yield from walk(body, key, "user", (key,))
+
+
+def prompt_count(value: Json) -> int:
+    """How many prompts the field holds: a text or one token array is one, as is a value that is no prompt."""
+    return len(value) if type(value) is list and value and not _is_tokens(value) else 1
 
 
 def token_arrays(body: dict[str, Any], key: str) -> Iterator[Opaque]:

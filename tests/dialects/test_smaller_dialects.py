@@ -16,7 +16,7 @@ from proxy.dialects import (
     openai_embeddings,
     resolve,
 )
-from proxy.dialects.base import Opaque
+from proxy.dialects.base import Bound, Opaque
 from proxy.dialects.counts import anthropic_usage, any_usage, openai_usage
 from proxy.dialects.leaves import is_name
 from proxy.dialects.size import estimate_input
@@ -198,3 +198,27 @@ def test_the_size_of_a_request_is_estimated() -> None:
 def test_streamed_image_data_is_no_text() -> None:
     event = Event.made({"type": "image_generation.partial_image", "b64_json": "QUJD" * 100, "size": "1024x1024"})
     assert [piece.key for piece in generic.read(event).pieces] == ["size"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "answers"),
+    [
+        ({"prompt": "x"}, 1),
+        ({"prompt": ["x", "y", "z"]}, 3),
+        ({"prompt": [1, 2, 3]}, 1),  # one prompt of three tokens
+        ({"prompt": [[1, 2], [3], [4]]}, 3),
+        ({"prompt": "x", "n": 2}, 2),
+        ({"prompt": "x", "n": 2, "best_of": 5}, 5),  # five are written and paid, two are shown
+        ({"prompt": ["x", "y"], "n": 2, "best_of": 5}, 10),
+        ({"prompt": [], "best_of": None}, 1),
+        ({"prompt": None, "best_of": "5"}, 1),
+        ({}, 1),
+    ],
+)
+def test_completions_are_bound_by_the_answers_that_are_written(fields: dict[str, Any], answers: int) -> None:
+    body = {"model": "gpt", "max_tokens": 400, **fields}
+    assert openai_completions.bound(body) == Bound(400, answers)
+
+
+def test_many_inputs_of_embeddings_write_nothing() -> None:
+    assert openai_embeddings.bound({"model": "e", "input": ["x", "y", "z"]}).choices == 1

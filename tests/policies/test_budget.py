@@ -83,6 +83,14 @@ async def test_n_answers_reserve_n_times_the_output():
     assert figures(policy)[0][1] == exchange.input_estimate() + 300
 
 
+async def test_completions_reserve_what_every_prompt_may_write():
+    policy = make({"tokens": 10_000})
+    body = {"model": "gpt-4o-mini", "prompt": ["a", "b"], "best_of": 3, "max_tokens": 100}
+    exchange = exchange_builder(body, dialect="openai_completions")
+    await called(policy.on_attempt(exchange, new_attempt()))
+    assert figures(policy)[0][1] == exchange.input_estimate() + 600
+
+
 PICTURES = {"model": "painter", "prompt": "A cat", "size": "1024x1024", "quality": "high"}
 PAINTER = {"painter": {"image": 0.04, "input": 1}}
 
