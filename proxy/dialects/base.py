@@ -214,7 +214,8 @@ class Dialect:
         raise NotImplementedError
 
     def plain_texts(self, body: Json) -> list[str] | None:
-        """The same as strings, at once, where the request holds nothing but prose: no tools, no media. Else None."""
+        """The same as strings, at once, where the request holds nothing but prose: no tools, no schema, no media. Else
+        None."""
         return None
 
     def prose(self, body: Json) -> list[str] | None:

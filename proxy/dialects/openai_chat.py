@@ -58,7 +58,7 @@ class OpenAIChat(Family):
         return iter(slots)
 
     def plain_texts(self, body: Json) -> list[str] | None:
-        if type(body) is not dict or "tools" in body or "functions" in body:
+        if type(body) is not dict or "tools" in body or "functions" in body or "response_format" in body:
             return None
         return self._prose(body, others=True)
 

@@ -16,7 +16,8 @@ _PER_CHAT: Final = 3
 
 
 def estimate_input(dialect: Dialect, body: Json) -> int:
-    """Estimated input tokens of a request: its texts, tool descriptions, images, four tokens a text and three a chat.
+    """Estimated input tokens of a request: its texts, images, four tokens a text and three a chat; and what a provider
+    turns into a prompt: the descriptions of tools, the schema that an answer must have.
 
     Token arrays count as what they are, files and audio as an image each: a rough figure for something unknown.
     """
@@ -32,8 +33,8 @@ def estimate_input(dialect: Dialect, body: Json) -> int:
         tokens += estimate_tokens(slot.text) + _PER_MESSAGE
     if type(body) is not dict:
         return tokens
-    if "tools" in body or "functions" in body:
-        for slot in dialect.described(body):
+    for slot in dialect.described(body):
+        if slot.role == "tool":  # and neither who asks nor what is written beside the call
             tokens += estimate_tokens(slot.text) + 1
     for opaque in dialect.opaque(body):
         tokens += _token_count(body, opaque.path) if opaque.kind == "tokens" else TOKENS_PER_IMAGE

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.accounting.usage import TOKENS_PER_IMAGE, estimate_tokens
-from proxy.dialects import openai_chat, openai_completions
+from proxy.dialects import openai_chat, openai_completions, openai_responses
 from proxy.dialects.base import Dialect
 from proxy.dialects.size import estimate_input
 
@@ -57,3 +57,36 @@ def test_token_arrays_and_images_count() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": [image]}]}
     assert estimate_input(openai_chat, body) == TOKENS_PER_IMAGE + 3
     assert [one.kind for one in openai_chat.opaque(body)] == ["image"]
+
+
+SCHEMA = {
+    "name": "weather",
+    "schema": {"type": "object", "properties": {"sky": {"type": "string", "description": "How the sky looks " * 20}}},
+}
+MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+def test_the_schema_of_an_answer_counts_as_the_description_of_a_tool_does() -> None:
+    plain = {"model": "m", "messages": MESSAGES}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA["schema"]}}
+    asked = estimate_input(openai_chat, plain | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}})
+    assert asked == estimate_input(openai_chat, plain | {"tools": [tool]})
+    assert asked > estimate_input(openai_chat, plain) + 80
+
+
+def test_so_does_the_format_of_a_response() -> None:
+    plain = {"model": "m", "input": "Hello"}
+    asked = estimate_input(openai_responses, plain | {"text": {"format": {"type": "json_schema", **SCHEMA}}})
+    assert asked > estimate_input(openai_responses, plain) + 80
+
+
+@pytest.mark.parametrize("form", [{"type": "json_object"}, {"type": "text"}, None])
+def test_a_format_without_a_schema_is_no_prompt(form: Any) -> None:
+    plain = {"model": "m", "messages": MESSAGES}
+    assert estimate_input(openai_chat, plain | {"response_format": form}) == estimate_input(openai_chat, plain)
+
+
+def test_who_asks_and_what_is_written_beside_the_call_is_no_prompt() -> None:
+    plain = {"model": "m", "messages": MESSAGES, "tools": [{"type": "function", "function": {"name": "f"}}]}
+    beside = {"user": "somebody", "metadata": {"note": "for the books " * 50}}
+    assert estimate_input(openai_chat, plain | beside) == estimate_input(openai_chat, plain)
