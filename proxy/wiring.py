@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from proxy.accounting.books import Books
+    from proxy.config.model import Config
     from proxy.services import Services
     from proxy.state import State
     from proxy.upstream.breakers import Breakers
     from proxy.upstream.health import Health
     from proxy.upstream.keys.rings import KeyRings
+    from proxy.upstream.keys.strategies import Price
 
 log = logging.getLogger("llm_sidecar.state")
 
@@ -48,7 +50,7 @@ def hand_over(services: Services, before: Services) -> None:
         rings: KeyRings | None = made.get("keys")
         known = {key.id for pool in fresh.config.keys.values() for key in pool.keys}
         lives = {} if rings is None else {name: life for name, life in rings.lives.items() if name in known}
-        return rings_for(fresh, lives)
+        return rings_for(fresh, lives, _token_price(fresh.config))
 
     def health(fresh: Services) -> Health:
         checks = _health(fresh)
@@ -78,9 +80,33 @@ def _state(services: Services) -> State:
 
 def _keys(services: Services) -> KeyRings:
     """The key pools, with their limits in ``state``."""
-    from proxy.upstream.keys.rings import KeyRings
+    from proxy.upstream.keys.rings import rings_for
 
-    return KeyRings(services.config.keys, services.get("state"), services.clock)
+    return rings_for(services, price=_token_price(services.config))
+
+
+def _token_price(config: Config) -> Price | None:
+    """What a token costs with each key; None where no pool asks for the cheapest one."""
+    pools = [pool for pool in config.keys.values() if "cheapest" in pool.strategy]
+    if all(key.cost_per_token is not None or key.tier == "free" for pool in pools for key in pool.keys):
+        return None  # what they cost does not depend on the model
+    from proxy.accounting.books import price_book
+    from proxy.accounting.rates import Unpriced
+
+    urls = {up.keys: str(up.base_url or "") for up in config.upstreams.values() if up.keys is not None}
+    url_of = {
+        key.id: str(config.upstreams[key.upstream].base_url or "") if key.upstream else urls.get(name, "")
+        for name, pool in config.keys.items()
+        for key in pool.keys
+    }
+    book = price_book(config)
+    book.warm()  # now, not when the first call asks
+
+    def price(key: str, model: str | None) -> float | None:
+        found = book.price(model or "", url_of[key], key)
+        return None if isinstance(found, Unpriced) else (found.base.input + found.base.output) / 2e15
+
+    return price
 
 
 def _breakers(services: Services) -> Breakers:

@@ -24,7 +24,7 @@ from proxy.accounting.writer import Writer
 if TYPE_CHECKING:
     from proxy.config.model import Config
 
-__all__ = ["Books", "Store"]
+__all__ = ["Books", "Store", "price_book"]
 
 log = logging.getLogger("proxy.accounting")
 
@@ -111,12 +111,7 @@ class Books:
 
     def __init__(self, config: Config, *, dry: bool = False) -> None:
         """``dry``: prices only; nothing is written (``explain``, policy tests)."""
-        self.prices = PriceBook(
-            {model: _price(price) for model, price in config.prices.items()},
-            key_prices=_key_prices(config),
-            free_keys=[key.id for pool in config.keys.values() for key in pool.keys if key.tier == "free"],
-            on_unpriced=_warn,
-        )
+        self.prices = price_book(config, on_unpriced=_warn)
         self.tariff = Tariff(self.prices, {name: _base_url(upstream) for name, upstream in config.upstreams.items()})
         self.dry = dry
         self.store: Store | None = None
@@ -153,6 +148,16 @@ class Books:
         store, self.store = self.store, None
         if store is not None:
             await store.leave()
+
+
+def price_book(config: Config, *, on_unpriced: Callable[[Unpriced], None] | None = None) -> PriceBook:
+    """The prices of a configuration: its own over the bundled list."""
+    return PriceBook(
+        {model: _price(price) for model, price in config.prices.items()},
+        key_prices=_key_prices(config),
+        free_keys=[key.id for pool in config.keys.values() for key in pool.keys if key.tier == "free"],
+        on_unpriced=on_unpriced,
+    )
 
 
 def _price(price: Any) -> dict[str, Any]:

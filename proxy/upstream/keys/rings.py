@@ -57,5 +57,5 @@ class KeyRings:
 
 
 def rings_for(services: "Services", lives: dict[str, Life] | None = None, price: Price | None = None) -> KeyRings:
-    """The part `keys` of a snapshot. lives: those of the snapshot before. price: USD a token costs for a model."""
+    """The part `keys` of a snapshot. lives: those of the snapshot before. price: see `strategies`."""
     return KeyRings(services.config.keys, services.get("state"), services.clock, price=price, lives=lives)

@@ -23,8 +23,8 @@ from typing import Final, TypeAlias
 
 from proxy.upstream.keys.key import Key
 
-Price: TypeAlias = Callable[[str | None], float | None]
-"""USD a token costs for a model, without a key's own price; None when unknown."""
+Price: TypeAlias = Callable[[str, str | None], float | None]
+"""USD that a token costs, half input and half output, by the id of a key and the model; None when unknown."""
 
 STRATEGIES: Final = ("task", "priority", "round_robin", "weighted", "least_loaded", "cheapest", "fastest", "sticky")
 STATIC: Final = frozenset({"task", "priority", "cheapest"})
@@ -78,13 +78,10 @@ def task_rank(key: Key, task: str | None) -> int:
 
 
 def cost(key: Key, model: str | None, price: Price) -> float:
-    """USD for a token, half input and half output where they differ; infinite when nobody knows."""
+    """USD for a token; infinite when nobody knows."""
     if key.tier == "free":
         return 0.0
     if key.cost_per_token is not None:
         return key.cost_per_token
-    own = key.prices.get(model) if model is not None else None
-    if own is not None:
-        return float(own.input + own.output) / 2_000_000
-    known = price(model)
+    known = price(key.id, model)
     return float("inf") if known is None else known

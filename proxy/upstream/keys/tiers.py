@@ -38,7 +38,7 @@ class PoolTiers:
         self._keys = keys
         self._state = state
         self._static, self._dynamic = split(strategies)
-        self._price: Price = price or (lambda _model: None)
+        self._price: Price = price or (lambda _key, _model: None)
         self._by_task = "task" in strategies and any(key.task_types for key in keys)
         self._by_model = "cheapest" in strategies and price is not None
         self.loads = "least_loaded" in self._dynamic

@@ -88,13 +88,12 @@ async def test_least_loaded_without_limits_counts_calls_in_flight():
 
 
 async def test_cheapest_prefers_free_then_the_lower_price():
-    prices = {"gpt": type("Price", (), {"input": 1.0, "output": 3.0})()}
     pool = Pool(
         key("dear", cost_per_token=0.1),
-        key("cheap", prices=prices, max_concurrent=1),
+        key("cheap", max_concurrent=1),
         key("free", tier="free", max_concurrent=1),
         strategies=["cheapest"],
-        price=lambda model: 0.001,
+        price=lambda key, model: {("cheap", "gpt"): 0.001}.get((key, model)),
     )
     assert [await pool.use(model="gpt") for _ in range(3)] == ["free", "cheap", "dear"]
 
