@@ -13,6 +13,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from proxy import lifecycle
+from proxy.build import ChainError
 from proxy.clock import SystemClock
 from proxy.connection import Connection
 from proxy.listener import Listener
@@ -99,7 +100,10 @@ class App:
             self.alarms.start()
         for problem in self.warnings:
             log.warning(str(problem))
-        self.snapshot = self.make_snapshot(config, await self.start_demo(config))
+        try:
+            self.snapshot = self.make_snapshot(config, await self.start_demo(config))
+        except ChainError as error:
+            raise StartError(str(error)) from None
         await self.snapshot.start()
         self.listener = Listener(config.server, self._serve)
         try:

@@ -14,21 +14,28 @@ if TYPE_CHECKING:
     from proxy.services import Services
 
 
+class ChainError(ValueError):
+    """A policy cannot work as it is configured; where it stands and what to do."""
+
+
 def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) -> Chain:
     """A chain from its entries; an entry with ``mode: off`` is not there. Its digest is of the policies that change
-    bodies, below a split where there is one."""
+    bodies, below a split where there is one. Raises ChainError."""
     steps: list[Step] = []
     digest = hashlib.blake2b(digest_size=16)
     for entry in entries:
         if entry.mode == "off":
             continue
         kind = find(entry.policy)
-        policy = kind(
-            entry.options,
-            services,
-            label=entry.name if entry.name != entry.policy else kind.name,
-            observe=entry.mode == "observe",
-        )
+        try:
+            policy = kind(
+                entry.options,
+                services,
+                label=entry.name if entry.name != entry.policy else kind.name,
+                observe=entry.mode == "observe",
+            )
+        except ValueError as error:
+            raise ChainError(f"{entry.place}: chains.{name}.{entry.policy}: {error}") from error
         closed = policy.protects if entry.on_error is None else entry.on_error == "closed"
         steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
         if policy.splits:

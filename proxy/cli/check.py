@@ -84,7 +84,7 @@ def _live(config: Config) -> bool:
 
 def _build(loaded: Any) -> list[str]:
     """Build every policy, so that what only a constructor can find is found too."""
-    from proxy.build import build_chain  # noqa: PLC0415
+    from proxy.build import ChainError, build_chain  # noqa: PLC0415
     from proxy.clock import SystemClock  # noqa: PLC0415 - only here
     from proxy.services import Services  # noqa: PLC0415
     from proxy.wiring import offer_services  # noqa: PLC0415
@@ -97,6 +97,8 @@ def _build(loaded: Any) -> list[str]:
         for entry in entries:
             try:
                 build_chain(name, (entry,), services)
+            except ChainError as error:
+                found.append(str(error))
             except Exception as error:
                 found.append(f"{entry.place}: chains.{name}.{entry.policy}: {error}")
     return found

@@ -31,6 +31,8 @@ ERROR_BODY: Final = 1024 * 1024
 """Bytes of an upstream's error body that are read to judge it."""
 SMALL: Final = 64 * 1024
 """A plain answer up to this size is read whole and leaves in one write."""
+_SECRET: Final = 8
+"""Letters that a key has at least to be looked for in an error: a shorter one is no secret and part of many words."""
 COMMIT_AFTER: Final = 2.0
 """Seconds after the upstream's head at which a stream commits without content (rule 3)."""
 _UNKNOWN_FIELD: Final = (400, 422)
@@ -190,7 +192,8 @@ def _asked_usage(exchange: Exchange) -> bool:
 
 
 async def read_error(exchange: Exchange, attempt: Attempt, incoming: Incoming, reader: Reader) -> Tried:
-    """An answer with an error status: its body is read so that its code can be judged, and passes unchanged."""
+    """An answer with an error status: its body is read so that its code can be judged, and passes unchanged, but for
+    the key that was used: a provider that repeats what it was sent must not tell it to the client."""
     headers, encoding, _, length = answer_headers(incoming.headers)
     retry_after = attempt.retry_after = parse_retry_after(incoming.headers)
     if not (reader.commits_late or reader.chain.selects_key or reader.usage or incoming.ended):
@@ -207,18 +210,28 @@ async def read_error(exchange: Exchange, attempt: Attempt, incoming: Incoming, r
     except BodyTooLarge as error:
         return Tried(Verdict("invalid_response", incoming.status, retry_after, error=classify.from_exception(error)[1]))
     attempt.received_bytes = len(raw)
-    code = _code(exchange, raw, encoding)
+    try:
+        plain = raw if encoding is None else decode(raw, encoding.decode("latin-1"), ERROR_BODY)
+    except TransportError:
+        plain = b""
+    code = _code(exchange, plain)
+    secret = b"" if attempt.key is None else attempt.key.reveal().encode()
+    if len(secret) >= _SECRET:
+        shown = b"[secret]"
+        headers = [(name, value.replace(secret, shown)) for name, value in headers]
+        if secret in plain:
+            raw, encoding = plain.replace(secret, shown), None
+            length = None if length is None else len(raw)
     if encoding is not None:
         headers.append((b"content-encoding", encoding))
     answer = Answer(incoming.status, headers, origin="upstream", raw=raw, content_length=length)
     return Tried(Verdict(classify.classify(incoming.status, code), incoming.status, retry_after, code), answer)
 
 
-def _code(exchange: Exchange, raw: bytes, encoding: bytes | None) -> str | None:
+def _code(exchange: Exchange, plain: bytes) -> str | None:
     try:
-        plain = decode(raw, encoding.decode("latin-1"), ERROR_BODY) if encoding is not None else raw
         tree = orjson.loads(plain)
-    except (TransportError, orjson.JSONDecodeError):
+    except orjson.JSONDecodeError:
         return None
     assert exchange.dialect is not None
     return exchange.dialect.upstream_error(tree)

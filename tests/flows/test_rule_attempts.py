@@ -167,6 +167,24 @@ async def test_all_keys_refused_is_the_last_vetos_error(sidecar, setting, wire, 
     assert (answer.status, answer.error["code"], answer.header("retry-after")) == (503, "no_key_available", "7")
 
 
+@pytest.mark.parametrize("gzip", [False, True])
+async def test_a_key_that_the_provider_repeats_in_its_error_is_not_told(sidecar, setting, wire, watch, gzip):
+    said = reply(
+        {"error": {"message": "Incorrect API key provided: sk-number-one."}},
+        status=401,
+        headers={"x-debug": "Bearer sk-number-one"},
+        gzip=gzip,
+    )
+    async with FakeUpstream(said) as upstream:
+        proxy = await sidecar(setting(upstream, watch("keys", keys("number-one"))))
+        client = await wire(proxy.port)
+        await client.post("/v1/chat/completions", BODY)
+        answer = await client.answer()
+        assert upstream.calls[0].header("authorization") == "Bearer sk-number-one"
+    assert answer.error["message"] == "Incorrect API key provided: [secret]."
+    assert answer.header("x-debug") == "Bearer [secret]"
+
+
 async def test_key_then_retry_then_fallback(sidecar, setting, wire, policy, watch):
     order: list[str] = []
 

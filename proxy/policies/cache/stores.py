@@ -183,7 +183,7 @@ def open_now(options: CacheOptions, services: Services) -> Store:
 def _plan(options: CacheOptions, services: Services) -> tuple[Hashable, Callable[[], Store]]:
     monotonic = services.clock.monotonic
     memory: Callable[[], Store] = lambda: MemoryStore(options.max_bytes, monotonic)  # noqa: E731
-    if options.store == "memory" or services.dry:
+    if options.store == "memory":
         return ("memory", options.max_bytes), memory
     url = options.redis.get_secret_value() if options.redis is not None else services.config.state
     if url == "memory":
@@ -191,6 +191,8 @@ def _plan(options: CacheOptions, services: Services) -> tuple[Hashable, Callable
             f"cache: store: {options.store} needs a Redis: set `redis:` here, or `state: redis://host:6379/0` for all"
         )
     secrets = _secrets(options)
+    if services.dry:
+        return ("memory", options.max_bytes), memory
 
     def shared() -> Store:
         from proxy.policies.cache.redis import RedisStore  # noqa: PLC0415 - 150 ms, only for who shares

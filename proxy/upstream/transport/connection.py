@@ -17,6 +17,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterable
 from math import inf
+from time import monotonic
 from typing import Any, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -275,7 +276,7 @@ class Connection(asyncio.Protocol):
         now = self.loop.time()
         if self._silent:
             self._silent = False
-            incoming.first_byte_at = now
+            incoming.first_byte_at = monotonic()  # the loop's own time is that of its turn, in whole milliseconds
         trouble: BaseException | None = None
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]

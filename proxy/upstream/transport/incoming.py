@@ -29,7 +29,8 @@ class Sink(Protocol):
 
 
 class Incoming:
-    """The head of an answer, as received. Times are `loop.time()` in seconds (whole milliseconds under uvloop).
+    """The head of an answer, as received. Times are `loop.time()` in seconds (whole milliseconds under uvloop),
+    that of the first byte is exact.
 
     sent_at: the request was handed to the socket (its head, if the body is streamed). first_byte_at: the first byte of
     anything, 1xx included. head_at: the head was complete. reused: on a kept connection. resent: the first, kept,
