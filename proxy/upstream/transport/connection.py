@@ -273,10 +273,11 @@ class Connection(asyncio.Protocol):
         if incoming is None:
             self.close()  # nobody asked: bytes on an idle connection would be read as the next call's answer
             return
-        now = self.loop.time()
         if self._silent:
             self._silent = False
-            incoming.first_byte_at = monotonic()  # the loop's own time is that of its turn, in whole milliseconds
+            now = incoming.first_byte_at = monotonic()  # the loop's own time is that of its turn, in milliseconds
+        else:
+            now = self.loop.time()
         trouble: BaseException | None = None
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]
@@ -298,7 +299,7 @@ class Connection(asyncio.Protocol):
                 self._fail(self._too_large())
                 return
             self._waiter = None
-            incoming.head_at = now
+            incoming.head_at = max(now, incoming.first_byte_at)
             if self._upload is not None:
                 self._stop_upload()
             if not waiter.done():
