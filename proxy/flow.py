@@ -142,7 +142,8 @@ class Flow:
             streamed = Usage(output=estimate_tokens_from_size(pipe.chars), estimated=True)
             attempt.usage = pipe.usage if pipe.counted else greater(pipe.usage, streamed)
         if attempt.usage is None:
-            if self.exchange.request.body is None or (attempt.status is not None and attempt.status >= 400):
+            refused = attempt.status is not None and attempt.status >= 400
+            if refused or not attempt.sent or self.exchange.request.body is None:
                 return
             attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
         if pipe is not None and pipe.service:

@@ -11,6 +11,7 @@ from proxy.accounting.prices import ASKABLE, FOREVER, PriceBook
 from proxy.accounting.rates import Price, Unpriced
 from proxy.accounting.record import canonical_tags
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
+from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -232,7 +233,10 @@ def attribution(exchange: Exchange, attempt: Attempt | None) -> str:
     else:
         target, upstream, held = attempt.target, attempt.upstream, attempt.key
         key = "" if held is None else held.id
-    asked = exchange.model_asked or ""
+    try:
+        asked = exchange.model_asked or ""
+    except ProxyError:  # no JSON: refused for it, and accounted like any refusal
+        asked = ""
     model = target.model or asked
     tags = exchange.tags
     if tags:

@@ -612,3 +612,35 @@ async def test_the_length_of_speech_is_estimated_from_its_bytes_and_marked(start
         assert (counts["audio_ms"], counts["audio_output"]) == (10_000, 200)
         assert end[7] & record.ESTIMATED
         assert end[11] == 10_000_000
+
+
+# --- refused for its body ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [["account"], ["account", "validate"], ["account", {"budget": {"usd": 1}}], ["account", "cache"]],
+    ids=["alone", "validated", "with a budget", "above a cache"],
+)
+@pytest.mark.parametrize("body", [b"", b"[]", b"{bad", b'{"a":1,"a":2}', b'{"n": 99999999999999999999999}'])
+async def test_a_call_without_json_is_a_refused_row_and_no_error_of_ours(start, client, upstream, caplog, chain, body):
+    proxy, rows = await start(upstream, *chain)
+    headers = {"content-type": "application/json"}
+    async with client.post(proxy.url + "/v1/chat/completions", data=body, headers=headers) as answer:
+        assert answer.status == 400
+        assert "x-sidecar-cost-usd" not in answer.headers
+    await until(rows.ends)
+    [end] = rows.ends()
+    assert (end[5], end[6], end[10], end[11]) == (record.PLACES["refused"], 400, 0, 0)
+    assert not [line for line in caplog.records if line.levelname in ("WARNING", "ERROR")]
+    assert not upstream.calls
+
+
+async def test_a_call_that_never_went_out_costs_nothing(start, client):
+    async with FakeUpstream() as upstream:
+        pass  # nobody listens there any more
+    proxy, rows = await start(upstream)
+    assert (await ask(client, proxy))[0] == 502
+    await until(rows.ends)
+    [end] = rows.ends()
+    assert (end[5], end[10], end[11], end[14]) == (record.PLACES["failed"], 0, 0, [])
