@@ -206,7 +206,7 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
     event = None
     if error is not None and pipe.error_event is None:
         assert exchange.dialect is not None
-        event = exchange.dialect.error_event(error)
+        event = exchange.dialect.error_event(error, pipe.last)
         if event is not None:
             connection.write(event.encode())
     if event is not None or pipe.error_event is not None:
@@ -250,7 +250,7 @@ def _last_word(flow: Flow, answer: Answer, last: bytes) -> Event | None:
     if (last and not last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))) or exchange.dialect is None:
         return None
     error = exchange.error or ProxyError("upstream_invalid_response", "The upstream broke off its stream.")
-    return exchange.dialect.error_event(error)
+    return exchange.dialect.error_event(error, last)
 
 
 def _close(flow: Flow) -> Awaitable[None] | None:

@@ -13,8 +13,9 @@ import orjson
 
 from proxy.accounting.usage import Usage
 from proxy.dialects.anthropic_stream import AnthropicAnswer, replay_message
-from proxy.dialects.base import NOTHING, Bound, Channel, Finish, Json, Piece, Reader, Reading, Slot
+from proxy.dialects.base import NOTHING, Bound, Channel, Ending, Finish, Json, Piece, Reader, Reading, Slot
 from proxy.dialects.counts import anthropic_usage
+from proxy.dialects.endings import MessageEnding
 from proxy.dialects.family import Family, as_dict, positive, text_of
 from proxy.dialects.leaves import NO_NAMES, Path, is_name, is_signed, walk
 from proxy.dialects.repeats import Repeats
@@ -23,7 +24,6 @@ from proxy.stream.sse import Event
 
 __all__ = ["AnthropicMessages", "anthropic_messages"]
 
-_REASONS: Final = {"length": "max_tokens", "stop": "end_turn", "content_filter": "refusal", "tool_calls": "tool_use"}
 _INPUTS: Final = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _SEALED: Final = ("thinking", "signature", "data")
 _THINKING: Final = frozenset({"thinking", "redacted_thinking"})
@@ -146,14 +146,8 @@ class AnthropicMessages(Family):
             delta = {"type": "text_delta", "text": text}
         return _event({"type": "content_block_delta", "index": parts[0], "delta": delta})
 
-    def finish_events(self, like: Event | None, reason: str) -> list[Event]:
-        events: list[Event] = []
-        body = as_dict(like.json) if like is not None else {}
-        if body.get("type") in ("content_block_start", "content_block_delta"):
-            events.append(_event({"type": "content_block_stop", "index": body.get("index", 0)}))
-        delta = {"stop_reason": _REASONS.get(reason, reason), "stop_sequence": None}
-        events.append(_event({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0}}))
-        return events
+    def ending(self) -> Ending:
+        return MessageEnding()
 
     def collect(self, events: Sequence[Event]) -> Json | None:
         answer = AnthropicAnswer()
@@ -170,7 +164,7 @@ class AnthropicMessages(Family):
     def error(self, error: ProxyError) -> bytes:
         return orjson.dumps(_error(error))
 
-    def error_event(self, error: ProxyError) -> Event | None:
+    def error_event(self, error: ProxyError, after: bytes = b"") -> Event | None:
         return _event(_error(error))
 
     def upstream_error(self, body: Json) -> str | None:
@@ -179,7 +173,9 @@ class AnthropicMessages(Family):
 
 
 def _error(error: ProxyError) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": error.kind.anthropic, "message": error.message}}
+    """Anthropic's own shape, with our code beside the few types that its API knows."""
+    told = {"type": error.kind.anthropic, "message": error.message, "code": error.code}
+    return {"type": "error", "error": told}
 
 
 def _event(body: dict[str, Any]) -> Event:

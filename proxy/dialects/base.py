@@ -181,6 +181,18 @@ class Reader:
         return 0, 0
 
 
+class Ending:
+    """Ends one stream early but properly, as ``finish_reason: length`` does; see ``proxy.dialects.endings``."""
+
+    def see(self, event: Event) -> None:
+        """An event that passes; each of the stream's is shown."""
+
+    def events(self, like: Event | None, reason: str, output: int) -> list[Event]:
+        """What is left to be said. like: the event that passed last, which nobody has edited yet. output: the tokens
+        put out so far."""
+        return []
+
+
 class Dialect:
     """One wire API. Subclasses override what their API has; the defaults suit an API without it."""
 
@@ -281,9 +293,9 @@ class Dialect:
         """A new event in this dialect that adds ``text`` to ``channel``; ids and model as in ``like``."""
         raise NotImplementedError
 
-    def finish_events(self, like: Event | None, reason: str) -> list[Event]:
-        """Events that end a stream early but properly, as ``finish_reason: length`` does."""
-        raise NotImplementedError
+    def ending(self) -> Ending:
+        """For who may end one stream early."""
+        return Ending()
 
     def collect(self, events: Sequence[Event]) -> Json | None:
         """The whole answer a complete stream amounts to; None when it is incomplete or holds an error."""
@@ -298,8 +310,9 @@ class Dialect:
         """The body of an error answer in this dialect's shape (JSON)."""
         raise NotImplementedError
 
-    def error_event(self, error: ProxyError) -> Event | None:
-        """The event that ends a committed stream loudly; None where the dialect has none."""
+    def error_event(self, error: ProxyError, after: bytes = b"") -> Event | None:
+        """The event that ends a committed stream loudly; None where the dialect has none. after: the bytes that left
+        last, where known, for events that are numbered."""
         raise NotImplementedError
 
     def upstream_error(self, body: Json) -> str | None:

@@ -152,9 +152,6 @@ class Family(Dialect):
     def delta(self, like: Event, channel: Channel, text: str) -> Event:
         return Event.made({"text": text})
 
-    def finish_events(self, like: Event | None, reason: str) -> list[Event]:
-        return []
-
     def collect(self, events: Sequence[Event]) -> Json | None:
         return None
 
@@ -165,7 +162,7 @@ class Family(Dialect):
     def error(self, error: ProxyError) -> bytes:
         return orjson.dumps({"error": openai_error(error)})
 
-    def error_event(self, error: ProxyError) -> Event | None:
+    def error_event(self, error: ProxyError, after: bytes = b"") -> Event | None:
         return Event.made({"error": openai_error(error)})
 
     def upstream_error(self, body: Json) -> str | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Plain, Reader, Reading, Slot
+from proxy.dialects.base import NOTHING, Channel, Ending, Finish, Json, Piece, Plain, Reader, Reading, Slot
 from proxy.dialects.counts import openai_usage, service_of
+from proxy.dialects.endings import ChoicesEnding
 from proxy.dialects.family import DONE, Family, as_dict, positive, text_of
 from proxy.dialects.leaves import Path, opaque_parts, walk
 from proxy.dialects.merge import merge
@@ -205,13 +206,11 @@ class OpenAIChat(Family):
         delta = _nested(path, text)
         return self._chunk(like, [{"index": choice, "delta": delta, "finish_reason": None}])
 
-    def finish_events(self, like: Event | None, reason: str) -> list[Event]:
-        numbers = [0]
-        if like is not None:
-            choices = as_dict(like.json).get("choices")
-            seen = [as_dict(choice).get("index") for choice in choices] if type(choices) is list else []
-            numbers = [number for number in seen if type(number) is int] or numbers
-        return [self._chunk(like, [{"index": number, "delta": {}, "finish_reason": reason} for number in numbers])]
+    def ending(self) -> Ending:
+        return ChoicesEnding(self._last)
+
+    def _last(self, like: Event | None, number: int, reason: str) -> Event:
+        return self._chunk(like, [{"index": number, "delta": {}, "finish_reason": reason}])
 
     def _chunk(self, like: Event | None, choices: list[Json]) -> Event:
         frame = {"id": "", "object": _CHUNK, "created": 0, "model": ""}

@@ -52,11 +52,8 @@ class OpenAICompletions(OpenAIChat):
         number = channel[0] if isinstance(channel, tuple) and channel else 0
         return self._chunk(like, [{"index": number, "text": text, "logprobs": None, "finish_reason": None}])
 
-    def finish_events(self, like: Event | None, reason: str) -> list[Event]:
-        choices = as_dict(like.json).get("choices") if like is not None else None
-        seen = [as_dict(choice).get("index") for choice in choices] if type(choices) is list else []
-        numbers = [number for number in seen if type(number) is int] or [0]
-        return [self._chunk(like, [{"index": number, "text": "", "finish_reason": reason} for number in numbers])]
+    def _last(self, like: Event | None, number: int, reason: str) -> Event:
+        return self._chunk(like, [{"index": number, "text": "", "finish_reason": reason}])
 
     def _chunk(self, like: Event | None, choices: list[Json]) -> Event:
         event = super()._chunk(like, choices)

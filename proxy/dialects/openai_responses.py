@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from proxy.dialects.base import NOTHING, Channel, Finish, Json, Piece, Reading, Slot
+from proxy.dialects.base import NOTHING, Channel, Ending, Finish, Json, Piece, Reading, Slot
 from proxy.dialects.counts import openai_usage, service_of
+from proxy.dialects.endings import ResponseEnding
 from proxy.dialects.family import Family, as_dict, openai_error, text_of
 from proxy.dialects.leaves import Path, walk
 from proxy.dialects.response_events import replay_response
 from proxy.dialects.response_items import item_texts, items_texts
 from proxy.errors import ProxyError
-from proxy.stream.sse import Event
+from proxy.stream.sse import Event, Parser
 
 __all__ = ["OpenAIResponses", "openai_responses"]
 
 _ENDS: Final = {"response.completed": True, "response.incomplete": True, "response.failed": False}
-_REASONS: Final = {"length": "max_output_tokens"}
 _ARGUMENTS: Final = frozenset({"function_call_arguments", "mcp_call_arguments"})
 _DONE_KEYS: Final = ("text", "refusal", "arguments", "input", "code", "transcript")
 _PARTS: Final = {"output_text": "output_text", "refusal": "refusal", "reasoning_text": "reasoning_text"}
@@ -143,20 +143,8 @@ class OpenAIResponses(Family):
             made["sequence_number"] = body["sequence_number"]
         return Event.made(made, kind)
 
-    def finish_events(self, like: Event | None, reason: str) -> list[Event]:
-        body = as_dict(like.json) if like is not None else {}
-        response = {
-            "id": "", "object": "response", "created_at": 0, "model": "", "output": [], "parallel_tool_calls": True,
-            "tool_choice": "auto", "tools": [], "error": None, "usage": None, **as_dict(body.get("response")),
-        }  # fmt: skip
-        response["status"] = "incomplete"
-        response["incomplete_details"] = {"reason": _REASONS.get(reason, reason)}
-        made = {
-            "type": "response.incomplete",
-            "response": response,
-            "sequence_number": _index(body, "sequence_number") + 1,
-        }
-        return [Event.made(made, "response.incomplete")]
+    def ending(self) -> Ending:
+        return ResponseEnding(self)
 
     def collect(self, events: Sequence[Event]) -> Json | None:
         whole: dict[str, Any] | None = None
@@ -181,11 +169,13 @@ class OpenAIResponses(Family):
         return [Event.made(part, part["type"]) for part in replay_response(as_dict(body))]
 
     # --- errors ------------------------------------------------------------------------
-    def error_event(self, error: ProxyError) -> Event | None:
+    def error_event(self, error: ProxyError, after: bytes = b"") -> Event | None:
         """The API's own ``error`` event, with the ``error`` object beside it that makes SDKs raise."""
+        numbers = [as_dict(event.json).get("sequence_number") for event in Parser().feed(after)]
+        last = max((number for number in numbers if type(number) is int), default=-1)
         shape = openai_error(error)
         told = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-        return Event.made({**told, "sequence_number": 0, "error": shape}, "error")
+        return Event.made({**told, "sequence_number": last + 1, "error": shape}, "error")
 
 
 def _response_texts(response: dict[str, Any], path: Path) -> Iterator[Slot]:

@@ -18,7 +18,7 @@ from proxy.policy import Stage
 from proxy.stream.sse import Event
 
 if TYPE_CHECKING:
-    from proxy.exchange import Sink, Source
+    from proxy.exchange import EndReason, Sink, Source
 
 KEPT: Final = 4 * 1024 * 1024
 
@@ -41,12 +41,14 @@ class FanOut:
     It is the ``out`` of the pipe below a split. on_empty: called when the last reader leaves a stream that has not
     ended. keep: keep what has come for readers that join later. source: what is paused when no reader drinks.
     passing: the events that the next ``write`` holds, if whoever writes knows them (``Tap``): a single reader that
-    understands events gets them as they are and parses nothing again.
+    understands events gets them as they are and parses nothing again. closing: the stream was stopped, and what is
+    written now are its last events: they leave together with the reason (``fail``), since to some readers an answer is
+    complete with its last event.
     """
 
     __slots__ = (
         "_dropped", "_ended", "_error", "_on_empty", "_paused", "_pieces", "_readers", "_size",
-        "keep", "passing", "sealed", "source",
+        "closing", "keep", "passing", "sealed", "source",
     )  # fmt: skip
 
     def __init__(self, on_empty: Callable[[], None], *, keep: bool = True) -> None:
@@ -58,6 +60,7 @@ class FanOut:
         self._error: Exception | None = None
         self._on_empty = on_empty
         self._paused = False
+        self.closing = False
         self.keep = keep
         self.passing: list[Event] = []
         self.source: Source | None = None
@@ -82,7 +85,7 @@ class FanOut:
         """One piece, at the pace it comes."""
         events, self.passing = self.passing, []
         readers = self._readers
-        if events and len(readers) == 1 and readers[0]._takes(self._dropped + len(self._pieces)):
+        if events and not self.closing and len(readers) == 1 and readers[0]._takes(self._dropped + len(self._pieces)):
             if self.keep:
                 self._pieces.append(data)
                 self._size += len(data)
@@ -236,7 +239,7 @@ class Subscription:
 
     def _more(self) -> None:
         fan, sink = self._fan, self._sink
-        if sink is None or self._over or self._pushing:
+        if sink is None or self._over or self._pushing or (fan.closing and not fan._ended):
             return
         self._pushing = True
         try:
@@ -280,6 +283,10 @@ class Tap(Stage):
     def feed(self, event: Event) -> Sequence[Event]:
         self._fan.passing.append(event)
         return (event,)
+
+    def end(self, reason: EndReason) -> Sequence[Event]:
+        self._fan.closing = reason == "stopped"
+        return ()
 
 
 class Replay:

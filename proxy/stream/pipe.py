@@ -69,7 +69,7 @@ class Pipe:
         "_committed", "_counted", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held",
         "_held_bytes", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skims", "_source",
         "_stages", "_waiter",
-        "chars", "end", "error_event", "events", "finish_reason", "model", "service", "tail", "usage",
+        "chars", "end", "error_event", "events", "finish_reason", "last", "model", "service", "tail", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,7 @@ class Pipe:
         self._ended_stages = False
         self._waiter: asyncio.Future[None] | None = None
         self.tail: list[bytes] = []
+        self.last = b""  # the bytes that left last
         self.end: End | None = None
         self.usage: Usage | None = None
         self.chars = 0
@@ -135,6 +136,7 @@ class Pipe:
         self.chars += chars
         self.model = self._reader.model or self.model
         if self._out is not None:
+            self.last = data
             self._out.write(data)
         return True
 
@@ -232,11 +234,14 @@ class Pipe:
             return
         self._finished = True
         if self.end is None:
-            if self._final and self._out is None:
+            if self._final and self._out is None and not isinstance(error, ProxyError):
                 pass  # complete before it broke: nobody needs to know
             else:
                 reason: EndReason = "truncated" if type(error).__name__ == "Truncated" else "upstream_failed"
                 self._close(End(reason, None, error))
+        elif isinstance(error, ProxyError) and self.end.reason == "finished" and not self._released:
+            # What came last looked like the end of an answer, and was how somebody before us stopped it.
+            self.end = End("upstream_failed", None, error)
         self._wake()
 
     def pause(self) -> None:
@@ -302,7 +307,9 @@ class Pipe:
             self.end = None
         if held:
             self._replay(held)
-        if self.end is None:
+        if broken is not None and self.end is not None and self.end.reason == "finished":
+            self.end = broken  # see `fail`
+        elif self.end is None:
             if broken is not None:
                 self._close(broken)
             elif self._finished:
@@ -315,7 +322,8 @@ class Pipe:
         self._released = True
         tail, self.tail = self.tail, []
         if tail and self._out is not None:
-            self._out.write(b"".join(tail))
+            self.last = data = b"".join(tail)
+            self._out.write(data)
 
     def cancel(self) -> None:
         """The client has left: nothing is written any more, the stages learn of it."""
@@ -344,7 +352,8 @@ class Pipe:
             return
         out = self._through(events, 0)
         if out and self._out is not None:
-            self._out.write(b"".join([event.encode() for event in out]) if len(out) > 1 else out[0].encode())
+            self.last = data = b"".join([event.encode() for event in out]) if len(out) > 1 else out[0].encode()
+            self._out.write(data)
 
     def _through(self, events: Sequence[Event], first: int) -> Sequence[Event]:
         """Events through the stages from ``first`` on. A Stop ends the stream and returns what still leaves."""

@@ -78,6 +78,7 @@ def test_no_request_or_answer_makes_a_method_raise(dialect: Dialect, body: Any) 
 @given(bodies=st.lists(JSON, max_size=4))
 def test_no_event_makes_a_method_raise(dialect: Dialect, bodies: list[Any]) -> None:
     events = [Event.made(body) for body in bodies] + [Event(b": hi\n\n"), Event.made(b"[DONE]"), Event(b"data: {\n\n")]
+    ending = dialect.ending()
     for event in events:
         reading = dialect.read(event)
         assert dialect.read(event) is reading
@@ -87,8 +88,9 @@ def test_no_event_makes_a_method_raise(dialect: Dialect, bodies: list[Any]) -> N
             assert dialect.delta(event, piece.channel, "x").json is not None
         event.touch()
         event.encode()
-        dialect.finish_events(event, "length")
-    dialect.finish_events(None, "length")
+        ending.see(event)
+        assert all(last.json is not None for last in ending.events(event, "length", 7))
+    dialect.ending().events(None, "length", 0)
     dialect.collect(events)
 
 

@@ -243,12 +243,6 @@ def test_a_delta_of_our_own_is_read_back_in_its_channel(channel: tuple[Any, ...]
     assert "obfuscation" not in event.json
 
 
-def test_finish_events_end_the_choices_of_the_last_event() -> None:
-    (event,) = openai_chat.finish_events(Event.made(chunk([choice({"content": "a"}, index=1)])), "length")
-    reading = openai_chat.read(event)
-    assert (reading.finish, reading.closes) == ("length", [(1,)])
-
-
 def test_a_stream_of_several_choices_and_calls_is_collected(events: Any) -> None:
     stream = events(
         chunk([]),

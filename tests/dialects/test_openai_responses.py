@@ -182,11 +182,6 @@ def test_a_delta_of_our_own_is_read_back_in_its_channel(channel: tuple[int, str,
     assert [(piece.channel, piece.text) for piece in dialect.read(event).pieces] == [(channel, "more")]
 
 
-def test_a_stream_can_be_ended_early() -> None:
-    (event,) = dialect.finish_events(None, "length")
-    assert dialect.read(event).finish == "max_output_tokens"
-
-
 def test_replay_and_collect_are_inverse() -> None:
     stream = dialect.replay(BODY, include_usage=False)
     assert dialect.collect(stream) == BODY

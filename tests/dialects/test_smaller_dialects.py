@@ -67,7 +67,7 @@ def test_completion_chunks_add_text_to_their_choice() -> None:
     reading = openai_completions.read(event)
     assert [(piece.channel, piece.text) for piece in reading.pieces] == [((1, "text"), "more")]
     assert event.json["object"] == "text_completion"
-    (finish,) = openai_completions.finish_events(None, "length")
+    (finish,) = openai_completions.ending().events(None, "length", 0)
     assert openai_completions.read(finish).finish == "length"
 
 

@@ -27,14 +27,20 @@ class Meter(Stage):
         assert exchange.dialect is not None
         self._policy = policy
         self._dialect = exchange.dialect
+        self._ending = exchange.dialect.ending()
         self._hold = hold
         self._price = policy.books.tariff.bill(exchange, attempt).price
         self._asked = exchange.input_estimate()
         self._chars = 0
+        self._counted = 0  # by the provider, where it counts as it goes
         self._events = 0
 
     def feed(self, event: Event) -> Sequence[Event] | Stop:
-        pieces = self._dialect.read(event).pieces
+        reading = self._dialect.read(event)
+        pieces = reading.pieces
+        self._ending.see(event)
+        if reading.usage is not None:
+            self._counted = max(self._counted, reading.usage.output)
         if not pieces:
             return (event,)
         for piece in pieces:
@@ -47,21 +53,22 @@ class Meter(Stage):
         return ()
 
     def _look(self, event: Event) -> Sequence[Event] | Stop:
-        tokens = max(self._events, estimate_tokens_from_size(self._chars))  # providers send about a token an event
+        # Providers send about a token an event.
+        tokens = max(self._events, self._counted, estimate_tokens_from_size(self._chars))
         used = Amounts(self._price.worst_case(self._asked, tokens), self._asked + tokens)
         claims = self._hold.claims
         reserved = isinstance(self._hold, Grant) or self._hold.grant is not None
         for (limit, amount), spent in zip(claims, self._policy.budget.amounts(claims, used), strict=True):
             over = spent - (amount if reserved else 0)
             if over > 0 and over > self._policy.state.usage(limit).remaining:
-                return self._stop(event)
+                return self._stop(event, tokens)
         return (event,)
 
-    def _stop(self, event: Event) -> Stop:
+    def _stop(self, event: Event, tokens: int) -> Stop:
         name = self._policy.budget.name
         error = ProxyError(
             "insufficient_quota",
             f"Budget {name}: its limit was reached while this answer was streamed (stop_stream).",
             policy=self._policy.label,
         )
-        return Stop(error, (event, *self._dialect.finish_events(event, "length")))
+        return Stop(error, (event, *self._ending.events(event, "length", tokens)))
