@@ -48,6 +48,9 @@ class State(Protocol):
     def usage(self, limit: Limit) -> Usage:
         """The limit's figures by the local picture."""
 
+    def watch(self, limits: Sequence[Limit]) -> None:
+        """Keeps the local picture of these up to date although nobody here uses them yet; replaces those of before."""
+
     def spent(self, limit: Limit) -> float:
         """A counter's spent units, a window's used ones, by the local picture: the one figure that calls ask for."""
 

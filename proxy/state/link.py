@@ -97,8 +97,12 @@ class Listener:
         """What others have posted."""
         raise NotImplementedError
 
-    def beat(self, hello: Hello) -> Sequence[Op]:
-        """Every two seconds while up; returns what to ask by the way."""
+    def beat(self, hello: Hello) -> None:
+        """Every two seconds while up, and as soon as a replica has come or gone."""
+        raise NotImplementedError
+
+    def poll(self) -> Sequence[Op]:
+        """Every quarter of a second while up; returns what to ask by the way."""
         raise NotImplementedError
 
 
@@ -121,6 +125,9 @@ class Link:
         self._doubt: tuple[int, list[Op]] = (0, [])
         self._number = 0
         self._seen = 0
+        self._members = 0
+        self._next_hello = 0.0
+        self._next_poll = 0.0
         self._event = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -176,12 +183,10 @@ class Link:
 
     async def _run(self) -> None:
         failures = 0
-        next_hello = 0.0
         while not self._closing:
             if not self.up:
                 if await self._connect():
                     failures = 0
-                    next_hello = self._monotonic() + HELLO
                     continue
                 pause = PAUSES[min(failures, len(PAUSES) - 1)]
                 failures += 1
@@ -196,14 +201,21 @@ class Link:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._event.wait()
-            if self._monotonic() >= next_hello:
-                next_hello = self._monotonic() + HELLO
-                self._queue.append(Op(["hello", 0], self._beaten))
+            self._by_the_way()
             await self._send(self._take())
         while self.up and self._queue:
             await self._send(self._take())
         if self.up:
             await self._send([Op(["bye"])])
+
+    def _by_the_way(self) -> None:
+        now = self._monotonic()
+        if now >= self._next_hello:
+            self._next_hello = now + HELLO
+            self._queue.append(Op(["hello", 0], self._beaten))
+        if now >= self._next_poll:
+            self._next_poll = now + POLL
+            self._queue.extend(self._listener.poll())
 
     def _take(self) -> list[Op]:
         queue = self._queue
@@ -211,8 +223,7 @@ class Link:
 
     def _beaten(self, answer: Any) -> None:
         if answer is not None:
-            for op in self._listener.beat(Hello(*answer)):
-                self._queue.append(op)
+            self._listener.beat(Hello(*answer))
 
     async def _connect(self) -> bool:
         hello = ["hello", self._number]
@@ -295,8 +306,11 @@ class Link:
             for op in self._queue:
                 if op.deliver is not None:
                     op.waited += min(took, now - op.asked)
-        server, answers, notes = call.result()
+        server, answers, notes, members = call.result()
         self.offset = server - self._monotonic() * 1000
+        if members != self._members:
+            self._members = members
+            self._next_hello = 0.0  # somebody came or left: everybody's share is another one
         if notes:
             self._seen = int(notes[-1][0])
             self._listener.noted([note for note in notes if note[5] != self.replica.encode()])

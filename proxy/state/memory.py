@@ -156,6 +156,9 @@ class MemoryState:
         meter = self.meters.get(limit.name)
         return Usage(0, 0, limit.limit, 0.0) if meter is None else meter.usage(limit, self._monotonic())
 
+    def watch(self, limits: Sequence[Limit]) -> None:
+        pass  # nobody else uses them
+
     def spent(self, limit: Limit) -> float:
         meter = self.meters.get(limit.name)
         if type(meter) is CounterMeter:

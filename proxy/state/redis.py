@@ -10,7 +10,7 @@ An attempt waits for one round trip at most, and never longer than that time.
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,8 @@ from proxy.state.memory import MemoryState
 from proxy.state.meters import BucketMeter, CounterMeter, WindowMeter
 
 TIMEOUT = 0.045
-ALARM_EVERY = 60.0
+FLAPPING = 2.0
+"""Seconds after an alarm in which a Redis that comes and goes raises no other; if it stays away, then it does."""
 LOOKED_AT = 200
 
 
@@ -49,11 +50,13 @@ class RedisState(Listener):
         self._away = self.local.share
         self._monotonic = self.local.clock.monotonic
         self._alarm: Alarm = alarm or (lambda _code, _text: None)
-        self._alarmed = -ALARM_EVERY
+        self._alarmed = -FLAPPING
         self._warned = False
         self._born: bytes | None = None
         self._debt = Debt()
         self._limits: dict[str, Limit] = {}
+        self._watched: dict[str, Limit] = {}
+        self._looking: Iterator[str] = iter(())
         self._down = True
         self.clock = self.local.clock
 
@@ -116,6 +119,8 @@ class RedisState(Listener):
 
     def _learn(self, limit: Limit, first: int, second: int, now: float) -> None:
         """Figures of all replicas, from Redis: window sum | ms until full | spent and held by others."""
+        if not first and not second and limit.name not in self.local.meters:
+            return  # nothing of it exists, here or there
         self._remember(limit)
         meter = self.local.meter(limit)
         if isinstance(meter, WindowMeter) and isinstance(limit, Window):
@@ -169,6 +174,9 @@ class RedisState(Listener):
 
     def usage(self, limit: Limit) -> Usage:
         return self.local.usage(limit)
+
+    def watch(self, limits: Sequence[Limit]) -> None:
+        self._watched = {limit.name: limit for limit in limits}
 
     def tend(self, table: dict[Any, Any], key: Any) -> None:
         self.local.tend(table, key)
@@ -303,7 +311,7 @@ class RedisState(Listener):
             self.local.share = self._away
         self._tidy()
         now = time.monotonic()
-        if not self._warned and now - self._alarmed >= ALARM_EVERY:
+        if not self._warned and now - self._alarmed >= FLAPPING:
             self._warned = True
             self._alarmed = now
             self._alarm("state_unavailable", f"Redis is slow or gone ({reason}): limits are kept by local shares")
@@ -317,11 +325,18 @@ class RedisState(Listener):
             self._warned = False
             self._alarm("state_restored", "Redis is back: what happened meanwhile has been merged")
 
-    def beat(self, hello: Hello) -> Sequence[Op]:
+    def beat(self, hello: Hello) -> None:
         self._who_shares(hello)
         self._tidy()
-        looked = list(islice(self._limits.values(), LOOKED_AT))
-        return [self._look(looked)] if looked else []
+
+    def poll(self) -> Sequence[Op]:
+        """What the others have taken. A share may have to begin at any moment, and is only as good as these figures."""
+        names = list(islice(self._looking, LOOKED_AT))
+        if len(names) < LOOKED_AT:  # all were looked at: begin again, with those that are new
+            self._looking = iter(dict.fromkeys([*self._watched, *self._limits]))
+            names = names or list(islice(self._looking, LOOKED_AT))
+        found = [limit for name in names if (limit := self._limits.get(name) or self._watched.get(name)) is not None]
+        return [self._look(found)] if found else []
 
     def _tidy(self) -> None:
         """Forgets the limits whose meters were swept."""

@@ -41,6 +41,7 @@ async def replicas(redis_server: RedisServer) -> AsyncIterator[Callable[..., Red
         return state
 
     yield make
-    redis_server.resume()
+    if redis_server.process is not None:
+        redis_server.resume()
     for state in made:
         await state.close()

@@ -230,6 +230,66 @@ async def test_calls_go_on_with_local_shares_while_redis_is_gone_and_merge_later
     assert not await first.reserve((((rpm, 1),),))  # the new, empty Redis has learned it all
 
 
+async def test_what_others_took_a_moment_ago_counts_when_redis_goes(replicas, redis_server):
+    first, second = await pair(replicas)
+    await until(lambda: first.replicas == second.replicas == 2)
+    rpm, slots = Window("rpm", 40), Slots("slots", 40)
+    second.watch((rpm, slots))  # which it has never used
+    for _ in range(30):
+        assert await first.reserve((((rpm, 1), (slots, 1)),))
+    await asyncio.sleep(0.6)
+    redis_server.kill()
+    await until(lambda: not first.up and not second.up)
+    alone = [await state.reserve((((rpm, 1), (slots, 1)),)) for state in (first, second) for _ in range(40)]
+    assert sum(map(bool, alone)) == 10
+
+
+async def test_how_many_share_is_known_as_soon_as_a_replica_comes_or_goes(replicas, redis_server):
+    first = replicas()
+    await first.start()
+    await until(lambda: first.up)
+    others = [replicas() for _ in range(2)]
+    await asyncio.gather(*[state.start() for state in others])
+    await until(lambda: all(state.up for state in others))
+    await asyncio.sleep(0.5)
+    assert [state.replicas for state in (first, *others)] == [3, 3, 3]
+    rpm = Window("rpm", 10)
+    redis_server.kill()
+    await until(lambda: not any(state.up for state in (first, *others)))
+    alone = [await state.reserve((((rpm, 1),),)) for state in (first, *others) for _ in range(10)]
+    assert sum(map(bool, alone)) == 10
+
+
+async def test_every_outage_raises_one_alarm_and_its_end_is_told(replicas, redis_server):
+    alarms = []
+    state = replicas(alarm=lambda code, text: alarms.append(code))
+    await state.start()
+    for outage in range(1, 3):
+        await until(lambda: state.up)
+        redis_server.kill()
+        await until(lambda: len(alarms) == 2 * outage - 1)  # noqa: B023 - called in this turn
+        await asyncio.sleep(0.5)  # many attempts to connect fail, and raise nothing more
+        redis_server.start()
+        await until(lambda: len(alarms) == 2 * outage)  # noqa: B023
+    assert alarms == ["state_unavailable", "state_restored"] * 2
+
+
+async def test_a_redis_that_flaps_raises_one_alarm_and_one_that_then_stays_away_another(replicas, redis_server):
+    alarms = []
+    state = replicas(alarm=lambda code, text: alarms.append(code))
+    await state.start()
+    await until(lambda: state.up)
+    for _ in range(3):
+        redis_server.kill()
+        await until(lambda: not state.up)
+        redis_server.start()
+        await until(lambda: state.up)
+    assert alarms == ["state_unavailable", "state_restored"]
+    redis_server.kill()
+    await until(lambda: len(alarms) == 3)
+    assert alarms[-1] == "state_unavailable"
+
+
 async def test_a_stalled_redis_costs_no_call_more_than_50_ms(replicas, redis_server):
     state = replicas(timeout=0.045)
     await state.start()

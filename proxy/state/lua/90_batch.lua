@@ -217,4 +217,4 @@ local answers = {}
 for index, op in ipairs(cjson.decode(ARGV[4])) do
   answers[index] = act[op[1]](op)
 end
-return {NOW, answers, notes_since(ARGV[3])}
+return {NOW, answers, notes_since(ARGV[3]), redis.call('ZCARD', P .. ':replicas')}

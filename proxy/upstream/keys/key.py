@@ -172,6 +172,11 @@ class Key:
                 weighed=() if self.tpm is None else (self.tpm,),
             )
 
+    @property
+    def limits(self) -> tuple[Window | Slots, ...]:
+        """Those that it has."""
+        return tuple(limit for limit in (self.rpm, self.slots, self.tpm) if limit is not None)
+
     def claims(self, tokens: int) -> Claims:
         """What a call of so many tokens takes of this key's limits: (rpm, slots, tpm), those that it has."""
         return (*self.fixed, (self.tpm, tokens)) if self.tpm is not None else self.fixed

@@ -39,6 +39,8 @@ class KeyRings:
             )
             for name, pool in pools.items()
         }
+        # Another replica may use a key up before this one uses it at all, and then Redis may go.
+        state.watch([limit for ring in self.rings.values() for key in ring.keys for limit in key.limits])
 
     def __repr__(self) -> str:
         return f"<KeyRings {', '.join(self.rings)}>"
