@@ -18,12 +18,14 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from proxy.clock import Clock
 from proxy.state.patience import answered
+from proxy.state.servers import server_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -131,6 +133,9 @@ class Link:
         self._event = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._server = server_of(url)
+        self._flying: asyncio.Future[Any] | None = None
+        self._given_up = ""
         self._client: Redis | None = None
         self._script: AsyncScript | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -158,13 +163,25 @@ class Link:
         if self._task is not None:
             return
         loop = asyncio.get_running_loop()
+        self._server.join(self.give_up)
         await self._open()  # the import is ours, not a slow server's: it does not count
         self._ready = loop.create_future()
         self._task = loop.create_task(self._run(), name="state-link")
         await asyncio.wait({self._ready}, timeout=patience)
 
+    def give_up(self, reason: str) -> None:
+        """Somebody else in this process has waited for this Redis in vain: nobody waits for it a second time."""
+        if not self.up:
+            return
+        if self._flying is not None:
+            self._given_up = reason
+            self._flying.cancel()
+        else:
+            self._fall([], reason)
+
     async def close(self) -> None:
         """Sends what is queued, once, and disconnects."""
+        self._server.leave(self.give_up)
         if self._task is None:
             return
         self._closing = True
@@ -201,8 +218,9 @@ class Link:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._event.wait()
-            self._by_the_way()
-            await self._send(self._take())
+            if self.up:
+                self._by_the_way()
+                await self._send(self._take())
         while self.up and self._queue:
             await self._send(self._take())
         if self.up:
@@ -294,13 +312,23 @@ class Link:
             self._seen,
             orjson.dumps(messages),
         ]
-        call = asyncio.ensure_future(script(keys=[self.namespace], args=arguments))
+        began = monotonic()
+        call = self._flying = asyncio.ensure_future(script(keys=[self.namespace], args=arguments))
         try:
             took = await answered(call, timeout)
+        except TimeoutError as error:
+            self._server.silent(began, str(error), self.give_up)
+            raise
         finally:
+            self._flying = None
             if not call.done():
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
+        if self._given_up and call.cancelled():
+            reason, self._given_up = self._given_up, ""
+            raise TimeoutError(reason)
+        self._given_up = ""
+        self._server.answered()
         if took > PROMPT:
             now = self._monotonic()
             for op in self._queue:

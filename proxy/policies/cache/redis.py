@@ -1,7 +1,8 @@
 """Entries in Redis, through aiocache: shared by all replicas, and never in anybody's way.
 
-Every wait is bounded by ``TIMEOUT``. The first sign of trouble raises one alarm and closes the store: from then on
-every look-up is a miss at once, until Redis answers a ping in the background. Writes go out in the background, too;
+Every wait is bounded by ``TIMEOUT``. The first sign of trouble, here or with whoever else in this process waits for the
+same Redis, raises one alarm and closes the store: from then on every look-up is a miss at once, until Redis answers a
+ping in the background. Writes go out in the background, too;
 what a Redis that is slow or gone cannot take is dropped.
 
 aiocache is used for its words only: bytes in and out, a namespace always, never ``clear`` (it runs KEYS, or empties the
@@ -14,6 +15,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiocache.backends.redis import RedisCache
@@ -26,6 +28,8 @@ from proxy.policies.cache.backend import BytesOnly
 from proxy.policies.cache.entry import MAX_TAGS, TAG, EntryError
 from proxy.policies.cache.lru import START
 from proxy.policies.cache.seal import Sealer, derive
+from proxy.state.patience import answered
+from proxy.state.servers import server_of
 
 if TYPE_CHECKING:
     from proxy.policies.cache.selection import Selection
@@ -97,6 +101,7 @@ class RedisStore:
         self._cache = SharedCache(url, namespace, timeout)
         self._sealer = Sealer(secrets)
         self._timeout = timeout
+        self._server = server_of(url)
         self._reviver: asyncio.Task[None] | None = None
         self._log = log or logging.getLogger("llm_sidecar")
         self._pending: dict[bytes, bytes] = {}
@@ -162,10 +167,12 @@ class RedisStore:
 
     async def start(self) -> None:
         """Connects in the background; nothing is waited for."""
+        self._server.join(self._give_up)
         self._background(self._greet())
 
     async def close(self) -> None:
         """Gives what is on its way a moment, and disconnects."""
+        self._server.leave(self._give_up)
         if self._reviver is not None:
             self._reviver.cancel()
             await asyncio.gather(self._reviver, return_exceptions=True)
@@ -227,17 +234,26 @@ class RedisStore:
         """The answer; None on any trouble, and at once while the store is closed."""
         if not self.up:
             return None
+        began = monotonic()
         try:
-            return await _bounded(call, timeout)
+            answer = await _bounded(call, timeout)
         except Exception as error:
             self._fell(error)
+            if isinstance(error, TimeoutError):
+                self._server.silent(began, str(error), self._give_up)
             return None
+        self._server.answered()
+        return answer
 
     async def _greet(self) -> None:
         await self._ask(self._ping, _WRITE_TIMEOUT)
 
     async def _ping(self) -> None:
         await self._cache.client.ping()
+
+    def _give_up(self, reason: str) -> None:
+        """Somebody else has waited for this Redis in vain: nobody waits for it a second time."""
+        self._fell(TimeoutError(reason))
 
     def _fell(self, error: Exception) -> None:
         self.errors += 1
@@ -268,14 +284,7 @@ async def _bounded(call: Callable[[], Awaitable[T]], timeout: float) -> T:
     """The answer within ``timeout`` seconds. Raises TimeoutError, or what the call raises."""
     task = asyncio.ensure_future(call())
     try:
-        await asyncio.wait({task}, timeout=timeout)
-        for _ in range(3):
-            # After a stall of our own the timer may fire before the answer that has long been there is read.
-            if task.done():
-                break
-            await asyncio.sleep(0)
-        if not task.done():
-            raise TimeoutError(f"no answer within {timeout * 1000:.0f} ms")
+        await answered(task, timeout)
         return task.result()
     finally:
         if not task.done():
