@@ -259,7 +259,7 @@ def _sent(snapshot: Snapshot, chain: Chain, exchange: Exchange, attempt: Attempt
         upstream,
         credentials=reader.passes_credentials(upstream, exchange.principal.method),
         readable=False,
-        ask_usage=reader.usage and exchange.streaming and upstream.asks_usage,
+        ask_usage=reader.usage and exchange.streaming and upstream.usage.asks,
     )
     hidden = {upstream.auth_header.decode(), *_SECRET_HEADERS, *(n.decode() for n in upstream.headers_named)}
     shown = f"<key {attempt.key.id}>" if attempt.key is not None else "<the client's own>"

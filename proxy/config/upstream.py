@@ -138,8 +138,9 @@ class Upstream(Model):
     stream_usage: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="Whether a stream is asked for its usage (stream_options.include_usage). auto: asked when the "
-        "client did not, and the extra event is kept from the client; an upstream that refuses it with a 400 gets "
-        "that call again without it and is not asked any more. always: asked, whatever it says. never: not asked.",
+        "client did not, and the extra event is kept from the client; when a 400 or 422 may be about that, the call is "
+        "sent again without it, and an upstream that then answers is not asked any more. always: asked, whatever it "
+        "says. never: not asked.",
     )
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from urllib.parse import urlencode, urlsplit
 
 from proxy.upstream.transport import Endpoint, Limits, Pool, Timeouts
 from proxy.upstream.transport.tls import TlsOptions
+from proxy.upstream.usage_question import UsageQuestion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,13 +21,12 @@ _FOREVER = 10 * 365 * 86400.0
 class Upstream:
     """name, config, pool, and what the hot path needs precomputed.
 
-    has_keys: a key pool is configured. asks_usage: streams are asked for their usage; with ``auto`` it turns
-    False once the provider has refused the question with a 400.
+    has_keys: a key pool is configured. usage: whether streams are asked for their usage.
     """
 
     __slots__ = (
-        "api", "asks_usage", "auth_header", "auth_prefix", "base_path", "config", "failures", "has_keys",
-        "headers", "headers_named", "name", "pool", "query", "requests", "timeouts", "total",
+        "api", "auth_header", "auth_prefix", "base_path", "config", "failures", "has_keys",
+        "headers", "headers_named", "name", "pool", "query", "requests", "timeouts", "total", "usage",
     )  # fmt: skip
 
     def __init__(self, name: str, config: UpstreamConfig, base_url: str) -> None:
@@ -55,7 +55,7 @@ class Upstream:
         self.headers = [(key.encode(), value.get_secret_value().encode()) for key, value in config.headers.items()]
         self.headers_named = frozenset(key.lower() for key, _ in self.headers)
         self.query = urlencode(config.query)
-        self.asks_usage = config.stream_usage != "never"
+        self.usage = UsageQuestion(config.stream_usage)
         self.total = config.timeouts.total
         self.requests = 0
         self.failures = 0

@@ -35,7 +35,6 @@ _SECRET: Final = 8
 """Letters that a key has at least to be looked for in an error: a shorter one is no secret and part of many words."""
 COMMIT_AFTER: Final = 2.0
 """Seconds after the upstream's head at which a stream commits without content (rule 3)."""
-_UNKNOWN_FIELD: Final = (400, 422)
 """Statuses with which providers refuse a field that they do not know."""
 
 
@@ -95,14 +94,20 @@ class Reader:
         return False
 
 
-async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, reader: Reader) -> Tried:
-    """Send one attempt and judge it. Returns when its answer could be committed; never raises but on cancel."""
+async def try_once(
+    exchange: Exchange, attempt: Attempt, upstream: Upstream, reader: Reader, *, may_ask: bool = True
+) -> Tried:
+    """Send one attempt and judge it. Returns when its answer could be committed; never raises but on cancel.
+
+    may_ask: a stream may be asked for its usage.
+    """
     if exchange.request.upgrade is not None:
         from proxy.websocket.attempt import try_upgrade  # noqa: PLC0415 - only for websockets
 
         return await try_upgrade(exchange, attempt, upstream, reader)
     # A client that asked for the usage itself gets to see it.
-    ask_usage = reader.usage and upstream.asks_usage and exchange.streaming and not _asked_usage(exchange)
+    asks = may_ask and reader.usage and upstream.usage.asks
+    ask_usage = asks and exchange.streaming and not _asked_usage(exchange)
     outgoing = render(
         exchange,
         attempt,
@@ -129,12 +134,15 @@ async def try_once(exchange: Exchange, attempt: Attempt, upstream: Upstream, rea
     try:
         if incoming.status >= 400:
             tried = await read_error(exchange, attempt, incoming, reader)
-            learns = ask_usage and upstream.config.stream_usage == "auto"
-            if learns and incoming.status in _UNKNOWN_FIELD and _refuses_usage(tried):
-                # The client wrote no such thing: the same call without our question, which is not put again.
-                upstream.asks_usage = False
-                return await try_once(exchange, attempt, upstream, reader)
+            if ask_usage and upstream.usage.may_be_refused(incoming.status, body := _error_body(tried)):
+                # The client wrote no such thing: the same call without our question.
+                named = upstream.usage.is_named(body)
+                tried.discard()
+                tried = await try_once(exchange, attempt, upstream, reader, may_ask=False)
+                upstream.usage.tried_without(helped=named or (tried.verdict.status or 599) < 400)
             return tried
+        if ask_usage:
+            upstream.usage.accepted = True
         headers, encoding, kind, length = answer_headers(incoming.headers)
         if incoming.ended and encoding is None and not reader.asks:
             # Nobody reads it and it is here: the usual plain forward.
@@ -171,19 +179,19 @@ def broken_off(incoming: Incoming, error: TransportError) -> Tried:
     return Tried(Verdict(failure, status=incoming.status, error=said))
 
 
-def _refuses_usage(tried: Tried) -> bool:
-    """Whether an error answer is about the question for a stream's usage."""
+def _error_body(tried: Tried) -> bytes:
+    """What an error answer says, as far as it was read."""
     answer = tried.answer
     if answer is None or answer.raw is None:
-        return False
+        return b""
     raw = answer.raw
     encoding = next((value for name, value in answer.headers if name == b"content-encoding"), None)
     if encoding is not None:
         try:
-            raw = decode(raw, encoding.decode("latin-1"), ERROR_BODY)
+            return decode(raw, encoding.decode("latin-1"), ERROR_BODY)
         except TransportError:
-            return False
-    return b"stream_options" in raw or b"include_usage" in raw
+            return b""
+    return raw
 
 
 def _asked_usage(exchange: Exchange) -> bool:

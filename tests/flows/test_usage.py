@@ -250,14 +250,60 @@ async def test_an_upstream_that_refuses_the_question_is_learned(start, client, s
         assert [(end[10], end[7] & record.ESTIMATED) for end in rows.ends()] == [(1, record.ESTIMATED)] * 2
 
 
+WORDLESS = {
+    "in other words": {"json": {"error": {"message": "Extra inputs are not permitted"}}},
+    "a text": {"body": b"Bad Request", "content_type": "text/plain"},
+    "a page": {"body": b"<html>400</html>", "content_type": "text/html"},
+    "nothing": {"body": b""},
+}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("words", WORDLESS)
+async def test_an_upstream_that_does_not_say_what_it_refuses_is_learned_too(start, client, words, status):
+    stream = events(*chat_events(["one", "two"]))
+    async with FakeUpstream(reply(**WORDLESS[words], status=status), stream, stream) as upstream:
+        proxy, rows = await start(upstream, "account", {"retry": {"attempts": 2}})
+        for _ in range(2):
+            got, headers, _ = await ask(client, proxy, STREAM)
+            assert (got, headers["x-sidecar-attempts"]) == (200, "1")
+        assert ["stream_options" in call.json for call in upstream.calls] == [True, False, False]
+        assert [end[10] for end in rows.ends()] == [1, 1]
+
+
+MISTAKE = reply({"error": {"message": "temperature is too high", "code": "invalid_value"}}, status=400)
+
+
 async def test_a_clients_own_mistake_is_its_answer_and_nothing_is_learned(start, client):
-    mistake = reply({"error": {"message": "temperature is too high", "code": "invalid_value"}}, status=400)
-    async with FakeUpstream(mistake, events(*chat_events(["one"], usage=(1, 1)))) as upstream:
+    async with FakeUpstream(MISTAKE, MISTAKE, events(*chat_events(["one"], usage=(1, 1)))) as upstream:
         proxy, _ = await start(upstream)
         status, _, raw = await ask(client, proxy, STREAM)
         assert (status, orjson.loads(raw)["error"]["code"]) == (400, "invalid_value")
         assert (await ask(client, proxy, STREAM))[0] == 200
-        assert ["stream_options" in call.json for call in upstream.calls] == [True, True]
+        assert ["stream_options" in call.json for call in upstream.calls] == [True, False, True]
+
+
+async def test_of_the_two_answers_the_client_gets_the_one_to_its_own_call(start, client):
+    second = reply({"error": {"message": "no such model"}}, status=404)
+    async with FakeUpstream(reply(body=b"Bad Request", status=400), second) as upstream:
+        proxy, _ = await start(upstream)
+        assert (await ask(client, proxy, STREAM))[0] == 404
+        assert proxy.app.snapshot.upstreams["up"].usage.asks
+
+
+async def test_mistakes_are_not_sent_twice_once_a_stream_with_the_question_was_accepted(start, client):
+    async with FakeUpstream(events(*chat_events(["one"], usage=(1, 1))), default=MISTAKE) as upstream:
+        proxy, _ = await start(upstream)
+        assert [(await ask(client, proxy, STREAM))[0] for _ in range(4)] == [200, 400, 400, 400]
+        assert len(upstream.calls) == 4
+
+
+async def test_nor_are_more_than_a_few_before_that(start, client):
+    async with FakeUpstream(default=MISTAKE) as upstream:
+        proxy, _ = await start(upstream)
+        for _ in range(20):
+            assert (await ask(client, proxy, STREAM))[0] == 400
+        assert len(upstream.calls) == 25
 
 
 async def test_never_means_never(start, client):
