@@ -331,6 +331,8 @@ class Exchange:
     usage: Usage | None = None
     saved_usage: Usage | None = None
     cost_nanos: int | None = None
+    unpriced = False
+    """Whether something of the call was paid at a price that is not known: it is not in ``cost_nanos``."""
     saved_nanos: int | None = None
     outcome: Outcome | None = None
     error: ProxyError | None = None

@@ -2,7 +2,8 @@
 
 Every report is a list of flat objects, so that table, JSON and CSV say the same. The first names are those of ``--by``;
 then ``calls`` (reached an upstream or came from a cache), ``cached_calls``, ``refused`` (apart), ``input_tokens``,
-``output_tokens`` and ``cost_usd`` (from upstreams only), ``saved_usd`` (hits and followers).
+``output_tokens`` and ``cost_usd`` (from upstreams only), ``saved_usd`` (hits and followers). ``unpriced`` calls went to
+models without a known price: their cost is in no sum.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from proxy.accounting.ledger.statements import HOUR
 from proxy.accounting.money import NANO, usd
 from proxy.accounting.windows import Window
 
-__all__ = ["DIMENSIONS", "Projection", "Row", "changes", "project_month", "summarize", "trend"]
+__all__ = ["DIMENSIONS", "Projection", "Row", "changes", "project_month", "summarize", "trend", "unpriced_models"]
 
 Row = dict[str, Any]
 
@@ -163,6 +164,8 @@ class Projection(NamedTuple):
     error_usd: float
     days_left: float
     method: str
+    unpriced: int
+    """Calls so far that are in no figure, because no price is known for their model."""
 
 
 async def project_month(ledger: Ledger, now: float, time_zone: tzinfo = UTC) -> Projection:
@@ -204,7 +207,9 @@ async def project_month(ledger: Ledger, now: float, time_zone: tzinfo = UTC) -> 
         way = "weekdays and weekends apart" if len(everything) >= 7 else "all days alike"
         method = f"spent + mean cost of the last {len(everything)} whole days, {way}"
     left = sum(share for _, share in shares)
-    return Projection(span.name, round(spent, 9), round(spent + rest, 9), round(math.sqrt(variance), 9), left, method)
+    unpriced = sum(row["unpriced"] for row in rows if row["day"] >= span.name + "-01")
+    error = round(math.sqrt(variance), 9)
+    return Projection(span.name, round(spent, 9), round(spent + rest, 9), error, left, method, unpriced)
 
 
 def _variance(values: Sequence[float], mean: float) -> float:
@@ -245,10 +250,18 @@ async def changes(ledger: Ledger, since: float, until: float, by: Sequence[str])
                 "change_share": (cost - cost_before) / cost_before if cost_before else None,
                 "calls": new["calls"] if new else 0,
                 "calls_before": old["calls"] if old else 0,
+                "unpriced": new["unpriced"] if new else 0,
             }
         )
     rows.sort(key=lambda row: (-abs(row["change_usd"]), *(str(row[name]) for name in by)))
     return rows
+
+
+async def unpriced_models(ledger: Ledger, since: float, until: float) -> dict[str, int]:
+    """Models without a known price -> calls to them, the most called first: their cost is in no sum."""
+    rows = await summarize(ledger, since, until, ("model",))
+    found = {row["model"]: row["unpriced"] for row in rows if row["unpriced"]}
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 def _place(by: Iterable[str], row: Row) -> tuple[Any, ...]:

@@ -229,9 +229,11 @@ class Ticket:
                     flags = _flags(bill)
             else:
                 extras = [*extras, _extra(exchange, made, bill)]
+            if not price.priced and price.name:
+                exchange.unpriced = True
         if sent:
             self._reached = True
-        exchange.cost_nanos = total
+        exchange.cost_nanos = None if exchange.unpriced and not total else total
         if cached:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
@@ -302,4 +304,6 @@ def _flags(bill: Bill) -> int:
     flags = record.ESTIMATED if bill.usage.estimated else 0
     if bill.price.free:
         return flags | record.FREE
-    return flags if bill.price.priced else flags | record.UNPRICED
+    if bill.price.priced or not bill.price.name:  # a call for no model (a list, a file): there is nothing to price
+        return flags
+    return flags | record.UNPRICED

@@ -26,6 +26,8 @@ __all__ = ["add_parser", "run"]
 
 _PATIENCE = 2.5
 """Seconds that a report waits for calls that are answered and not in the ledger yet: usually under one."""
+_NAMED = 10
+"""Models without a price that are named; the report by model has them all."""
 _PLAIN = ("calls", "cached_calls", "refused", "input_tokens", "output_tokens", "cost_usd", "saved_usd")
 
 
@@ -78,43 +80,72 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError, ConfigError) as error:
         return _wrong(f"costs: {error}")
     try:
-        rows = asyncio.run(_ask(url, data, args, since, until, by, local))
+        rows, unpriced = asyncio.run(_ask(url, data, args, since, until, by, local))
     except ValueError as error:
         return _wrong(f"costs: {error}")
     except Exception as error:
         print(f"costs: the ledger cannot be read: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if not args.details and not args.compare and not args.forecast:
-        rows = [{name: row[name] for name in (*by, *_PLAIN)} for row in rows]
+        rows = _plain(rows, by, args.format)
     sys.stdout.write(_FORMS[args.format](rows))
-    unpriced = sum(row.get("unpriced", 0) for row in rows)
     if unpriced:
-        print(f"{unpriced} calls have no known price: see costs price MODEL and prices: in the YAML", file=sys.stderr)
+        print(_without_price(unpriced), file=sys.stderr)
     return 0
+
+
+def _plain(rows: list[Row], by: list[str], form: str) -> list[Row]:
+    """The fixed names; and ``unpriced`` where there are such calls: in those objects, or as a column of the table."""
+    column = form != "json" and any(row["unpriced"] for row in rows)
+    found = []
+    for row in rows:
+        plain = {name: row[name] for name in (*by, *_PLAIN)}
+        if column or row["unpriced"]:
+            plain["unpriced"] = row["unpriced"]
+        found.append(plain)
+    return found
+
+
+def _without_price(models: dict[str, int]) -> str:
+    named = ", ".join(f"{model} ({calls})" for model, calls in list(models.items())[:_NAMED])
+    more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
+    calls = sum(models.values())
+    have = "call has" if calls == 1 else "calls have"
+    return (
+        f"costs: {calls} {have} no known price, so no sum holds their cost: {named}{more}. "
+        "Give these models one under prices: in the YAML; costs price MODEL says what is known"
+    )
 
 
 async def _ask(
     url: str, data: Path, args: argparse.Namespace, since: float, until: float, by: list[str], local: tzinfo
-) -> list[Row]:
+) -> tuple[list[Row], dict[str, int]]:
+    """The report; and the models of its time that have no known price, with their calls."""
     from proxy.accounting import reports  # noqa: PLC0415
     from proxy.accounting.behind import caught_up  # noqa: PLC0415
     from proxy.accounting.ledger.base import open_ledger  # noqa: PLC0415
+    from proxy.accounting.windows import Window  # noqa: PLC0415
 
     ledger = open_ledger(url, data)
     file = getattr(ledger, "file", None)
     if file is not None and not file.exists():
         print(f"costs: no ledger at {file} yet: nothing was accounted", file=sys.stderr)
-        return []
+        return [], {}
     try:
         if await caught_up(ledger, data / "journal", _PATIENCE):
             print("costs: the newest calls are missing: they wait in the journal for a running proxy", file=sys.stderr)
         if args.forecast:
-            projection = await reports.project_month(ledger, time.time(), local)
-            return [{**projection._asdict(), **await _trend(ledger, local)}]
-        if args.compare:
-            return await reports.changes(ledger, since, until, by)
-        shares = (0.5, 0.9, 0.99) if args.details else ()
-        return await reports.summarize(ledger, since, until, by, time_zone=local, percentiles=shares)
+            until = time.time()
+            since = Window("month", local).at(until).start
+            projection = await reports.project_month(ledger, until, local)
+            rows = [{**projection._asdict(), **await _trend(ledger, local)}]
+        elif args.compare:
+            rows = await reports.changes(ledger, since, until, by)
+        else:
+            shares = (0.5, 0.9, 0.99) if args.details else ()
+            rows = await reports.summarize(ledger, since, until, by, time_zone=local, percentiles=shares)
+        missing = any(row["unpriced"] for row in rows)
+        return rows, await reports.unpriced_models(ledger, since, until) if missing else {}
     finally:
         await ledger.close()
 

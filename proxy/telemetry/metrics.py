@@ -59,11 +59,11 @@ class Cell:
 
     __slots__ = (
         "cached", "calls", "cost", "duration", "durations", "first", "firsts", "input", "output", "reasoning",
-        "retries", "saved",
+        "retries", "saved", "unpriced",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.calls = self.retries = 0
+        self.calls = self.retries = self.unpriced = 0
         self.duration = self.first = 0.0
         self.durations = [0] * (len(SECONDS) + 1)
         self.firsts = [0] * (len(SECONDS) + 1)
@@ -130,6 +130,8 @@ class Metrics:
             cell.reasoning += usage.reasoning
         if exchange.cost_nanos is not None:
             cell.cost += exchange.cost_nanos
+        if exchange.unpriced:
+            cell.unpriced += 1
         if exchange.saved_nanos is not None:
             cell.saved += exchange.saved_nanos
         cached = exchange.cache_status
@@ -198,6 +200,12 @@ class Metrics:
                 [Sample(labels, cell.cost / 1e9) for labels, cell in targets if cell.cost],
             ),
             Family(
+                "llm_sidecar_unpriced_calls_total",
+                "counter",
+                "Calls to models without a known price: what they cost is not in llm_sidecar_cost_usd_total.",
+                [Sample(labels, cell.unpriced) for labels, cell in targets if cell.unpriced],
+            ),
+            Family(
                 "llm_sidecar_saved_usd_total",
                 "counter",
                 "What calls served from the cache would have cost in USD.",
@@ -260,6 +268,7 @@ def _merged(cells: Iterable[tuple[tuple[str, str, str], Cell]]) -> dict[tuple[st
             "reasoning",
             "cost",
             "saved",
+            "unpriced",
         ):
             setattr(into, name, getattr(into, name) + getattr(cell, name))
         into.durations = [a + b for a, b in zip(into.durations, cell.durations, strict=True)]

@@ -189,6 +189,8 @@ async def recent(tmp_path, call):
     call(journal, cost=2 * 10**9, model="big", project="red")
     call(journal, cost=3_456_000, model="small", project="blue")
     call(journal, flags=record.UNPRICED, cost=0, model="mine", project="blue")
+    call(journal, flags=record.UNPRICED, cost=0, model="ours", project="blue")
+    call(journal, flags=record.UNPRICED, cost=0, model="ours", project="green")
     await journal.flushed()
     writer = Writer(journal, ledger, gather=0.01)
     writer.start()
@@ -224,20 +226,53 @@ async def test_json_is_a_list_of_objects_with_exactly_the_fixed_names(recent, pa
         "cost_usd",
         "saved_usd",
     ]
-    assert [(row["model"], row["cost_usd"]) for row in rows] == [("big", 2.0), ("small", 0.003456), ("mine", 0.0)]
+    assert [(row["model"], row["cost_usd"]) for row in rows[:3]] == [("big", 2.0), ("small", 0.003456), ("mine", 0.0)]
 
 
-async def test_an_unpriced_call_is_said_with_the_details(recent, parse, capsys):
-    assert run(parse, "--ledger", recent, "--details") == 0
+async def test_an_object_with_unpriced_calls_has_their_number_beside_the_fixed_names(recent, parse, capsys):
+    assert run(parse, "--ledger", recent, "--by", "model", "--format", "json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["model"]: row.get("unpriced") for row in rows} == {"big": None, "small": None, "mine": 1, "ours": 2}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--by", "project"),
+        ("--format", "json"),
+        ("--format", "csv"),
+        ("--details",),
+        ("--compare",),
+        ("--compare", "--by", "model", "--format", "json"),
+        ("--forecast",),
+    ],
+)
+async def test_every_report_says_how_many_calls_have_no_known_price_and_for_which_models(recent, parse, capsys, words):
+    assert run(parse, "--ledger", recent, *words) == 0
     out, err = capsys.readouterr()
-    assert "1 calls have no known price" in err
-    assert "cost_p90_usd" in out
+    assert "3 calls have no known price" in err
+    assert "ours (2), mine (1)" in err
+    assert "unpriced" in out
+
+
+async def test_the_table_has_a_column_for_unpriced_calls_where_there_are_any(recent, parse, capsys):
+    assert run(parse, "--ledger", recent, "--by", "project") == 0
+    names, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {line[0]: line[names.index("unpriced")] for line in lines} == {"red": "0", "blue": "2", "green": "1"}
+
+
+async def test_nothing_is_said_of_a_time_without_such_calls(recent, parse, capsys):
+    assert run(parse, "--ledger", recent, "--until", "1h", "--since", "2h") == 0
+    out, err = capsys.readouterr()
+    assert "price" not in err
+    assert "unpriced" not in out
 
 
 async def test_csv_has_plain_decimals(recent, parse, capsys):
     assert run(parse, "--ledger", recent, "--by", "model", "--format", "csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [row["cost_usd"] for row in rows] == ["2", "0.003456", "0"]
+    assert [row["cost_usd"] for row in rows] == ["2", "0.003456", "0", "0"]
 
 
 async def test_the_table_is_aligned(recent, parse, capsys):

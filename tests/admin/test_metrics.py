@@ -29,6 +29,15 @@ async def test_calls_tokens_cost_and_times_are_counted(operator, whole):
     assert found['llm_sidecar_cache_total{status="miss"}'] == 1
 
 
+async def test_calls_whose_price_is_not_known_are_counted_and_cost_no_zero(operator, whole):
+    admin = await operator(whole())
+    await admin.call(model="mine")
+    found = await admin.metrics()
+    target = 'route="#1",upstream="up",model="mine"'
+    assert found[f"llm_sidecar_unpriced_calls_total{{{target}}}"] == 1
+    assert f"llm_sidecar_cost_usd_total{{{target}}}" not in found
+
+
 async def test_what_pii_found_and_could_not_read_is_counted(operator, setting, upstream):
     admin = await operator(setting(upstream, {"pii": {"entities": ["EMAIL"]}}))
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

@@ -145,6 +145,16 @@ async def test_an_unpriced_call_has_no_cost_header_and_a_flag(account, books):
     await called(account.on_settle(exchange))
     assert exchange.added_headers == []
     assert records(books)[0][7] == 4
+    assert (exchange.unpriced, exchange.cost_nanos) == (True, None)  # in no log line as if it had cost nothing
+
+
+async def test_a_call_for_no_model_is_not_missing_a_price(account, books):
+    exchange = exchange_builder(None, dialect="generic", method="GET", path="/v1/files")
+    await called(account.on_request(exchange))
+    answered(exchange, attempt_of(exchange))
+    await called(account.on_settle(exchange))
+    assert records(books)[0][7] & 4 == 0
+    assert not exchange.unpriced
 
 
 async def test_retries_and_fallbacks_are_accounted_to_their_own_key_and_model(account, books):

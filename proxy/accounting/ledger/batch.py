@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxy.accounting.histogram import bucket_of
-from proxy.accounting.record import CACHED, OUTCOMES, UNPRICED
+from proxy.accounting.record import CACHED, DIMENSIONS, OUTCOMES, UNPRICED
 
 __all__ = ["CALL_COLUMNS", "GROUP_COLUMNS", "SUMS", "Batch", "group_number"]
 
@@ -82,6 +82,7 @@ DAY = 86_400_000
 
 log = logging.getLogger("proxy.accounting")
 
+_MODEL = DIMENSIONS.index("model")
 _REFUSED = OUTCOMES.index("refused")
 _CANCELLED = OUTCOMES.index("cancelled")
 _FAILED = (OUTCOMES.index("failed"), OUTCOMES.index("abandoned"))
@@ -126,7 +127,7 @@ class Batch:
             elif outcome == _REFUSED:
                 flags |= REFUSED
             # The cost of a caller who left may follow in a row of its own, once it is known.
-            if not flags & UNPRICED and (version or (attempts and outcome != _CANCELLED)):
+            if not flags & UNPRICED and (version or (attempts and outcome != _CANCELLED and _names_model(who))):
                 place = (at // DAY, group, bucket_of(cost))
                 self.costs[place] = self.costs.get(place, 0) + 1
         if len(usage) == 2:
@@ -182,6 +183,11 @@ class Batch:
         self._numbers[text] = number
         self.groups[number] = (number, *text.split("\t"))
         return number
+
+
+def _names_model(who: str) -> bool:
+    """Whether the call was for a model at all: a list of models or a file has no price, and costs nothing."""
+    return who.split("\t", _MODEL + 1)[_MODEL] != ""
 
 
 def group_number(text: str) -> int:
