@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SPACE = "account-ids"
 PLAIN = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/moderations"})
-"""Paths that leave nothing at the provider and name only files, if anything."""
+"""Paths that name only files, if anything, and leave nothing at the provider unless a chat asks for it."""
 
 
 class SelectKeyOptions(PolicyOptions):
@@ -234,8 +234,6 @@ class SelectKey(Policy):
     # --- up: ids that were made ----------------------------------------------------------------------
 
     def on_response(self, exchange: Exchange, answer: Answer) -> None:
-        if exchange.request.path in PLAIN:
-            return  # the usual call makes nothing that lasts
         if answer.status < 300 and answer.origin == "upstream" and self._made_here(exchange):
             raw = answer.body.encode() if answer.body is not None else answer.raw
             if raw:
@@ -251,7 +249,11 @@ class SelectKey(Policy):
         return None
 
     def _made_here(self, exchange: Exchange) -> bool:
-        return account_ids.creates(exchange.request.method, exchange.request.path)
+        request = exchange.request
+        method, path = request.method, request.path
+        if path in PLAIN:  # the usual call makes nothing that lasts
+            return account_ids.stores(method, path, request.body)
+        return account_ids.creates(method, path) or account_ids.stores(method, path, request.body)
 
     def _learn(self, exchange: Exchange, beginning: bytes) -> bool:
         """Remembers whose the id is; True when one was found."""

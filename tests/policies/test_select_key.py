@@ -307,6 +307,38 @@ async def test_errors_and_plain_calls_teach_nothing():
     assert bench.state.maps == {}
 
 
+@pytest.mark.parametrize("read", [True, False], ids=["body read", "nobody read the body"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_completion_that_is_kept_belongs_to_the_key_that_made_it(read, stream):
+    bench = Bench(*TWO, strategy=["round_robin"])
+    chat = exchange_builder({"model": "m", "messages": [], "store": True, "stream": stream})
+    if read:
+        assert chat.tree
+    attempt, _ = await bench.begin(chat)
+    chat.served_by = attempt
+    answer = Answer(200, [], origin="upstream", raw=b'{"id":"chatcmpl-kept","object":"chat.completion"}')
+    if stream:
+        stage = bench.policy.open_stream(chat, Answer(200, [], origin="upstream", events=True))
+        stage.feed(Event(b'data: {"id":"chatcmpl-kept","choices":[]}\n\n'))
+    else:
+        await called(bench.policy.on_response(chat, answer))
+    for method, more in (("GET", ""), ("GET", "/messages"), ("POST", ""), ("DELETE", "")):
+        for _ in range(2):
+            path = "/v1/chat/completions/chatcmpl-kept" + more
+            later = exchange_builder({"metadata": {}} if method == "POST" else None, path=path, method=method)
+            await called(bench.policy.on_request(later))
+            assert (await bench.begin(later))[0].key is attempt.key, (method, path)
+
+
+@pytest.mark.parametrize("store", [False, None, "true", 1])
+async def test_one_that_does_not_ask_to_be_kept_is_not_remembered(store):
+    bench = Bench(*TWO)
+    exchange = exchange_builder({"model": "m", "messages": [{"role": "user", "content": "store"}], "store": store})
+    exchange.served_by, _ = await bench.begin(exchange)
+    await called(bench.policy.on_response(exchange, Answer(200, [], origin="upstream", raw=b'{"id":"chatcmpl-1"}')))
+    assert bench.state.maps == {}
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [
@@ -314,8 +346,12 @@ async def test_errors_and_plain_calls_teach_nothing():
         ("/v1/fine_tuning/jobs/ftjob-1/events", "ftjob-1"),
         ("/v1/threads/thread_1/runs", "thread_1"),
         ("/v1/threads/runs", None),
+        ("/v1/responses/compact", None),
+        ("/v1/responses/input_tokens", None),
         ("/openai/v1/responses/resp_1", "resp_1"),
         ("/v1/messages/batches/msgbatch_1/results", "msgbatch_1"),
+        ("/v1/chat/completions/chatcmpl-1/messages", "chatcmpl-1"),
+        ("/v1/chat/completions", None),
         ("/v1/files", None),
         ("/v1/models/gpt-4o", None),
         ("/v1/files/../../etc", None),

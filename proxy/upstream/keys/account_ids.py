@@ -1,23 +1,30 @@
 """Ids that live in a provider account: which calls make them, where later calls name them. Pure.
 
-Files, batches, fine-tunes, vector stores, threads, stored responses and the like belong to the account (the key) that
-made them; a call that names one must go to that key.
+Files, batches, fine-tunes, vector stores, threads, stored responses and chat completions and the like belong to the
+account (the key) that made them; a call that names one must go to that key.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from proxy.document import Document
 
 LOOK_AT: Final = 64 * 1024
 """Bytes of a creating call's answer in which its id is looked for; providers put it first."""
 
 _COLLECTIONS: Final = frozenset(
     {
-        "assistants", "batches", "containers", "conversations", "evals", "files",
+        "assistants", "batches", "chat/completions", "containers", "conversations", "evals", "files",
         "fine_tuning/jobs", "message_batches", "messages/batches", "responses", "threads", "threads/runs", "uploads",
         "vector_stores", "videos",
     }
 )  # fmt: skip
+# What stands in an id's place and is none: threads/runs, responses/compact ...
+_VERBS: Final = frozenset({"compact", "input_tokens", "runs"})
 _BODY_FIELDS: Final = (
     "previous_response_id", "conversation", "input_file_id", "training_file", "validation_file", "assistant_id",
     "thread_id", "batch_id", "container",
@@ -32,10 +39,21 @@ def _parts(path: str) -> list[str]:
 
 
 def creates(method: str, path: str) -> bool:
-    """Whether the call makes something that later calls will name (a POST to a collection, chat apart)."""
+    """Whether the call makes something that later calls will name: a POST to a collection, chat apart (``stores``)."""
     if method != "POST" or path.endswith(("/chat/completions", "/embeddings")):
         return False
     return "/".join(_parts(path)) in _COLLECTIONS
+
+
+def stores(method: str, path: str, body: Document | None) -> bool:
+    """Whether the call is a chat that asks to be kept. Most are not, and their bodies are not parsed to learn that."""
+    if body is None or method != "POST" or not path.endswith("/chat/completions"):
+        return False
+    if not body.was_read:
+        if body.encode().find(b'"store"') < 0:
+            return False
+        body.lenient()
+    return body.peek("store") is True
 
 
 def named_in_path(path: str) -> str | None:
@@ -43,7 +61,7 @@ def named_in_path(path: str) -> str | None:
     parts = _parts(path)
     for size in (2, 1):
         if len(parts) > size and "/".join(parts[:size]) in _COLLECTIONS:
-            return parts[size] if _WORD.fullmatch(parts[size]) and parts[size] != "runs" else None
+            return parts[size] if _WORD.fullmatch(parts[size]) and parts[size] not in _VERBS else None
     return None
 
 
