@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.testing import FakeUpstream, chat_answer, events, reply
-from proxy.workers import merge
+from proxy.workers import key_rows, merge
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -311,6 +311,38 @@ def test_counters_and_histograms_add_up_and_gauges_keep_their_worker(values: lis
     for number, value in enumerate(values, 1):
         assert f'in_flight{{worker="{number}"}} {value}\n' in page
     assert page.count("# TYPE calls_total counter") == 1
+
+
+async def test_a_key_is_one_row_with_what_all_workers_used(gang: Start, upstream: FakeUpstream) -> None:
+    whole = await gang(upstream, chain=["select_key"], key={"max_rpm": 40, "max_concurrent": 30})
+    assert await asyncio.gather(*(whole.call() for _ in range(12))) == [200] * 12
+    _, [row] = await whole.ask("/api/v1/keys")
+    assert (row["id"], row["requests"], row["rpm"], row["max_rpm"]) == ("a", 12, 12, 40)
+    assert (row["state"], row["in_flight"], row["success_rate"]) == ("ready", 0, 1.0)
+    assert "worker" not in row
+    _, [of_one] = await whole.ask("/api/v1/keys?worker=1")
+    assert of_one["requests"] < 12
+
+
+def test_the_worst_state_of_a_key_is_the_one_to_see_and_what_is_counted_together_is_not_added() -> None:
+    row = {
+        "pool": "p", "id": "a", "state": "ready", "why": "", "returns_in": 0.0, "enabled": True, "requests": 6,
+        "success_rate": 1.0, "latency": 0.2, "rpm": 9, "max_rpm": 20, "tpm": 50, "max_tpm": None, "in_flight": 1,
+        "max_concurrent": None, "cooling_models": {}, "tasks": {"chat": 6}, "last_used": 5.0, "shared": True,
+    }  # fmt: skip
+    worse = row | {
+        "state": "cooling", "why": "429", "returns_in": 3.0, "requests": 2, "success_rate": 0.5, "latency": 0.6,
+        "cooling_models": {"m": 4.0}, "tasks": {"chat": 1, "other": 1}, "last_used": 7.0,
+    }  # fmt: skip
+    [both] = key_rows.merged([(1, [row]), (2, [worse])])
+    assert (both["state"], both["why"], both["returns_in"]) == ("cooling", "429 (worker 2)", 3.0)
+    assert (both["requests"], both["in_flight"], both["last_used"]) == (8, 2, 7.0)
+    assert (both["rpm"], both["tpm"]) == (9, 100)  # a limit in Redis is one count, the rest is each worker's own
+    assert both["success_rate"] == pytest.approx(7 / 8)
+    assert both["latency"] == pytest.approx(0.3)
+    assert (both["tasks"], both["cooling_models"]) == ({"chat": 7, "other": 1}, {"m": 4.0})
+    apart = [(number, [one | {"shared": False}]) for number, one in ((1, row), (2, row))]
+    assert key_rows.merged(apart)[0]["rpm"] == 18
 
 
 def test_budgets_are_added_up_unless_they_are_counted_together() -> None:

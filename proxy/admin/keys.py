@@ -20,7 +20,7 @@ _FIELDS = {
     "enabled": "boolean", "state": "string", "why": "string", "returns_in": "number?", "cooling_models": "object",
     "requests": "integer", "success_rate": "number?", "latency": "number?", "rpm": "number", "max_rpm": "integer?",
     "tpm": "number", "max_tpm": "integer?", "in_flight": "integer", "max_concurrent": "integer?",
-    "task_types": "array", "tasks": "object", "last_used": "number?",
+    "task_types": "array", "tasks": "object", "last_used": "number?", "shared": "boolean",
 }  # fmt: skip
 _ID = (("id", "The key's id, never its secret."),)
 _UNKNOWN = {404: "There is no such key."}

@@ -4,6 +4,7 @@ metrics     counters and histograms are added up; a gauge is a picture of one pr
 pages       those that are a picture of one process (``OF_ONE_PROCESS``): their lists one after the other, every object
             with its ``worker``; anything else is of the first worker: what it says is the same in all, or shared
 budgets     a budget is one for all: what each worker counted is added up, unless they count together
+keys        likewise a key (``key_rows``)
 events      whole events, in the order in which they come
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from operator import add
 from typing import Any, Final
 
-OF_ONE_PROCESS: Final = frozenset({"upstreams", "keys", "limits", "breakers", "cache", "exchanges", "alerts"})
+OF_ONE_PROCESS: Final = frozenset({"upstreams", "limits", "breakers", "cache", "exchanges", "alerts"})
 """Pages below ``/api/v1`` that differ from worker to worker. Configuration, costs and the like are the same in all."""
 
 _SAMPLE: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)(?: \S+)?$")

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from proxy import __version__
 from proxy.browser import Hosts
 from proxy.errors import ProxyError
-from proxy.workers import merge
+from proxy.workers import key_rows, merge
 
 if TYPE_CHECKING:
     from proxy.workers.supervisor import Member, Supervisor
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("llm_sidecar.workers")
 
 _HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length", "expect"})
+_OF_ALL: Final = {"budgets": merge.budgets, "keys": key_rows.merged}
+"""Pages below ``/api/v1`` whose rows stand for all workers."""
 _PATIENCE: Final = 30.0
 """Seconds for a worker to begin its answer; one that does not is left out of a merged page."""
 
@@ -152,9 +154,10 @@ class WholeAdmin:
             whole = await first.read()
             if refused is None and request.method == "GET" and len(answers) > 1:
                 name = request.path.removeprefix("/api/v1/").partition("/")[0]
-                if kind.startswith("application/json") and (name == "budgets" or name in merge.OF_ONE_PROCESS):
+                together = _OF_ALL.get(name) or (merge.pages if name in merge.OF_ONE_PROCESS else None)
+                if kind.startswith("application/json") and together is not None:
                     said = [(n, orjson.loads(whole if n == number else await a.read())) for n, a in answers]
-                    whole = orjson.dumps(merge.budgets(said) if name == "budgets" else merge.pages(said))
+                    whole = orjson.dumps(together(said))
                 elif request.path == "/metrics":
                     whole = merge.metrics({n: (await a.read()).decode() for n, a in answers}).encode()
             return web.Response(body=whole, status=first.status, headers=headers)

@@ -67,7 +67,7 @@ async def test_calls_under_way_in_one_part_end_when_another_has_waited_in_vain(
 
 def noting() -> tuple[list[str], Callable[[str], None]]:
     said: list[str] = []
-    return said, lambda reason: said.append(reason)
+    return said, said.append
 
 
 def test_an_answer_to_anybody_since_then_means_that_it_is_there() -> None:

@@ -52,5 +52,6 @@ def describe(key: Key, health: Health, clock: Clock) -> dict[str, Any]:
         "max_concurrent": key.max_concurrent,
         "task_types": sorted(key.task_types),
         "tasks": dict(life.tasks),
+        "shared": state.shared,
         "last_used": None if life.last_used_at is None else clock.now() - (now - life.last_used_at),
     }
