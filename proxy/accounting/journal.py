@@ -84,7 +84,9 @@ class Journal:
         """Calls found as abandoned when the journal was opened."""
         self.ids = record.Ids()
         self._pending: list[bytes] = []
-        self._open: dict[int, bytes] = {}
+        self.open_calls: dict[int, bytes] = {}
+        """The begins of the calls that run, by number: a new segment starts with them. ``begin`` and ``end`` keep it,
+        or who appends without them."""
         self._scheduled = False
         self._waiters: list[asyncio.Future[bool]] = []  # one each: a cancelled caller cancels only its own
         self._in_flight: list[asyncio.Future[bool]] = []
@@ -154,12 +156,12 @@ class Journal:
 
     def begin(self, number: int, line: bytes) -> None:
         """Append the begin of call ``number``, a line of ``record.begin``."""
-        self._open[number] = line
+        self.open_calls[number] = line
         self.append(line)
 
     def end(self, number: int, line: bytes) -> None:
         """Append the end of call ``number``, a line of ``record.end``."""
-        self._open.pop(number, None)
+        self.open_calls.pop(number, None)
         self.append(line)
 
     def append(self, line: bytes) -> None:
@@ -292,7 +294,7 @@ class Journal:
         segment = self._file(number)
         if old is not None:
             try:
-                segment.write(b"".join(self._open.copy().values()))
+                segment.write(b"".join(self.open_calls.copy().values()))
             except OSError:
                 segment.close()
                 self.directory.file(number).unlink(missing_ok=True)

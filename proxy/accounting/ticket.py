@@ -90,19 +90,25 @@ class Ticket:
             if limits is not None and limits.pictures:
                 most += bill.price.pieces(limits.pictures)
         number, now = self.number, desk.now
-        who = _who(exchange, attempt)
+        who = bill.who if bill.key is attempt.key else attribution(exchange, attempt)
         begun: tuple[Any, ...]
         begun = ("b", number, int(now() * 1000), exchange.id, who, most, bill.price.version, (asked, bound))
         if self._reached:
             begun = (*begun, 0)
-        desk.journal.begin(number, dumps(begun, None, NEWLINE))
+        journal = desk.journal
+        line = journal.open_calls[number] = dumps(begun, None, NEWLINE)
+        journal.append(line)
 
     def cost(self, exchange: Exchange) -> int | None:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
         None where a price is unknown, which is no figure at all, never a zero.
         """
-        total = 0
         plain = self._below is exchange and exchange.cache_status is None  # the way of most calls
+        if plain and len(exchange.attempts) == 1:
+            bill = exchange.attempts[0].bill
+            if bill is not None and bill.paid:
+                return bill.cost if bill.price.priced else None
+        total = 0
         for made in exchange.attempts if plain else self._own(exchange):
             bill = made.bill
             if bill is None or not bill.paid:
@@ -146,7 +152,9 @@ class Ticket:
                 if made.outcome is None:  # goes on for others
                     self.begin(below, made)
                     break
-        self.desk.journal.end(number, line)
+        journal = self.desk.journal
+        journal.open_calls.pop(number, None)
+        journal.append(line)
         if not self.begun or below is exchange:
             self._below = None  # no ring of references is left for the collector
         return True
