@@ -49,6 +49,38 @@ async def test_entered_counts_those_above_the_answer():
     assert exchange.entered == 2
 
 
+@pytest.mark.parametrize("skipped", [0, 2], ids=["the first", "the third"])
+async def test_policies_are_numbered_through_a_split(skipped):
+    """An exchange that goes down both parts says of each policy what is true, and each part calls its own."""
+    called_for: list[str] = []
+
+    def note(self: Any, exchange: Any, *_: Any) -> None:
+        called_for.append(self.name)
+
+    every = dict.fromkeys(("on_request", "on_attempt", "on_attempt_end", "on_settle", "on_done"), note)
+    steps = list(chain(every, {"splits": True}, every, every).all_steps)
+    steps[skipped] = Step(steps[skipped].policy, False, lambda x: False)
+    above = Chain("made", steps)
+    below = above.below
+    assert below is not None
+    assert (above.first, above.end, below.first, below.end) == (0, 2, 2, 4)
+    exchange = exchange_builder()
+    attempt = Attempt(1, 1, Target("up"), "up", 0.0)
+    await called(above.down(exchange))
+    assert exchange.entered == 2
+    await called(below.down(exchange))
+    assert (exchange.entered, exchange.skipped) == (4, 1 << skipped)
+    await called(below.begin_attempt(exchange, attempt))
+    await called(below.end_attempt(exchange, attempt))
+    for part in (below, above):
+        await called(part.settle(exchange))
+        await called(part.done(exchange))
+    here = [number for number in (0, 2, 3) if number != skipped]
+    times = {f"p{number}": called_for.count(f"p{number}") for number in here}
+    assert times == {f"p{number}": 3 if number == 0 else 5 for number in here}
+    assert f"p{skipped}" not in called_for
+
+
 async def test_a_when_that_does_not_hold_skips_every_phase():
     done: list[str] = []
 
