@@ -24,7 +24,9 @@ future for each caller who waits. Whatever sharing takes is made when it is need
 
 Why a task, and not the starter's own: cancelling a task cancels what it waits for, and ``asyncio.timeout`` is bound to
 the task it was entered in, so work that is to outlive its first caller needs a task identity of its own from the start.
-Driving the coroutine by hand under such an identity was tried and costs what a task costs (1.6 us of 1.7).
+Driving the coroutine by hand under such an identity was tried and costs what a task costs (1.6 us of 1.7). To run in
+the starter's task for as long as nobody else waits would save 3 to 4 us of a miss by instruction counts, but whoever
+cancels a call (its connection, a drain) would have to ask the flight first whether it may: that was not built.
 """
 
 from __future__ import annotations
