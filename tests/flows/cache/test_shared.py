@@ -9,6 +9,7 @@ import time
 import pytest
 from redis.asyncio import Redis as Client
 
+from proxy.app import StartError
 from proxy.testing import FakeUpstream, chat_answer, reply
 
 
@@ -160,7 +161,7 @@ async def test_an_unmasked_call_leaves_nothing_in_a_shared_store(cached, redis):
 
 async def test_a_shared_store_without_a_redis_is_a_mistake_that_is_named(cached):
     async with FakeUpstream() as upstream:
-        with pytest.raises(ValueError, match="needs a Redis"):
+        with pytest.raises(StartError, match="needs a Redis"):
             await cached(upstream, store="redis")
 
 
