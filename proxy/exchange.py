@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
     from proxy.dialects.base import Dialect
     from proxy.errors import ProxyError
+    from proxy.form import Form
     from proxy.head import Head
     from proxy.seen import Seen
     from proxy.websocket.handshake import Upgrade
@@ -86,13 +87,15 @@ class Request:
     target: the request target as received. path: decoded, slashes collapsed, without query.
     raw_path: as received, slashes collapsed. query: raw, without ``?``. peer: the client's address.
     body: the JSON document of an API that is understood; None when the body is streamed or absent.
-    stream: the body's pieces when it is not held. content_encoding of ``raw_body`` as received.
+    stream: the body's pieces when it is not held. form: the same, where they are those of a multipart form.
+    content_encoding of ``raw_body`` as received.
     upgrade: the client asks for a websocket, of which no policy sees a message.
     """
 
     body: Document | None = None
     raw_body: bytes | None = None
     stream: AsyncIterable[bytes] | None = None
+    form: Form | None = None
     content_length: int | None = None
     edits: dict[str, str | None] | None = None
     head: Head | None = None
@@ -375,7 +378,8 @@ class Exchange:
 
     @property
     def model_asked(self) -> str | None:
-        """The model the client asked for; reads the body when first asked. Raises ``invalid_json``."""
+        """The model the client asked for; reads the body when first asked. Raises ``invalid_json``. A form whose files
+        stand first names it late: until then None."""
         if self._streaming is None:
             self._look()
         return self._model
@@ -394,7 +398,8 @@ class Exchange:
         """The model asked for, if the body was read at all; for logs and figures."""
         if self._streaming is None and self.dialect is not None:
             body = self.request.body
-            if body is not None and body.was_read and isinstance(body.lenient(), dict):
+            read = body is not None and body.was_read and isinstance(body.lenient(), dict)
+            if read or self.request.form is not None:
                 self._look()
         return self._model
 
@@ -410,7 +415,11 @@ class Exchange:
     def _look(self) -> None:
         body = self.request.body
         if body is None or self.dialect is None:
-            self._streaming = False
+            form = self.request.form
+            if form is not None:
+                self._model = form.model
+            if form is None or form.over:
+                self._streaming = False
             return
         tree = body.strict()
         self._model = self.dialect.model(tree)
@@ -425,7 +434,9 @@ class Exchange:
         if count is None:
             body, dialect = self.request.body, self.dialect
             if body is None or dialect is None:
-                count = 0
+                form = self.request.form
+                announced = self.request.content_length or 0
+                count = 0 if form is None or form.model is None else form.given(announced).input
             else:
                 count = (_estimate_input or _load_estimate())(dialect, body.strict())
                 if self.seen is not None and not body.edited:

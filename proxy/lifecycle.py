@@ -21,6 +21,7 @@ from proxy.chain import Chain, refuse
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
+from proxy.form import Form, boundary_of
 from proxy.policy import called
 from proxy.stream.plain import PlainSink
 
@@ -113,7 +114,7 @@ async def _match_and_read(flow: Flow, connection: Connection, payload: Payload) 
 
 
 async def _read(flow: Flow, connection: Connection, payload: Payload) -> None:
-    """2: a JSON body is read whole, anything else is left to stream."""
+    """2: a JSON body is read whole, anything else is left to stream, a form but for what stands before its files."""
     snapshot, exchange = flow.snapshot, flow.exchange
     request = exchange.request
     if request.body is not None or request.raw_body is not None or request.stream is not None:
@@ -133,6 +134,11 @@ async def _read(flow: Flow, connection: Connection, payload: Payload) -> None:
             connection.close_after_answer()
             raise ProxyError("request_too_large", f"The body is larger than {limit_upload} bytes.")
         request.stream = connection.stream_body(payload, limit_upload)
+        boundary = boundary_of(request.headers.get("content-type"))
+        if boundary is not None and request.headers.get("content-encoding") is None:
+            request.stream = request.form = form = Form(request.stream, boundary)
+            if exchange.request.head is None or not exchange.request.head.expects:  # it waits to be told to send it
+                await form.begin()
 
 
 async def _send_whole(flow: Flow, connection: Connection, answer: Answer) -> None:

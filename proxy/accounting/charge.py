@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from proxy.accounting import record
 from proxy.accounting.gauge import Gauge
 from proxy.accounting.prices import ASKABLE, FOREVER, PriceBook
-from proxy.accounting.rates import Price, Unpriced
+from proxy.accounting.rates import Price, Rates, Unpriced
 from proxy.accounting.record import canonical_tags
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
 from proxy.errors import ProxyError
@@ -19,12 +19,28 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Bound
     from proxy.exchange import Attempt, AttemptKey, Exchange
 
-__all__ = ["ASSUMED_OUTPUT", "Bill", "Tariff", "attribution", "bound_of", "limits_of", "size_estimate", "used"]
+__all__ = [
+    "ASSUMED_OUTPUT",
+    "Bill",
+    "Tariff",
+    "attribution",
+    "bound_of",
+    "limits_of",
+    "size_estimate",
+    "uploaded",
+    "used",
+]
 
 ASSUMED_OUTPUT = 1_000
 _KEPT = 4_096
 # Ended without an answer of the provider's: it may have worked on what it was sent, and may bill it.
 _CUT_OFF = frozenset({"timeout", "stalled", "truncated"})
+
+
+_TO_COME = "to come"
+MODEL_TO_COME = Price("", Rates({}), source="", version="", service=_TO_COME)
+"""The price of a form that has not named its model yet, because its files stand first: nothing can be reserved for it.
+The bill is made out anew when the call is over."""
 
 
 class Bill:
@@ -88,6 +104,8 @@ class Tariff:
             tier = body.peek("service_tier")
             if tier is not None and isinstance(tier, str) and tier in ASKABLE:
                 service = tier
+        elif asked is None and exchange.request.form is not None and attempt.target.model is None:
+            service = _TO_COME
         caller: tuple[str | None, ...] = (
             exchange.principal.id,
             exchange.project,
@@ -117,6 +135,8 @@ class Tariff:
                 memory.clear()
         model, base_url = self._model(exchange, attempt)
         upstream, key = attempt.upstream, "" if attempt.key is None else attempt.key.id
+        if service == _TO_COME:
+            return MODEL_TO_COME, Gauge(), attribution(exchange, attempt), None
         price = self.prices.price(model, base_url, key, service)
         until = self.prices.until(model, base_url, key, service)
         gauge = self.gauges.setdefault((model, upstream), Gauge())
@@ -148,7 +168,8 @@ class Tariff:
             usage = used(exchange, attempt)
             if usage is None:
                 return None
-        if bill is None:
+        if bill is None or bill.price is MODEL_TO_COME:
+            attempt.bill = None
             bill = self.bill(exchange, attempt)
         bill.usage = usage
         service = usage.service
@@ -181,6 +202,13 @@ def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
         return None
     if attempt.status is not None and attempt.status >= 400:
         return None
+    form = exchange.request.form
+    if form is not None:
+        if form.model is None and attempt.target.model is None:
+            return None  # a file that no model has seen
+        usage = form.given()
+        usage.output = estimate_tokens_from_size(attempt.received_bytes)
+        return usage
     return Usage(
         input=input_estimate(exchange),
         output=estimate_tokens_from_size(attempt.received_bytes),
@@ -214,15 +242,20 @@ def bound_of(limits: Bound | None, assumed: int) -> int:
     return tokens if limits.choices == 1 else tokens * max(1, limits.choices)
 
 
-def limits_of(exchange: Exchange, *, read: bool) -> Bound | None:
-    """The client's own limits on the answer; None without a body that is understood.
-
-    ``read``: look into the body also if nobody has yet.
-    """
+def limits_of(exchange: Exchange) -> Bound | None:
+    """The client's own limits on the answer; None without a body that is understood, and that somebody has read."""
     body, dialect = exchange.request.body, exchange.dialect
-    if body is None or dialect is None or not (read or body.was_read):
+    if body is None:
+        return uploaded(exchange)
+    if dialect is None or not body.was_read:
         return None
     return body.bound(dialect)
+
+
+def uploaded(exchange: Exchange) -> Bound | None:
+    """What bounds the answer to a form; None where it is none, or has named no model yet."""
+    form = exchange.request.form
+    return None if form is None or form.model is None else form.bound(exchange.request.content_length or 0)
 
 
 def attribution(exchange: Exchange, attempt: Attempt | None) -> str:

@@ -170,9 +170,9 @@ class Rates:
         total = input_tokens * self._dearest_input + output_tokens * self._dearest_output + self._request
         return total if self._unit == 1 else (total + self._half) // self._unit
 
-    def pieces(self, pictures: int) -> int:
-        """Nano-dollars for what is paid apiece."""
-        return round_millionths(pictures * self.image)
+    def pieces(self, pictures: int, speech: int = 0) -> int:
+        """Nano-dollars for what is paid apiece: pictures, and milliseconds of speech by the minute."""
+        return round_millionths(pictures * self.image + -(-speech * self.minute // _MS_PER_MINUTE))
 
     def scaled(self, numerator: int, denominator: int) -> Rates:
         """The same list times a fraction (a batch discount), each rate rounded half up."""
@@ -243,9 +243,9 @@ class Price:
     def _tiered_worst_case(self, input_tokens: int, output_tokens: int) -> int:
         return self._rates(input_tokens).worst_case(input_tokens, output_tokens)
 
-    def pieces(self, pictures: int) -> int:
+    def pieces(self, pictures: int, speech: int = 0) -> int:
         """Nano-dollars for what is paid apiece, whatever the tier."""
-        return self.base.pieces(pictures)
+        return self.base.pieces(pictures, speech)
 
     def __repr__(self) -> str:
         return f"<Price {self.name} {self.version}>"
@@ -270,7 +270,7 @@ class Unpriced:
         """Always 0: callers look at ``priced``."""
         return 0
 
-    def pieces(self, pictures: int) -> int:
+    def pieces(self, pictures: int, speech: int = 0) -> int:
         """Always 0: callers look at ``priced``."""
         return 0
 

@@ -84,11 +84,11 @@ class Ticket:
         if asked:
             bound, most = bill.bound, bill.most
         else:
-            limits = limits_of(exchange, read=False)
+            limits = limits_of(exchange)
             asked, bound = size_estimate(exchange), bound_of(limits, ASSUMED_OUTPUT)
             most = bill.price.worst_case(asked, bound)
             if limits is not None and limits.pictures:
-                most += bill.price.pieces(limits.pictures)
+                most += bill.price.pieces(limits.pictures, limits.speech)
         number, now = self.number, desk.now
         who = bill.who if bill.key is attempt.key else attribution(exchange, attempt)
         begun: tuple[Any, ...]

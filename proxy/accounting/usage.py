@@ -24,6 +24,7 @@ __all__ = [
     "estimate_speech",
     "estimate_tokens",
     "estimate_tokens_from_size",
+    "estimate_upload",
 ]
 
 TOKENS_PER_IMAGE = 1_000
@@ -232,7 +233,23 @@ def estimate_speech(asked: int, kind: str, size: int) -> Usage:
     >>> estimate_speech(10, "audio/mpeg", 160_000)
     Usage(audio_ms=10000, audio_output=200, estimated=True, input=10, output=200)
     """
+    milliseconds, tokens = _speech(kind, size)
+    return Usage(input=asked, output=tokens, audio_output=tokens, audio_ms=milliseconds, estimated=True)
+
+
+def estimate_upload(pictures: int, kind: str, size: int) -> Usage:
+    """Usage of files that a model is given: so many pictures, and ``size`` bytes of spoken words of this type.
+
+    >>> estimate_upload(0, "audio/wav", 480_000)
+    Usage(audio_input=200, audio_ms=10000, estimated=True, input=200)
+    """
+    milliseconds, tokens = _speech(kind, size)
+    seen = pictures * TOKENS_PER_IMAGE
+    return Usage(input=tokens + seen, audio_input=tokens, image_input=seen, audio_ms=milliseconds, estimated=True)
+
+
+def _speech(kind: str, size: int) -> tuple[int, int]:
+    """Milliseconds and tokens of so many bytes of this type."""
     form = kind.partition("/")[2].partition(";")[0].strip().lower()
     milliseconds = size * 1_000 // _SPEECH.get(form, _SPEECH_ELSE)
-    tokens = milliseconds * _TOKENS_A_SECOND // 1_000
-    return Usage(input=asked, output=tokens, audio_output=tokens, audio_ms=milliseconds, estimated=True)
+    return milliseconds, milliseconds * _TOKENS_A_SECOND // 1_000

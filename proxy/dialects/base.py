@@ -140,12 +140,14 @@ class Plain(Reading):
 @dataclass(slots=True)
 class Bound:
     """What bounds an answer. tokens: per choice, None when the client set none. choices: ``n``, and whatever else
-    multiplies answers. pictures: how many it may hold; they cost something where the model has a price for one.
+    multiplies answers. pictures: how many it may hold, speech: milliseconds that were uploaded: they cost something
+    where the model has a price for a picture or a minute.
     """
 
     tokens: int | None = None
     choices: int = 1
     pictures: int = 0
+    speech: int = 0
 
 
 @dataclass(slots=True)

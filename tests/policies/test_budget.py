@@ -16,6 +16,7 @@ from proxy.clock import SystemClock
 from proxy.config.model import Config
 from proxy.errors import ProxyError
 from proxy.exchange import Answer, Attempt, Target
+from proxy.form import Form
 from proxy.policies.budget import Budget
 from proxy.policy import Fallback, Stop, Verdict, Veto, Wait, called
 from proxy.state import MemoryState
@@ -115,6 +116,40 @@ async def test_pictures_stay_reserved_beside_what_is_learned_of_estimates():
     await finish(policy, exchange, attempt, usage=Usage(input=asked * 3, images=1))
     await called(policy.on_attempt(exchange, new_attempt()))
     assert figures(policy)[0][1] == 40_000_000 + asked * 3 * 1_000
+
+
+async def form_of(*pieces, length):
+    async def come():
+        for piece in pieces:
+            yield piece
+
+    exchange = exchange_builder(None, dialect="generic", path="/v1/audio/transcriptions")
+    exchange.request.stream = exchange.request.form = form = Form(come(), b"b")
+    exchange.request.content_length = length
+    await form.begin()
+    return exchange
+
+
+LISTENER = {"listener": {"minute": 0.006}}
+FIELD = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nlistener\r\n'
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\n'
+
+
+async def test_speech_is_reserved_by_the_length_of_its_upload():
+    policy = make({"usd": 1}, books=Books(Config(prices=LISTENER), dry=True))
+    exchange = await form_of(FIELD + FILE, length=48_000 * 60)  # a minute of this type
+    await called(policy.on_attempt(exchange, new_attempt()))
+    assert figures(policy) == [(0, 6_000_000)]
+
+
+async def test_a_form_that_names_its_model_last_is_paid_though_nothing_was_reserved():
+    policy = make({"usd": 1}, books=Books(Config(prices=LISTENER), dry=True))
+    exchange, attempt = await form_of(FILE, b"RIFF\r\n" + FIELD + b"--b--\r\n", length=1_000), new_attempt()
+    await called(policy.on_attempt(exchange, attempt))
+    assert figures(policy) == [(0, 0)]
+    assert len([piece async for piece in exchange.request.form]) == 2
+    await finish(policy, exchange, attempt, usage=Usage(audio_ms=90_000))
+    assert figures(policy) == [(9_000_000, 0)]
 
 
 async def test_the_request_is_never_changed():

@@ -160,6 +160,8 @@ class Authenticate(Policy):
         upgrade = exchange.request.upgrade
         if upgrade is not None and not upgrade.fixes_model:
             asked = None  # whatever its query says, each message of such a websocket may name a model
+        if exchange.request.form is not None:
+            asked = None  # a part that is still to come may name another
         if asked is None:
             sends = upgrade is not None or exchange.request.method not in _NOTHING_SENT
             if not sends or self.options.unnamed_models == "allow" or "*" in models:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from proxy.accounting.charge import uploaded
+
 if TYPE_CHECKING:
     from proxy.accounting.charge import Bill
     from proxy.exchange import Exchange
@@ -26,8 +28,8 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
     bound = longest = assumed
     pieces = 0
     gauge, body, dialect = bill.gauge, exchange.request.body, exchange.dialect
-    if body is not None and dialect is not None:
-        limits = body.bound(dialect)
+    limits = body.bound(dialect) if body is not None and dialect is not None else uploaded(exchange)
+    if limits is not None:
         tokens, choices = limits.tokens, limits.choices
         if tokens is None:
             bill.limited = choices != 1
@@ -37,7 +39,7 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
         if choices > 1:
             bound, longest = bound * choices, longest * choices
         if limits.pictures:
-            pieces = bill.price.pieces(limits.pictures)
+            pieces = bill.price.pieces(limits.pictures, limits.speech)
     bill.asked, bill.bound = asked, bound
     worst_case = bill.price.worst_case
     most = bill.most = worst_case(asked, bound) + pieces
