@@ -17,9 +17,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain as following
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from proxy.asking import ask, ask_together
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, waits
@@ -186,7 +189,8 @@ class Chain:
     # --- around one attempt --------------------------------------------------------------------
 
     def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
-        """Run on_attempt from the outside in. ``attempt.entered`` counts those that returned."""
+        """Run on_attempt from the outside in, some side by side (``asking``). ``attempt.entered`` counts those that
+        returned, but for the bits in ``attempt.broken``."""
         if exchange.timings is not None:
             return self._begin_attempt(exchange, attempt, self._attempt)
         skipped = exchange.skipped
@@ -210,31 +214,22 @@ class Chain:
     ) -> Veto | Wait | None:
         skipped = exchange.skipped
         timings = exchange.timings
-        for index, hook, step in left:
-            if skipped >> index & 1:
+        entries = [entry for entry in left if not skipped >> entry[0] & 1]
+        if timings is not None:
+            entries = [(index, partial(_timed, timings, step.label, hook), step) for index, hook, step in entries]
+        for alongside, group in groupby(entries, lambda entry: entry[2].policy.alongside):
+            together = list(group)
+            if alongside and len(together) > 1:
+                said = await ask_together(together, exchange, attempt)
+                if said is not None:
+                    return said
                 continue
-            try:
-                asked: Any
-                if timings is None:
-                    asked = hook(exchange, attempt)
-                else:
-                    asked = _timed(timings, step.label, hook, exchange, attempt)
-                said: Veto | Wait | None = await asked if asked is not None and waits(asked) else asked
-            except ProxyError as error:
-                error.policy = error.policy or step.label
-                return Veto("call", error)
-            except Exception as error:
-                try:
-                    broken(step, "on_attempt", error, exchange)
-                except ProxyError as refused:
-                    return Veto("call", refused)
-                attempt.broken |= 1 << index  # it did not return, so it has no on_attempt_end
-                continue
-            attempt.entered = index + 1
-            if said is not None:
-                if isinstance(said, Veto):
-                    said.error.policy = said.error.policy or step.label
-                return said
+            for entry in together:
+                said = await ask(entry, exchange, attempt)
+                if not attempt.broken >> entry[0] & 1:
+                    attempt.entered = entry[0] + 1
+                if said is not None:
+                    return said
         attempt.entered = self.end
         return None
 

@@ -79,11 +79,13 @@ class Wait:
     """The attempt could go ahead later. Everything this attempt holds is released, ``until()`` is
     awaited (cancelled when the client leaves), then on_attempt runs again from the outermost policy.
 
-    until: returns when it is worth asking again; raises ProxyError to give up (scope as in Veto).
+    until: returns when it is worth asking again; raises ProxyError to give up (scope as in Veto). drop: called instead
+    when another policy's answer is followed: gives up a place in a line.
     """
 
     until: Callable[[], Awaitable[None]]
     scope: Literal["key", "target", "call"] = "target"
+    drop: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,9 @@ class Policy:
     splits: ClassVar[bool] = False
     selects_key: ClassVar[bool] = False
     body_alone: ClassVar[bool] = False
+
+    alongside: bool = False
+    """Its on_attempt may be asked at the same time as that of neighbours that say so too; see ``proxy.asking``."""
 
     unused: frozenset[str] = frozenset()
     """Phases that this policy, with its options, has no use for: set in ``__init__``. The chain does not call them."""

@@ -1,7 +1,8 @@
 """What policies may ask of shared state. `MemoryState` and `RedisState` keep the same promises:
 
-- `reserve` is the only awaited call on the way of an attempt, and one round trip at most; it never waits over 50 ms and
-  never fails: when Redis is slow or gone, this process decides by its own share of each limit.
+- `reserve` is the only awaited call on the way of an attempt, and one round trip; several that are asked at one time
+  travel together (budgets of a chain, see `proxy.asking`). It waits at most 50 ms for a Redis that is slow or gone, and
+  never fails: this process then decides by its own share of each limit.
 - Everything else acts at once on the local picture and reaches the other replicas in the background, in order.
 - Nothing needs cleaning up but grants, which are settled or freed once, and leases, which also end by themselves.
 """

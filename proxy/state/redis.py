@@ -4,7 +4,7 @@ Up: `reserve` is decided by Redis, atomically and by its clock; everything else 
 background. What Redis answers corrects the local picture (`MemoryState`), which serves all questions that need no
 certainty. Down (no answer within 45 ms, or no connection): the local picture decides alone, each replica taking its
 share of what was left when last heard of, and `Debt` keeps what to tell. Back: the books are made to agree first.
-An attempt waits for one round trip at most, and never longer than that time.
+`reserve` waits for one round trip, and never longer than that time.
 """
 
 import asyncio

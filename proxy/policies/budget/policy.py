@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.accounting import budgets
@@ -96,6 +97,8 @@ class Budget(Policy):
         self._now = services.clock.now
         self._value = reader(options.per)
         self.lines = Lines(poll=self.state.shared)
+        #: Several budgets of a chain ask Redis at the same time: one round trip for all.
+        self.alongside = self.state.shared
         self.doubts = Doubts()
         self._marks = Marks(options.warn_at, self.budget, self.books)
         self._restoring: asyncio.Task[None] | None = None
@@ -261,8 +264,9 @@ class Budget(Policy):
         if now >= deadline:
             self.lines.leave(value, place)
             return Veto("target", error)
-        exchange.local[self], until = self.lines.wait(value, place, deadline, error)
-        return Wait(until)
+        held, until = self.lines.wait(value, place, deadline, error)
+        exchange.local[self] = held
+        return Wait(until, drop=partial(self.lines.leave, value, held))
 
     def on_result(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
         veto = verdict.veto
