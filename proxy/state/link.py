@@ -16,14 +16,15 @@ part of the time that the calls behind it may wait.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from proxy.clock import Clock
+from proxy.state.ops import Hello, Listener, Op
 from proxy.state.patience import answered
 from proxy.state.servers import server_of
 
@@ -44,68 +45,6 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CONNECT_TIMEOUT = 1.0
 PATIENCE = 0.5
 """Seconds a start waits for a Redis that does not answer; one that refuses is known at once."""
-
-
-class Op:
-    """One operation on its way. deliver: told the answer, or None when Redis did not give one.
-
-    asked: when somebody began to wait. waited: seconds of that which a slow batch before it took.
-    """
-
-    __slots__ = ("asked", "deliver", "message", "source", "waited")
-
-    def __init__(
-        self,
-        message: list[Any],
-        deliver: Callable[[Any], None] | None = None,
-        source: object = None,
-        asked: float = 0.0,
-    ) -> None:
-        self.message = message
-        self.deliver = deliver
-        self.source = source
-        self.asked = asked
-        self.waited = 0.0
-
-
-class Hello(NamedTuple):
-    """born: changes when Redis lost its data. last: the last batch it did for us. replicas, place: who shares."""
-
-    born: bytes
-    last: int
-    replicas: int
-    place: int
-
-
-class Listener:
-    """What the owner of a link is told, always from the link's own task."""
-
-    def connected(self, hello: Hello, doubtful: Sequence[Op], lost: Sequence[Op]) -> Sequence[Op]:
-        """Redis is there (again). doubtful: sent last time without an answer, and not done. lost: never sent.
-
-        Returns what is to be said first.
-        """
-        raise NotImplementedError
-
-    def ready(self) -> None:
-        """What `connected` returned was said: the books agree, `ask` works."""
-        raise NotImplementedError
-
-    def disconnected(self, reason: str) -> None:
-        """Redis is slow or gone; told at every attempt that fails."""
-        raise NotImplementedError
-
-    def noted(self, notes: Sequence[Sequence[Any]]) -> None:
-        """What others have posted."""
-        raise NotImplementedError
-
-    def beat(self, hello: Hello) -> None:
-        """Every two seconds while up, and as soon as a replica has come or gone."""
-        raise NotImplementedError
-
-    def poll(self) -> Sequence[Op]:
-        """Every quarter of a second while up; returns what to ask by the way."""
-        raise NotImplementedError
 
 
 class Link:
@@ -312,29 +251,7 @@ class Link:
             self._seen,
             orjson.dumps(messages),
         ]
-        began = monotonic()
-        call = self._flying = asyncio.ensure_future(script(keys=[self.namespace], args=arguments))
-        try:
-            took = await answered(call, timeout)
-        except TimeoutError as error:
-            self._server.silent(began, str(error), self.give_up)
-            raise
-        finally:
-            self._flying = None
-            if not call.done():
-                call.cancel()
-                await asyncio.gather(call, return_exceptions=True)
-        if self._given_up and call.cancelled():
-            reason, self._given_up = self._given_up, ""
-            raise TimeoutError(reason)
-        self._given_up = ""
-        self._server.answered()
-        if took > PROMPT:
-            now = self._monotonic()
-            for op in self._queue:
-                if op.deliver is not None:
-                    op.waited += min(took, now - op.asked)
-        server, answers, notes, members = call.result()
+        server, answers, notes, members = await self._answer(script(keys=[self.namespace], args=arguments), timeout)
         self.offset = server - self._monotonic() * 1000
         if members != self._members:
             self._members = members
@@ -343,6 +260,32 @@ class Link:
             self._seen = int(notes[-1][0])
             self._listener.noted([note for note in notes if note[5] != self.replica.encode()])
         return list(answers)
+
+    async def _answer(self, asking: Awaitable[Any], timeout: float) -> Any:
+        """Raises TimeoutError also when somebody else has found that Redis does not answer."""
+        began = monotonic()
+        call = self._flying = asyncio.ensure_future(asking)
+        try:
+            took = await answered(call, timeout)
+        except TimeoutError as error:
+            self._server.silent(began, str(error), self.give_up)
+            raise
+        finally:
+            self._flying = None
+            reason, self._given_up = self._given_up, ""
+            if not call.done():
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+        if reason and call.cancelled():
+            raise TimeoutError(reason)
+        answer = call.result()
+        self._server.answered()
+        if took > PROMPT:
+            now = self._monotonic()
+            for op in self._queue:
+                if op.deliver is not None:
+                    op.waited += min(took, now - op.asked)
+        return answer
 
     async def _send(self, ops: list[Op]) -> bool:
         left = self.timeout - max((op.waited for op in ops), default=0.0)

@@ -18,9 +18,10 @@ from proxy.clock import Clock
 from proxy.state.debt import Debt, encode
 from proxy.state.interface import Alarm
 from proxy.state.limits import GRACE, Bucket, Claims, Counter, Grant, Limit, Refusal, Share, Usage, Window
-from proxy.state.link import Hello, Link, Listener, Op
+from proxy.state.link import Link
 from proxy.state.memory import MemoryState
 from proxy.state.meters import BucketMeter, CounterMeter, WindowMeter
+from proxy.state.ops import Hello, Listener, Op
 
 TIMEOUT = 0.045
 FLAPPING = 2.0
