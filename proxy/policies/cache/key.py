@@ -155,8 +155,13 @@ class Keyer:
         if self._scope == "principal":
             who = [principal.id]
         elif self._scope == "project":
-            # A project that nobody has checked is only a claim: such callers share with themselves at most.
-            who = [exchange.project] if principal.method in _SETTLED else [exchange.project, principal.id]
+            # A project that nobody has checked is only a claim, and to have none is nothing in common: such callers
+            # share with themselves at most.
+            project = exchange.project
+            if principal.method not in _SETTLED:
+                who = ["claimed", project, principal.id]
+            else:
+                who = [project] if project else [None, principal.id]
         assert exchange.dialect is not None
         return orjson.dumps(
             (

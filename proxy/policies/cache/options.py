@@ -28,7 +28,8 @@ class CacheOptions(PolicyOptions):
     ttl: PositiveDuration = Field(default=3600.0, description="How long an answer is fresh.")
     scope: Literal["principal", "project", "global"] = Field(
         default="principal",
-        description="Who shares answers: one principal's calls, one project's, or everybody's.",
+        description="Who shares answers: one principal's calls, one project's, or everybody's. project: a caller "
+        "without a project, or with one that no key or token vouches for, shares with nobody else.",
     )
     coalesce: bool = Field(default=True, description="Identical calls in flight share one request to the provider.")
     stale_if_error: Duration = Field(

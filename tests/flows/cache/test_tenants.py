@@ -43,6 +43,13 @@ async def test_a_project_shares_when_told_to(cached):
         ]
 
 
+async def test_callers_without_a_project_have_none_in_common(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=auth(key("ann"), key("bob"), key("eve", project="x")), scope="project")
+        got = [(await caller.say(headers=who(name))).cache for name in ("ann", "bob", "eve", "ann", "bob", "eve")]
+        assert got == ["miss"] * 3 + ["hit"] * 3
+
+
 async def test_everybody_shares_when_told_to(cached):
     async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
         caller = await cached(upstream, above=auth(key("ann"), key("bob")), scope="global")
