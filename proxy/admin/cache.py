@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("llm_sidecar.admin")
 
 _NAMES = ("model", "project", "key_prefix")
+_SHORT = {"tag": "tags", "prefix": "key_prefix"}
+"""Other words for the same. ``tag`` says one as the header does: ``name=value``."""
 
 PATHS: Paths = {
     "/api/v1/cache": {
@@ -46,7 +48,14 @@ PATHS: Paths = {
         "post": operation(
             "Forget the entries for which all that is given holds; an empty object forgets every entry.",
             fields={"cleared": "integer"},
-            body={"model": "string", "project": "string", "tags": "object", "key_prefix": "string"},
+            body={
+                "model": "string",
+                "project": "string",
+                "tag": "string",
+                "tags": "object",
+                "prefix": "string",
+                "key_prefix": "string",
+            },
             errors={400: "The selection cannot be read; nothing was forgotten."},
         )
     },
@@ -92,9 +101,15 @@ def _selection(body: bytes) -> dict[str, Any]:
         raise ValueError("the body is no JSON object") from None
     if not isinstance(given, dict):
         raise ValueError("the body is no JSON object")
+    for short, name in _SHORT.items():
+        if short in given and name in given:
+            raise ValueError(f"{short} and {name} are the same: give one of them")
+        if short in given:
+            given[name] = given.pop(short) if name != "tags" else _one_tag(given.pop(short))
     unknown = sorted(set(given) - {*_NAMES, "tags"})
     if unknown:
-        raise ValueError(f"{unknown[0][:60]!r} is not known; allowed: model, project, tags, key_prefix")
+        allowed = "model, project, tag or tags, prefix or key_prefix"
+        raise ValueError(f"{unknown[0][:60]!r} is not known; allowed: {allowed}")
     for name in _NAMES:
         if name in given and not (isinstance(given[name], str) and given[name]):
             raise ValueError(f"{name} must be a text that is not empty")
@@ -106,3 +121,11 @@ def _selection(body: bytes) -> dict[str, Any]:
     if not set(given.get("key_prefix", "")) <= set(string.hexdigits):
         raise ValueError("key_prefix must be hexadecimal digits, as the entry's name begins")
     return given
+
+
+def _one_tag(said: Any) -> dict[str, str]:
+    """``name=value`` as tags."""
+    name, found, value = said.partition("=") if isinstance(said, str) else ("", "", "")
+    if not (found and name):
+        raise ValueError("tag must be a text such as name=value")
+    return {name: value}

@@ -96,8 +96,43 @@ async def test_cache_page_counts_and_clear_forgets(operator, whole, upstream):
     assert len(upstream.calls) == 2
 
 
+@pytest.mark.parametrize("selection", [{"tag": "team=a=b"}, {"tags": {"team": "a=b"}}])
+async def test_a_tag_can_be_given_as_the_header_says_it(operator, whole, selection):
+    admin = await operator(whole())
+    await admin.call(headers={"x-sidecar-tags": "team=a=b"})
+    await admin.call(headers={"x-sidecar-tags": "team=a"}, seed=1)
+    assert await admin.post("cache/clear", selection) == (200, {"cleared": 1})
+    assert (await admin.page("cache"))[0]["entries"] == 1
+
+
+@pytest.mark.parametrize("word", ["prefix", "key_prefix"])
+async def test_entries_can_be_forgotten_by_how_their_names_begin(operator, whole, word):
+    admin = await operator(whole())
+    for seed in range(8):
+        await admin.call(seed=seed)
+    cleared = [(await admin.post("cache/clear", {word: digit}))[1]["cleared"] for digit in "0123456789abcdef"]
+    assert sum(cleared) == 8
+    assert max(cleared) < 8
+
+
 @pytest.mark.parametrize(
-    "selection", [{"modle": "gpt-4o"}, {"model": ""}, {"tags": {}}, {"key_prefix": "xyz"}, [], {"tags": {"a": 1}}]
+    "selection",
+    [
+        {"modle": "gpt-4o"},
+        {"model": ""},
+        {"tags": {}},
+        {"tags": {"a": 1}},
+        {"tag": "team"},
+        {"tag": "=a"},
+        {"tag": {"team": "a"}},
+        {"tag": "team=a", "tags": {"team": "a"}},
+        {"key_prefix": "xyz"},
+        {"prefix": "xyz"},
+        {"prefix": ""},
+        {"prefix": "a", "key_prefix": "a"},
+        [],
+    ],
+    ids=str,
 )
 async def test_a_selection_that_cannot_be_read_clears_nothing(operator, whole, selection):
     admin = await operator(whole())

@@ -54,7 +54,7 @@ def test_projects_never_share_and_a_claimed_one_is_shared_with_nobody(one, other
     keyer = Keyer(SECRET, "project")
     settled = {"keys", "jwt"}
     shared = named_for(keyer, one) == named_for(keyer, other)
-    if one[1] != other[1]:
+    if (one[1] or None) != (other[1] or None):
         assert not shared
     elif one[2] in settled and other[2] in settled:
         assert shared == (bool(one[1]) or one[0] == other[0])  # to have no project is nothing in common
