@@ -25,11 +25,11 @@ def read_sidecar_headers(exchange: Exchange, headers: Mapping[str, str]) -> None
             if found and name.strip():
                 exchange.tags[name.strip()[:60]] = value.strip()[:200]
     task = _text(headers, "x-sidecar-task")
-    if task is not None:
-        exchange.tags["task"] = task.strip()[:100]
+    if task is not None and (said := task.strip()):
+        exchange.tags["task"] = said[:100]
     project = _text(headers, "x-sidecar-project")
-    if project is not None:
-        exchange.project = project.strip()[:100]
+    if project is not None and (said := project.strip()):
+        exchange.project = said[:100]
     priority = headers.get("x-sidecar-priority")
     if priority is not None:
         exchange.priority = _PRIORITIES.get(priority.strip().lower(), "normal")

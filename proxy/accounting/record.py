@@ -96,14 +96,13 @@ def attribution(
 
 
 def canonical_tags(tags: Mapping[str, str]) -> str:
-    """``a=b,c=d`` by name, so that equal tags are one dimension; commas and equals signs in values become spaces."""
+    """``a=b,c=d`` by name, so that equal tags are one dimension. It is read by splitting at each comma and there at the
+    first equals sign: a comma, and an equals sign in a name, become spaces."""
     if not tags:
         return ""
-    return ",".join(f"{_tag_part(name)}={_tag_part(value)}" for name, value in sorted(tags.items()))
-
-
-def _tag_part(text: str) -> str:
-    return text.replace(",", " ").replace("=", " ")
+    return ",".join(
+        f"{name.replace(',', ' ').replace('=', ' ')}={value.replace(',', ' ')}" for name, value in sorted(tags.items())
+    )
 
 
 def begin(id: int, at: int, request: str, who: str, reserved: int, version: str, usage: Sequence[int]) -> bytes:  # noqa: A002

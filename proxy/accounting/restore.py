@@ -53,7 +53,8 @@ async def restore(store: Store, budget: Budget, state: State, now: float) -> int
         value = "|".join(_value(name, row) for name in budget.per)
         before = sums.get(value, Amounts(0, 0, 0))
         tokens = totals["input_tokens"] + totals["output_tokens"]
-        sums[value] = Amounts(before.usd + totals["cost"], before.tokens + tokens, before.calls + totals["calls"])
+        calls = totals["calls"] - totals["cached_calls"]  # hits and followers reserve nothing
+        sums[value] = Amounts(before.usd + totals["cost"], before.tokens + tokens, before.calls + calls)
     share: Share | None = getattr(state, "share", None)  # of a state in memory
     for value, amounts in sums.items():
         for place, counter in budget.bucket(value, now).counters:

@@ -101,6 +101,18 @@ async def test_only_what_matches(filled):
     assert row["cost_usd"] == 6.0
 
 
+TAG = st.text(st.sampled_from("ab=, "), min_size=1, max_size=5)
+
+
+@given(st.dictionaries(TAG, TAG, max_size=3))
+def test_the_text_of_tags_is_split_at_commas_and_there_at_the_first_equals_sign(tags):
+    wanted = [
+        (name.replace(",", " ").replace("=", " "), value.replace(",", " ")) for name, value in sorted(tags.items())
+    ]
+    text = record.canonical_tags(tags)
+    assert [tuple(part.split("=", 1)) for part in text.split(",") if part] == wanted
+
+
 async def test_percentiles_of_the_cost_of_a_call(filled):
     [row] = await reports.summarize(filled, NOON - 86_400, NOON + 100, (), percentiles=(0.5, 0.99))
     assert row["cost_p50_usd"] == pytest.approx(2, rel=0.07)
