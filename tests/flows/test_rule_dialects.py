@@ -121,14 +121,17 @@ async def test_an_upstream_that_refuses_to_be_asked_for_usage_is_not_asked_again
     assert seen == [("answered", True)] * 2
 
 
-async def test_a_400_that_is_not_about_usage_is_sent_once(sidecar, setting, wire, policy):
+async def test_a_400_that_is_not_about_usage_is_sent_once_where_the_question_was_accepted(
+    sidecar, setting, wire, policy
+):
     refusal = reply({"error": {"message": "no such model", "code": None}}, status=400)
-    async with FakeUpstream(refusal) as upstream:
+    async with FakeUpstream(events(*chat_events(["x"])), refusal) as upstream:
         proxy = await sidecar(setting(upstream, policy(on_settle=_nothing, needs_usage=True)))
         client = await wire(proxy.port)
-        await client.post("/v1/chat/completions", BODY | {"stream": True})
-        assert (await client.answer()).status == 400
-        assert len(upstream.calls) == 1
+        for status in (200, 400):
+            await client.post("/v1/chat/completions", BODY | {"stream": True})
+            assert (await client.answer()).status == status
+        assert len(upstream.calls) == 2
 
 
 async def _nothing(self: Any, exchange: Any) -> None:
