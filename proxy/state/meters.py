@@ -6,7 +6,8 @@ ways that every call goes are written out flat, since a nested call costs as muc
 
 Three figures exist for processes that share a limit through Redis and cannot reach it now: `others` is what the rest
 had used when last heard of, `away` what this process took since then, and `Share` how much of the remainder it may
-take. Alone, `others` is 0 and the share is the whole.
+take. News is never quite fresh, so for windows and places there is a second bound: what a process has taken in all does
+not grow beyond its share of the whole while it is alone. With nobody to share with, the share is the whole.
 """
 
 from collections import deque
@@ -87,7 +88,8 @@ class WindowMeter:
     def room(self, limit: Window, share: Share) -> float:
         if share.count == 1:
             return limit.limit - self.total - self.others
-        return share.of(max(0.0, limit.limit - self.before - self.others)) - (self.total - self.before)
+        left = share.of(max(0.0, limit.limit - self.before - self.others)) - (self.total - self.before)
+        return min(left, share.of(limit.limit) - self.total)
 
     def wait(self, limit: Window, amount: float, now: float, share: Share) -> float:
         self.drop(now)
@@ -294,6 +296,8 @@ class CounterMeter:
             missing = total + amount - limit.limit
         else:
             missing = self.away + amount - share.of(max(0.0, limit.limit - (total - self.away)))
+            if isinstance(limit, Slots):
+                missing = max(missing, self.held + amount - share.of(limit.limit))
         if missing <= 0:
             return 0.0
         if amount > limit.limit:

@@ -235,13 +235,29 @@ async def test_what_others_took_a_moment_ago_counts_when_redis_goes(replicas, re
     await until(lambda: first.replicas == second.replicas == 2)
     rpm, slots = Window("rpm", 40), Slots("slots", 40)
     second.watch((rpm, slots))  # which it has never used
-    for _ in range(30):
+    for _ in range(10):
         assert await first.reserve((((rpm, 1), (slots, 1)),))
     await asyncio.sleep(0.6)
     redis_server.kill()
     await until(lambda: not first.up and not second.up)
+    alone = [[await state.reserve((((rpm, 1), (slots, 1)),)) for _ in range(40)] for state in (first, second)]
+    assert [sum(map(bool, taken)) for taken in alone] == [
+        10,
+        15,
+    ]  # no more than 20 each, and half of the 30 that are left
+
+
+async def test_what_others_took_this_very_moment_does_not_lead_above_a_limit(replicas, redis_server):
+    first, second = await pair(replicas)
+    await until(lambda: first.replicas == second.replicas == 2)
+    rpm, slots = Window("rpm", 40), Slots("slots", 40)
+    for state in (first, second):
+        for _ in range(10):
+            assert await state.reserve((((rpm, 1), (slots, 1)),))
+    redis_server.kill()  # before the first has heard of what the second took
+    await until(lambda: not first.up and not second.up)
     alone = [await state.reserve((((rpm, 1), (slots, 1)),)) for state in (first, second) for _ in range(40)]
-    assert sum(map(bool, alone)) == 10
+    assert sum(map(bool, alone)) == 20
 
 
 async def test_how_many_share_is_known_as_soon_as_a_replica_comes_or_goes(replicas, redis_server):
