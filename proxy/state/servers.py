@@ -1,7 +1,7 @@
 """One Redis, and several parts of this process that talk to it: a call waits for a silent one once, not once for each.
 
-Whoever has waited in vain says so. Unless somebody has had an answer meanwhile, the others stop waiting at once: they
-find out in the background, as ever, when it answers again.
+Whoever has waited in vain says so. Unless somebody has had an answer lately, the others stop waiting at once: they find
+out in the background, as ever, when it answers again.
 """
 
 from collections.abc import Callable
@@ -39,8 +39,11 @@ class Server:
         self._answered = monotonic()
 
     def silent(self, since: float, reason: str, told: Told) -> None:
-        """Whoever joined as `told` has waited since then in vain."""
-        if self._answered < since:
+        """Whoever joined as `told` has waited since then in vain.
+
+        An answer of the first half of that time was perhaps given before the server fell silent, and only read then.
+        """
+        if self._answered < (since + monotonic()) / 2:
             for part in [part for part in self._parts if part != told]:
                 part(reason)
 
