@@ -30,7 +30,7 @@ _SHORT: Final = 16 * 1024
 class Document:
     """One JSON body. ``raw`` is what was received (already decoded from gzip and the like)."""
 
-    __slots__ = ("_bound", "_finish", "_raw", "_stale", "_tree", "edited")
+    __slots__ = ("_bound", "_finish", "_prose", "_raw", "_stale", "_tree", "edited")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -38,6 +38,7 @@ class Document:
         self._stale = False  # the bytes do not say yet what the tree says
         self._bound: Bound | None = None
         self._finish: Finish | None = None
+        self._prose: list[str] | None = None
         self.edited = False
         """Whether the tree was ever changed: from then on the bytes received must not be sent, by any attempt."""
 
@@ -73,6 +74,14 @@ class Document:
             bound = self._bound = dialect.bound(self.strict())
         return bound
 
+    def prose(self, dialect: Dialect) -> list[str] | None:
+        """The texts of a request that is nothing but prose, listed once for all who want to see them; else None. Raises
+        as ``strict``."""
+        prose = self._prose
+        if prose is None:
+            prose = self._prose = dialect.prose(self.strict())
+        return prose
+
     def lenient(self) -> Json | None:
         """The tree of an answer; None when it is no JSON."""
         if self._tree is _UNREAD:
@@ -92,7 +101,7 @@ class Document:
     def touch(self) -> None:
         """Say that the tree was changed: from now on it, not the received bytes, is what is sent."""
         self._stale = self.edited = True
-        self._bound = self._finish = None
+        self._bound = self._finish = self._prose = None
 
     def replace(self, tree: Json) -> None:
         """Put another tree in place of this one."""

@@ -293,10 +293,10 @@ class AttemptKey(Protocol):
         """The secret itself, for the wire only."""
 
 
-_estimate_input: Callable[[Dialect, Any], int] | None = None
+_estimate_input: Callable[[Dialect, Any, list[str] | None], int] | None = None
 
 
-def _load_estimate() -> Callable[[Dialect, Any], int]:
+def _load_estimate() -> Callable[[Dialect, Any, list[str] | None], int]:
     """Once: most chains never ask, and an import statement costs each call that runs into it a microsecond."""
     global _estimate_input  # noqa: PLW0603 - a module, kept
     from proxy.dialects.size import estimate_input  # noqa: PLC0415 - see above
@@ -438,7 +438,7 @@ class Exchange:
                 announced = self.request.content_length or 0
                 count = 0 if form is None or form.model is None else form.given(announced).input
             else:
-                count = (_estimate_input or _load_estimate())(dialect, body.strict())
+                count = (_estimate_input or _load_estimate())(dialect, body.strict(), body.prose(dialect))
                 if self.seen is not None and not body.edited:
                     self.seen.tokens = count
             self.estimated_input = count

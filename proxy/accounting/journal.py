@@ -173,6 +173,19 @@ class Journal:
                 self._loop.call_soon(self._flush)
             return
         started = _monotonic()
+        segment = self._segment
+        if segment is not None and (size := segment.size + len(line)) <= segment.room:
+            copy = segment.copy
+            copy(line)
+            segment.size = size
+        elif not self._put(line):
+            return
+        took = _monotonic() - started
+        if took > SLOW_WRITE:
+            self._too_slow(took)
+
+    def _put(self, line: bytes) -> bool:
+        """The same where room has to be made first. Says whether there was any."""
         try:
             segment = self._segment
             if segment is None or segment.size >= self._segment_bytes:
@@ -181,10 +194,8 @@ class Journal:
         except OSError as error:
             self._pending.append(line)
             self._no_room(error)
-            return
-        took = _monotonic() - started
-        if took > SLOW_WRITE:
-            self._too_slow(took)
+            return False
+        return True
 
     def flushed(self) -> asyncio.Future[bool]:
         """Done when everything appended so far stands in the file: True. False at once if there is no room for it."""
@@ -304,7 +315,8 @@ class Journal:
         return segment
 
     def _file(self, number: int) -> MappedFile:
-        return MappedFile(self.directory.file(number), number, mapped=bool(self._mapped))
+        mapped, limit = bool(self._mapped), self._segment_bytes
+        return MappedFile(self.directory.file(number), number, mapped=mapped, limit=limit)
 
     # --- no room
 

@@ -41,32 +41,35 @@ class MappedFile:
     """One file, written by one process, one line after the other. Not for two threads at a time.
 
     ``number``: whatever the owner calls it. ``size``: the bytes of all lines; what stands behind them is nothing.
+    Up to ``room`` a line may be copied behind them with ``copy``, by who adds its length to ``size``: ``put`` without
+    its call. Never beyond ``limit``, so that the owner is asked once a file is as large as it should be.
     """
 
-    __slots__ = ("_copy", "_end", "_fd", "_length", "_limit", "_map", "_mapped", "_room", "number", "size")
+    __slots__ = ("_end", "_fd", "_length", "_limit", "_made", "_map", "_mapped", "copy", "number", "room", "size")
 
-    def __init__(self, file: Path, number: int, *, mapped: bool = True) -> None:
+    def __init__(self, file: Path, number: int, *, mapped: bool = True, limit: int = 1 << 60) -> None:
         """Open ``file`` to add to what is in it; make it if there is none. Raises ``OSError``.
 
         ``mapped``: what ``can_map`` says of its directory.
         """
         self.number = number
         self._mapped = mapped
+        self._limit = limit
         self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.size = self._length = self._room = os.fstat(self._fd).st_size
-        self._end = self._limit = 0  # of the window, and of what can be copied into it
+        self.size = self._length = self._made = os.fstat(self._fd).st_size
+        self._end = self.room = 0  # of the window, and of what can be copied into it
         self._map: mmap.mmap | None = None
-        self._copy: Callable[[bytes], object]
+        self.copy: Callable[[bytes], object]
 
     def put(self, line: bytes) -> None:
         """Add a line. Raises ``OSError`` when there is no room for it; nothing of it stands in the file then."""
         end = self.size + len(line)
-        if end > self._limit:
+        if end > self.room:
             if not self._mapped:
                 self.write(line)
                 return
             self._make_room(end)
-        self._copy(line)
+        self.copy(line)
         self.size = end
 
     def write(self, data: bytes, *, sync: bool = False) -> None:
@@ -81,11 +84,11 @@ class MappedFile:
         except OSError:
             self._unmap()
             os.ftruncate(self._fd, self.size)  # no half a line behind the last whole one
-            self._length = self._room = self.size
+            self._length = self._made = self.size
             raise
         self.size += len(data)
         self._length = max(self._length, self.size)
-        self._room = max(self._room, self.size)
+        self._made = max(self._made, self.size)
         self._unmap()
 
     def close(self) -> None:
@@ -100,10 +103,10 @@ class MappedFile:
         if end > self._end:
             self._map_from(self.size, end)
         room = min(self._end, -(-end // _STEP) * _STEP)
-        if room > self._room:
-            _write_all(self._fd, bytes(room - self._room), self._room)
-            self._room = room
-        self._limit = room
+        if room > self._made:
+            _write_all(self._fd, bytes(room - self._made), self._made)
+            self._made = room
+        self.room = min(room, self._limit)
 
     def _map_from(self, start: int, end: int) -> None:
         """Map what follows ``start``, at least up to ``end``."""
@@ -115,11 +118,11 @@ class MappedFile:
             self._length = start + length
         self._map = window = mmap.mmap(self._fd, length, offset=start)
         window.seek(self.size - start)
-        self._copy = window.write
+        self.copy = window.write
         self._end = start + length
 
     def _unmap(self) -> None:
-        self._end = self._limit = 0
+        self._end = self.room = 0
         if self._map is not None:
             self._map.close()
             self._map = None

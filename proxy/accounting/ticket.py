@@ -103,7 +103,7 @@ class Ticket:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
         None where a price is unknown, which is no figure at all, never a zero.
         """
-        plain = self._below is exchange and exchange.cache_status is None  # the way of most calls
+        plain = self._below is exchange and exchange.cache_status not in FROM_CACHE  # as most are
         if plain and len(exchange.attempts) == 1:
             bill = exchange.attempts[0].bill
             if bill is not None and bill.paid:
@@ -204,15 +204,14 @@ class Ticket:
         return fresh()
 
     def _record(self, exchange: Exchange, number: int) -> bytes:
-        status = exchange.cache_status
-        plain = self._below is exchange and status is None
+        cached = exchange.cache_status in FROM_CACHE
+        plain = self._below is exchange and not cached  # as most are
         own = exchange.attempts if plain else self._own(exchange)
         attempt = exchange.served_by
         flags = total = cost = sent = saved = 0
         version = ""
         counts: tuple[int, ...] = ()
         extras: Sequence[list[Any]] = ()
-        cached = not plain and status in FROM_CACHE
         if attempt is None and own and not cached:
             attempt = own[-1]
         if not (plain or cached) and (worker := self._worker(exchange)) is not exchange:

@@ -206,6 +206,9 @@ class Dialect:
     streams_end_with_done: bool = False
     """Whether a whole stream has a ``[DONE]`` event or another final event of its own."""
 
+    prompted: frozenset[str] = frozenset()
+    """Fields of a request that providers turn into a prompt, but which are no texts of a conversation."""
+
     # --- request -----------------------------------------------------------------------
     def model(self, body: Json) -> str | None:
         """The model asked for, None when absent or no string."""

@@ -38,6 +38,7 @@ class OpenAIChat(Family):
     name = "openai_chat"
     operation = "chat"
     streams_end_with_done = True
+    prompted = frozenset({"tools", "functions", "response_format"})
 
     # --- request -----------------------------------------------------------------------
     def texts(self, body: Json) -> Iterator[Slot]:
@@ -59,7 +60,7 @@ class OpenAIChat(Family):
         return iter(slots)
 
     def plain_texts(self, body: Json) -> list[str] | None:
-        if type(body) is not dict or "tools" in body or "functions" in body or "response_format" in body:
+        if type(body) is not dict or not self.prompted.isdisjoint(body):
             return None
         return self._prose(body, others=True)
 

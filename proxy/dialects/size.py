@@ -15,14 +15,15 @@ _PER_CHAT: Final = 3
 """And three before the answer. An estimate that is too low lets a budget be overspent."""
 
 
-def estimate_input(dialect: Dialect, body: Json) -> int:
+def estimate_input(dialect: Dialect, body: Json, prose: list[str] | None = None) -> int:
     """Estimated input tokens of a request: its texts, images, four tokens a text and three a chat; and what a provider
     turns into a prompt: the descriptions of tools, the schema that an answer must have.
 
     Token arrays count as what they are, files and audio as an image each: a rough figure for something unknown.
+    ``prose``: what ``dialect.prose`` says of the body, if it was asked.
     """
     around = _PER_CHAT if dialect.operation == "chat" else 0
-    plain = dialect.plain_texts(body)
+    plain = prose if prose is not None and dialect.prompted.isdisjoint(body) else dialect.plain_texts(body)
     if plain is not None:
         for text in plain:
             if text:  # mostly ASCII, four letters a token: not worth a call

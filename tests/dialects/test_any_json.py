@@ -152,7 +152,10 @@ MESSAGES = st.lists(
 
 @EVERY
 @settings(max_examples=150, deadline=None)
-@given(body=JSON | st.dictionaries(WORDS, JSON, max_size=4), messages=st.none() | MESSAGES)
+@given(
+    body=JSON | st.dictionaries(WORDS | st.sampled_from(["tools", "functions", "response_format"]), JSON, max_size=4),
+    messages=st.none() | MESSAGES,
+)
 def test_prose_is_all_of_the_texts_or_nothing(dialect: Dialect, body: Any, messages: Any) -> None:
     if messages is not None and type(body) is dict:
         body["messages"] = messages
@@ -161,3 +164,5 @@ def test_prose_is_all_of_the_texts_or_nothing(dialect: Dialect, body: Any, messa
         assert [text for text in prose if text] == [slot.text for slot in dialect.texts(body)]
         assert not list(dialect.opaque(body))
         assert all(slot.kind == "text" for slot in dialect.texts(body))
+    if type(body) is dict:  # as every request that is estimated
+        assert estimate_input(dialect, body, prose) == estimate_input(dialect, body)

@@ -83,7 +83,7 @@ class Pii(Policy):
         tree = body.strict()
         clean: int | None = None
         if not self.options.described:
-            prose = dialect.prose(tree)
+            prose = body.prose(dialect)
             if prose is not None:
                 clean = self.detector.clean(prose)
                 if clean == len(prose):
