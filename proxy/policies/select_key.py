@@ -8,7 +8,8 @@ something which lives in a provider account (a file, a stored response ...) go t
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from proxy.upstream.keys.rings import KeyRings
 
 SPACE = "account-ids"
+_INSTRUCTS: Final = frozenset({"system", "developer", "instructions"})
+_BEGINS: Final = 8
+"""Texts by which a conversation without a name is known at most."""
 PLAIN = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/moderations"})
 """Paths that name only files, if anything, and leave nothing at the provider unless a chat asks for it."""
 
@@ -281,9 +285,14 @@ def conversation(exchange: Exchange) -> str:
     if exchange.principal.method != "none":
         return f"principal:{exchange.principal.id}"
     if tree is not None and exchange.dialect is not None:
-        # Without a name, the first two texts: they stay the same while a conversation grows, as the cached prefix does.
-        texts = exchange.dialect.texts(tree)
-        return "begins:" + "\n".join(slot.text[:1000] for slot, _ in zip(texts, range(2), strict=False))
+        # Without a name, what it begins with, up to the first thing that is said: from the first call on this stays the
+        # same while a conversation grows, as the provider's cached prefix does.
+        begins: list[str] = []
+        for slot in islice(exchange.dialect.texts(tree), _BEGINS):
+            begins.append(slot.text[:1000])
+            if slot.role not in _INSTRUCTS:
+                break
+        return "begins:" + "\n".join(begins)
     return f"peer:{exchange.request.peer}"
 
 

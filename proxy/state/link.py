@@ -255,7 +255,8 @@ class Link:
         self.offset = server - self._monotonic() * 1000
         if members != self._members:
             self._members = members
-            self._next_hello = 0.0  # somebody came or left: everybody's share is another one
+            self._next_hello = 0.0  # somebody came or left: everybody's place is another one
+            self._listener.met(members)
         if notes:
             self._seen = int(notes[-1][0])
             self._listener.noted([note for note in notes if note[5] != self.replica.encode()])

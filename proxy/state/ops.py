@@ -61,6 +61,10 @@ class Listener:
         """Every two seconds while up, and as soon as a replica has come or gone."""
         raise NotImplementedError
 
+    def met(self, replicas: int) -> None:
+        """An answer said another number of replicas than the one before: at once, before the next `beat`."""
+        raise NotImplementedError
+
     def poll(self) -> Sequence[Op]:
         """Every quarter of a second while up; returns what to ask by the way."""
         raise NotImplementedError

@@ -330,6 +330,10 @@ class RedisState(Listener):
         self._who_shares(hello)
         self._tidy()
 
+    def met(self, replicas: int) -> None:
+        self.replicas = max(1, replicas)  # Redis may be gone before it tells our place among them
+        self._away = Share(min(self._away.index, self.replicas - 1), self.replicas, strict=False)
+
     def poll(self) -> Sequence[Op]:
         """What the others have taken. A share may have to begin at any moment, and is only as good as these figures."""
         names = list(islice(self._looking, LOOKED_AT))

@@ -194,6 +194,32 @@ async def test_sticky_follows_the_conversation():
     assert all(len(used) == 1 for used in keys.values())
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize("before", [[], [SYSTEM], [SYSTEM, {"role": "developer", "content": "In English."}]])
+@pytest.mark.parametrize("number", range(8))
+async def test_a_conversation_without_a_name_has_one_key_from_its_first_call_on(before, number):
+    bench = Bench(*[{"id": f"k{number}"} for number in range(6)], strategy=["sticky"])
+    talk = [*before, {"role": "user", "content": f"Question {number}"}]
+    keys = set()
+    for turn in range(3):
+        attempt, _ = await bench.begin(exchange_builder({"model": "m", "messages": talk}))
+        keys.add(attempt.key.id)
+        talk = [*talk, {"role": "assistant", "content": f"Answer {turn}"}, {"role": "user", "content": "And then?"}]
+    assert len(keys) == 1
+
+
+async def test_conversations_that_begin_with_the_same_instructions_are_spread():
+    bench = Bench(*[{"id": f"k{number}"} for number in range(6)], strategy=["sticky"])
+    keys = set()
+    for number in range(30):
+        talk = [SYSTEM, {"role": "user", "content": f"Question {number}"}]
+        attempt, _ = await bench.begin(exchange_builder({"model": "m", "messages": talk}))
+        keys.add(attempt.key.id)
+    assert len(keys) > 3
+
+
 # --- ids that live in an account ---------------------------------------------------------------
 
 

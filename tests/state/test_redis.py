@@ -230,6 +230,21 @@ async def test_calls_go_on_with_local_shares_while_redis_is_gone_and_merge_later
     assert not await first.reserve((((rpm, 1),),))  # the new, empty Redis has learned it all
 
 
+async def test_the_first_answer_after_a_replica_came_tells_it(replicas, redis_server):
+    first, second = replicas(), replicas()
+    await first.start()
+    await until(lambda: first.up)
+    await second.start()
+    await until(lambda: second.up)
+    rpm = Window("rpm", 40)
+    assert await first.reserve((((rpm, 1),),))
+    assert first.replicas == 2
+    redis_server.kill()
+    await until(lambda: not first.up and not second.up)
+    alone = [await state.reserve((((rpm, 1),),)) for state in (first, second) for _ in range(40)]
+    assert sum(map(bool, alone)) <= 39
+
+
 async def test_what_others_took_a_moment_ago_counts_when_redis_goes(replicas, redis_server):
     first, second = await pair(replicas)
     await until(lambda: first.replicas == second.replicas == 2)
