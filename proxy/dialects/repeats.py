@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+from orjson import JSONDecodeError, JSONEncodeError, dumps, loads
 
 from proxy.dialects.base import Piece, Plain, Reader, Reading
 
@@ -25,7 +25,7 @@ _LESSONS: Final = 12
 _PADDING: Final = b'"obfuscation":"'
 """OpenAI pads each event with a random word, so that its length says nothing of the text."""
 _MARK: Final = "\x01repeats\x01"
-_MARKED: Final = orjson.dumps(_MARK)
+_MARKED: Final = dumps(_MARK)
 _UNREAD: Final = (0, 0)
 
 
@@ -53,8 +53,8 @@ class Repeats(Reader):
         if stop:
             start = len(self._head) - 1
             try:
-                text = orjson.loads(raw[start:stop])
-            except orjson.JSONDecodeError:
+                text = loads(raw[start:stop])
+            except JSONDecodeError:
                 text = None
             if type(text) is str and text:
                 piece = Piece({self._key: text}, self._key, self._kind, self._role, self._path, self._channel)
@@ -68,22 +68,29 @@ class Repeats(Reader):
 
     def skim(self, data: bytes) -> tuple[int, int]:
         """See ``Reader``."""
-        if not self._head:
+        head = self._head
+        if not head or not data.startswith(head):
             return _UNREAD
-        # Nothing but the end of an event can be an empty line: a JSON string has no newline in it.
-        parts = [data] if data.find(b"\n\n") + 2 == len(data) else _cut(data)
-        start = len(self._head) - 1
+        start = len(head) - 1
+        if not self._end and data.endswith(self._tail):
+            try:  # a JSON string has no newline in it: what is one from end to end is a single event
+                text = loads(data[start : 1 - len(self._tail)])
+            except JSONDecodeError:
+                pass
+            else:
+                return (1, len(text)) if type(text) is str and text else _UNREAD
+        events = _cut(data)
         chars = 0
         try:
-            for raw in parts:
+            for raw in events:
                 stop = self._stop(raw)
-                text = orjson.loads(raw[start:stop]) if stop else None
+                text = loads(raw[start:stop]) if stop else None
                 if type(text) is not str or not text:
                     return _UNREAD
                 chars += len(text)
-        except orjson.JSONDecodeError:
+        except JSONDecodeError:
             return _UNREAD
-        return len(parts), chars
+        return len(events), chars
 
     def _stop(self, raw: bytes) -> int:
         """Where the text ends in an event that has the frame; 0 where the frame is another or none is known."""
@@ -147,8 +154,8 @@ def _cut(data: bytes) -> list[bytes]:
 def _token(data: bytes, text: str) -> bytes | None:
     """``text`` as it is written in ``data``, quotes included, if it stands there once; else None."""
     try:
-        token = orjson.dumps(text)
-    except orjson.JSONEncodeError:  # a lone surrogate
+        token = dumps(text)
+    except JSONEncodeError:  # a lone surrogate
         return None
     return token if data.count(token) == 1 else None
 
@@ -158,17 +165,17 @@ def _proved(data: bytes, start: int, stop: int, tree: Any, piece: Piece) -> bool
     the tree there and nowhere else, and no key stands twice."""
     marked = data[:start] + _MARKED + data[stop:]
     try:
-        other = orjson.loads(marked)
+        other = loads(marked)
         holder: Any = other
         mine: Any = tree
         for step in piece.path[:-1]:
             holder, mine = holder[step], mine[step]
         if mine is not piece.holder or piece.path[-1] != piece.key or holder[piece.key] != _MARK:
             return False
-        if _strings(orjson.dumps(other)) != _strings(marked):
+        if _strings(dumps(other)) != _strings(marked):
             return False
         holder[piece.key] = piece.text
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+    except (JSONDecodeError, LookupError, TypeError):
         return False
     return bool(other == tree)
 

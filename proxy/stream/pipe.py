@@ -67,8 +67,8 @@ class Pipe:
 
     __slots__ = (
         "_committed", "_counted", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held",
-        "_held_bytes", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skims", "_source",
-        "_stages", "_waiter",
+        "_held_bytes", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skim", "_skims", "_source",
+        "_stages", "_unfinished", "_waiter",
         "chars", "end", "error_event", "events", "finish_reason", "last", "model", "service", "tail", "usage",
     )  # fmt: skip
 
@@ -78,10 +78,12 @@ class Pipe:
         self._dialect = dialect
         self._reader = reader = dialect.reader()
         self._read = reader.read
+        self._skim = reader.skim
         self._source = source
         self._decoder = decoder
         self._hide_usage = hide_usage
-        self._parser = Parser()
+        self._parser = parser = Parser()
+        self._unfinished = parser.held
         self._skims = False  # nobody looks at events: their texts are counted, and the bytes pass
         self._stages: Sequence[Stage] = ()
         self._out: Out | None = None
@@ -112,8 +114,16 @@ class Pipe:
         if self.end is not None:
             if not self._final:
                 return
-        elif self._skims and not self._final and self._skimmed(data):
-            return
+        elif self._skims and not self._final and not self._unfinished:
+            count, chars = self._skim(data)
+            if count:
+                self.events += count
+                self.chars += chars
+                self.model = self._reader.model or self.model
+                if self._out is not None:
+                    self.last = data
+                    self._out.write(data)
+                return
         try:
             if self._decoder is not None:
                 data = self._decoder.feed(data)
@@ -124,21 +134,6 @@ class Pipe:
             return
         if events:
             self.take(events)
-
-    def _skimmed(self, data: bytes) -> bool:
-        """Whether ``data`` went through unread."""
-        if self._parser.pending:
-            return False
-        events, chars = self._reader.skim(data)
-        if not events:
-            return False
-        self.events += events
-        self.chars += chars
-        self.model = self._reader.model or self.model
-        if self._out is not None:
-            self.last = data
-            self._out.write(data)
-        return True
 
     def take(self, events: list[Event]) -> None:
         """Events of one read, for a source that has events already."""

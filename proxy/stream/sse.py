@@ -210,18 +210,21 @@ class Event:
 
 
 class Parser:
-    """Cuts a byte stream into events. One parser per stream; every byte is looked at a bounded number of times."""
+    """Cuts a byte stream into events. One parser per stream; every byte is looked at a bounded number of times.
 
-    __slots__ = ("_held", "max_event")
+    held: the bytes of an event whose end has not come; the same object for as long as the stream lasts.
+    """
+
+    __slots__ = ("held", "max_event")
 
     def __init__(self, max_event: int = MAX_EVENT) -> None:
         self.max_event = max_event
-        self._held = bytearray()
+        self.held = bytearray()
 
     @property
     def pending(self) -> int:
         """Bytes held of an event whose end has not come."""
-        return len(self._held)
+        return len(self.held)
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that end within ``data``, in order.
@@ -229,7 +232,7 @@ class Parser:
         Raises:
             EventTooLargeError: more than ``max_event`` bytes came without an end.
         """
-        held = self._held
+        held = self.held
         if held:
             seen = max(0, len(held) - 2)
             held += data
@@ -254,10 +257,10 @@ class Parser:
 
     def end(self) -> list[Event]:
         """What is left without a terminator, as one event."""
-        if not self._held:
+        if not self.held:
             return []
-        left = bytes(self._held)
-        self._held.clear()
+        left = bytes(self.held)
+        self.held.clear()
         return [Event(left)]
 
     def _scan(self, data: bytes) -> list[Event]:
@@ -278,7 +281,7 @@ class Parser:
         return events
 
     def _hold(self, rest: bytes) -> None:
-        self._held += rest
+        self.held += rest
         if len(rest) > self.max_event:
             raise EventTooLargeError(len(rest), self.max_event)
 

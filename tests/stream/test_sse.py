@@ -125,7 +125,7 @@ def test_a_large_event_in_small_chunks_stays_linear() -> None:
             return super().find(sub, start)
 
     parser = Parser()
-    parser._held = Counting()
+    parser.held = Counting()
     stream = b"data: " + b"x" * 2_000_000 + b"\n\n"
     events = [event for i in range(0, len(stream), 1000) for event in parser.feed(stream[i : i + 1000])]
     assert [event.raw for event in events] == [stream]
