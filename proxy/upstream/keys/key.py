@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from proxy.recent import Recent
 from proxy.state import Claims, MemoryState, Slots, Window
@@ -72,7 +72,7 @@ class Key:
 
     __slots__ = (
         "cost_per_token", "enabled", "fixed", "header", "id", "joint", "life", "limited", "max_concurrent",
-        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_slots", "part_of_tpm", "prefix", "prices",
+        "max_rpm", "max_tpm", "name", "off", "part_of_rpm", "part_of_slots", "part_of_tpm", "prefix",
         "priority", "quota_window", "rpm", "seats", "secret", "seed", "slots", "task_types", "tier",
         "tpm", "upstream", "weight",
     )  # fmt: skip
@@ -92,7 +92,6 @@ class Key:
         tier: Tier = "paid",
         enabled: bool = True,
         cost_per_token: float | None = None,
-        prices: Mapping[str, Any] | None = None,
         header: str | None = None,
         prefix: str = "",
         quota_window: QuotaWindow = "day",
@@ -110,7 +109,6 @@ class Key:
         self.tier = tier
         self.enabled = enabled
         self.cost_per_token = cost_per_token
-        self.prices: Mapping[str, Any] = prices or {}
         self.header = header
         self.prefix = prefix
         self.quota_window: QuotaWindow = quota_window
@@ -148,7 +146,6 @@ class Key:
             tier=config.tier,
             enabled=config.enabled,
             cost_per_token=config.cost_per_token,
-            prices=config.prices,
             header=auth.header if auth is not None else config.header,
             prefix=auth.prefix if auth is not None else "",
             quota_window=config.quota_window or (pool.quota_window if pool is not None else "day"),
