@@ -19,11 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from proxy.app import App
 from proxy.load import load_config
 from proxy.policy import Policy
 from proxy.testing import FakeUpstream, chat_answer, reply
+
+# A property holds however busy the machine is; what it costs belongs into a benchmark.
+settings.register_profile("properties", deadline=None)
+settings.load_profile("properties")
 
 
 @dataclass
