@@ -84,9 +84,7 @@ class Journal:
         """Calls found as abandoned when the journal was opened."""
         self.ids = record.Ids()
         self._pending: list[bytes] = []
-        self.open_calls: dict[int, bytes] = {}
-        """The begins of the calls that run, by number: a new segment starts with them. ``begin`` and ``end`` keep it,
-        or who appends without them."""
+        self._open: dict[int, bytes] = {}
         self._scheduled = False
         self._waiters: list[asyncio.Future[bool]] = []  # one each: a cancelled caller cancels only its own
         self._in_flight: list[asyncio.Future[bool]] = []
@@ -156,12 +154,12 @@ class Journal:
 
     def begin(self, number: int, line: bytes) -> None:
         """Append the begin of call ``number``, a line of ``record.begin``."""
-        self.open_calls[number] = line
+        self._open[number] = line
         self.append(line)
 
     def end(self, number: int, line: bytes) -> None:
         """Append the end of call ``number``, a line of ``record.end``."""
-        self.open_calls.pop(number, None)
+        self._open.pop(number, None)
         self.append(line)
 
     def append(self, line: bytes) -> None:
@@ -175,7 +173,7 @@ class Journal:
         started = _monotonic()
         segment = self._segment
         if segment is not None and (size := segment.size + len(line)) <= segment.room:
-            copy = segment.copy
+            copy = segment.copy  # `put`, written out: its call would be as much as the copy
             copy(line)
             segment.size = size
         elif not self._put(line):
@@ -305,7 +303,7 @@ class Journal:
         segment = self._file(number)
         if old is not None:
             try:
-                segment.write(b"".join(self.open_calls.copy().values()))
+                segment.write(b"".join(self._open.copy().values()))
             except OSError:
                 segment.close()
                 self.directory.file(number).unlink(missing_ok=True)

@@ -95,9 +95,7 @@ class Ticket:
         begun = ("b", number, int(now() * 1000), exchange.id, who, most, bill.price.version, (asked, bound))
         if self._reached:
             begun = (*begun, 0)
-        journal = desk.journal
-        line = journal.open_calls[number] = dumps(begun, None, NEWLINE)
-        journal.append(line)
+        desk.journal.begin(number, dumps(begun, None, NEWLINE))
 
     def cost(self, exchange: Exchange) -> int | None:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
@@ -152,9 +150,7 @@ class Ticket:
                 if made.outcome is None:  # goes on for others
                     self.begin(below, made)
                     break
-        journal = self.desk.journal
-        journal.open_calls.pop(number, None)
-        journal.append(line)
+        self.desk.journal.end(number, line)
         if not self.begun or below is exchange:
             self._below = None  # no ring of references is left for the collector
         return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from proxy.accounting.usage import Usage, estimate_speech
+from proxy.accounting.usage import Usage, estimate_speech, estimate_tokens_from_size
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
@@ -35,7 +35,6 @@ _SECRET: Final = 8
 """Letters that a key has at least to be looked for in an error: a shorter one is no secret and part of many words."""
 COMMIT_AFTER: Final = 2.0
 """Seconds after the upstream's head at which a stream commits without content (rule 3)."""
-"""Statuses with which providers refuse a field that they do not know."""
 
 
 _GOOD: Final = {status: Verdict(None, status) for status in (200, 201, 202, 204, 304)}
@@ -370,4 +369,4 @@ def estimate(exchange: Exchange, attempt: Attempt, characters: int) -> Usage:
     kind = next((value for name, value in attempt.response_headers or () if name.lower() == b"content-type"), b"")
     if kind[:6].lower() == b"audio/":
         return estimate_speech(asked, kind.decode("latin-1"), characters)
-    return Usage(input=asked, output=(characters + 3) // 4, estimated=True)
+    return Usage(input=asked, output=estimate_tokens_from_size(characters), estimated=True)
