@@ -9,7 +9,7 @@ from proxy.accounting import record
 from proxy.accounting.gauge import Gauge
 from proxy.accounting.prices import ASKABLE, FOREVER, PriceBook
 from proxy.accounting.rates import Price, Rates, Unpriced
-from proxy.accounting.record import canonical_tags
+from proxy.accounting.record import ESTIMATED, canonical_tags
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
 from proxy.errors import ProxyError
 
@@ -44,19 +44,20 @@ The bill is made out anew when the call is over."""
 
 
 class Bill:
-    """One attempt's money: beforehand its price and, where a budget has asked, what it may come to; afterwards its
-    usage and its cost in nano-dollars, final once it is ``paid``.
+    """One attempt's money: beforehand its price and, where a budget has asked, what it may come to; afterwards what it
+    used and its cost in nano-dollars, final once it is ``paid``.
 
     key: the one that the price is for. who: the attempt's attribution in the ledger. asked, bound, most: the budget's
     estimate, in tokens both ways and in nano-dollars; none where ``asked`` is 0. doubt: input tokens that may come on
     top, as long as nothing was learned of such estimates. limited: whether the client set a limit on the answer.
-    counted: whether a row of the ledger has it. One is made for every call, hence without a constructor:
-    ``Tariff.bill`` fills it in; ``bound`` and ``most`` come with ``asked``, ``usage`` and ``cost`` with the charge.
+    counts: what was used, as ``Usage.pack`` gives it. flags: what a row of the ledger says of it. counted: whether one
+    has it. A bill is made for every call, hence without a constructor: ``Tariff.bill`` fills it in; ``bound`` and
+    ``most`` come with ``asked``; ``counts``, ``flags`` and ``cost`` with the charge.
     """
 
     __slots__ = (
-        "asked", "bound", "cost", "counted", "doubt", "gauge", "key", "limited", "most", "paid", "price", "usage",
-        "who",
+        "asked", "bound", "cost", "counted", "counts", "doubt", "flags", "gauge", "key", "limited", "most", "paid",
+        "price", "who",
     )  # fmt: skip
 
     price: Price | Unpriced
@@ -70,7 +71,8 @@ class Bill:
     bound: int
     most: int
     doubt: int
-    usage: Usage
+    counts: tuple[int, ...]
+    flags: int
     cost: int
 
 
@@ -171,20 +173,25 @@ class Tariff:
         if bill is None or bill.price is MODEL_TO_COME:
             attempt.bill = None
             bill = self.bill(exchange, attempt)
-        bill.usage = usage
         service = usage.service
         if service and service != bill.price.service:
             self._served(exchange, attempt, bill, service)
-        cost_of = bill.price.cost
-        bill.cost = cost_of(usage)
+        price, estimated = bill.price, usage.estimated
+        bill.flags = price.flags | ESTIMATED if estimated else price.flags
+        counts = bill.counts = usage.pack()
+        if len(counts) == 2:  # as most are
+            plain = price.plain
+            bill.cost = plain(counts[0], counts[1])
+        else:
+            bill.cost = price.cost(usage)
         if attempt.outcome is not None:
             bill.paid = True
-            if bill.asked and not usage.estimated:
+            if bill.asked and not estimated:
                 gauge = bill.gauge
-                gauge.learn(bill.asked, usage.input)
+                gauge.learn(bill.asked, counts[0])
                 if not bill.limited:
                     learn_output = gauge.learn_output
-                    learn_output(usage.output)
+                    learn_output(counts[1])
         return bill
 
 

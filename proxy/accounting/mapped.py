@@ -32,8 +32,10 @@ _PAGE: Final = mmap.ALLOCATIONGRANULARITY
 _WINDOW: Final = 64 * _PAGE
 """Bytes that are mapped at once: few maps a second, and few pages that count as this process's memory."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
-_STEP: Final = 2 * _PAGE
-"""Bytes of room that are made at once: so much may still be written after the disk is full."""
+_STEP: Final = 8 * _PAGE
+"""Bytes of room that are made at once: so much may still be written after the disk is full. A write and a page fault
+for each step: with two pages they were a quarter of a microsecond a call more, with sixteen hardly less."""
+_ZEROS: Final = memoryview(bytes(_STEP))
 _KEEP_PLACE: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
 
 
@@ -104,7 +106,8 @@ class MappedFile:
             self._map_from(self.size, end)
         room = min(self._end, -(-end // _STEP) * _STEP)
         if room > self._made:
-            _write_all(self._fd, bytes(room - self._made), self._made)
+            missing = room - self._made
+            _write_all(self._fd, _ZEROS[:missing] if missing <= _STEP else bytes(missing), self._made)
             self._made = room
         self.room = min(room, self._limit)
 
@@ -128,7 +131,7 @@ class MappedFile:
             self._map = None
 
 
-def _write_all(fd: int, data: bytes, place: int) -> None:
+def _write_all(fd: int, data: bytes | memoryview, place: int) -> None:
     """After a short write the rest is tried, which says what is wrong."""
     written = os.pwrite(fd, data, place)
     while written < len(data):

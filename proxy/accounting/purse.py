@@ -6,8 +6,9 @@ meanwhile) and writes none: whoever takes remembers the amounts, and gives exact
 the same that everybody else finds by name, so what is taken here is seen there and the other way round.
 
 A calendar window's counter is two sums, spent and held. Whether its window still runs is told by the wall clock when
-the bucket is chosen, so the usual way asks no clock at all. Rolling windows, and shares of a limit (``workers: N``), go
-through the meter's own questions.
+the bucket is chosen, so the usual way asks no clock at all; nor does it say what of the sums is this process' own
+(``away``), since all of it is. Rolling windows, and shares of a limit (``workers: N``), go through the meter's own
+questions.
 
 A purse lives as long as somebody can still settle with it, then its meters are let go.
 """
@@ -45,7 +46,7 @@ class Pocket:
 class Purse:
     """All of a bucket's counters, or those that an unpriced model counts on."""
 
-    __slots__ = ("_monotonic", "_state", "_sums", "pockets")
+    __slots__ = ("_monotonic", "_only", "_state", "_sums", "pockets")
 
     def __init__(self, state: MemoryState, counters: Sequence[tuple[int, Counter]]) -> None:
         """``counters``: (place in ``METRICS``, counter)."""
@@ -60,6 +61,7 @@ class Purse:
             meter.touch(counter, now)
             pockets.append(Pocket(place, counter, meter))
         self.pockets = tuple(pockets)
+        self._only = pockets[0] if self._sums and len(pockets) == 1 else None  # as most have
 
     def __del__(self) -> None:
         for pocket in self.pockets:
@@ -70,25 +72,22 @@ class Purse:
 
     def take(self, amounts: _Amounts) -> bool:
         """Takes all of it if it fits, else nothing."""
+        pocket = self._only
+        if pocket is not None:
+            meter = pocket.meter
+            held = meter.held + amounts[pocket.place]
+            if meter.spent + held > pocket.limit:
+                return False
+            meter.held = held
+            return True
         if not self._sums:
             return self._take_each(amounts)
-        pockets = self.pockets
-        if len(pockets) == 1:  # as most have
-            pocket = pockets[0]
-            meter, amount = pocket.meter, amounts[pocket.place]
-            if meter.spent + meter.held + amount > pocket.limit:
-                return False
-            meter.held += amount
-            meter.away += amount
-            return True
-        for pocket in pockets:
+        for pocket in self.pockets:
             meter = pocket.meter
             if meter.spent + meter.held + amounts[pocket.place] > pocket.limit:
                 return False
-        for pocket in pockets:
-            meter, amount = pocket.meter, amounts[pocket.place]
-            meter.held += amount
-            meter.away += amount
+        for pocket in self.pockets:
+            pocket.meter.held += amounts[pocket.place]
         return True
 
     def _take_each(self, amounts: _Amounts) -> bool:
@@ -104,20 +103,23 @@ class Purse:
 
     def settle(self, amounts: _Amounts, used: _Amounts) -> bool:
         """What was really used instead of what was taken. Says whether a mark was reached."""
+        pocket = self._only
+        if pocket is not None:
+            return self._settle(pocket, amounts, used)
         if not self._sums:
             return self._settle_each(amounts, used)
         marked = False
         for pocket in self.pockets:
-            meter, place = pocket.meter, pocket.place
-            amount, real = amounts[place], used[place]
-            spent = meter.spent = meter.spent + real
-            meter.held -= amount
-            meter.away += real - amount
-            if spent >= pocket.mark:
-                marked = True
-            if not meter.expires:  # a call so long that the counter was forgotten meanwhile
-                meter.touch(pocket.counter, self._monotonic())
+            marked = self._settle(pocket, amounts, used) or marked
         return marked
+
+    def _settle(self, pocket: Pocket, amounts: _Amounts, used: _Amounts) -> bool:
+        meter, place = pocket.meter, pocket.place
+        meter.held -= amounts[place]
+        spent = meter.spent = meter.spent + used[place]
+        if not meter.expires:  # a call so long that the counter was forgotten meanwhile
+            meter.touch(pocket.counter, self._monotonic())
+        return spent >= pocket.mark
 
     def _settle_each(self, amounts: _Amounts, used: _Amounts) -> bool:
         now, share = self._monotonic(), self._state.share

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from math import gcd
 
 from proxy.accounting.money import PER_MILLION, round_millionths
+from proxy.accounting.record import FREE, UNPRICED
 from proxy.accounting.usage import Usage
 
 __all__ = ["KINDS", "PARENTS", "Price", "Rates", "Unpriced"]
@@ -165,6 +166,11 @@ class Rates:
         )
         return round_millionths(total)
 
+    def plain(self, input_tokens: int, output_tokens: int) -> int:
+        """``cost`` of a usage that is nothing but these, as most are."""
+        total = input_tokens * self._input + output_tokens * self._output + self._request
+        return total if self._unit == 1 else (total + self._half) // self._unit
+
     def worst_case(self, input_tokens: int, output_tokens: int) -> int:
         """Nano-dollars for that many tokens if each costs its dearest kind."""
         total = input_tokens * self._dearest_input + output_tokens * self._dearest_output + self._request
@@ -184,17 +190,20 @@ class Rates:
 class Price:
     """The price of one model at one provider, with where it comes from.
 
-    ``cost(usage)``: nano-dollars, in the tier that its input falls into. ``worst_case(input_tokens, output_tokens)``:
-    nano-dollars for that many tokens if nothing comes from a cache and each costs its dearest kind. Both are asked for
-    every call, so a price without tiers is its only rates' own functions.
+    ``cost(usage)``: nano-dollars, in the tier that its input falls into. ``plain(input_tokens, output_tokens)``: the
+    same for a usage that has no other counts. ``worst_case(input_tokens, output_tokens)``: nano-dollars for that many
+    tokens if nothing comes from a cache and each costs its dearest kind. They are asked for every call, so a price
+    without tiers is its only rates' own functions.
     """
 
     __slots__ = (
         "base",
         "cost",
+        "flags",
         "free",
         "name",
         "note",
+        "plain",
         "priced",
         "service",
         "source",
@@ -217,7 +226,8 @@ class Price:
     ) -> None:
         """``tiers``: (start, rates), highest start first; a tier holds for more than ``start`` input tokens.
 
-        ``free``: paid by a free-tier credit. ``service``: the class of service that it is the price of.
+        ``free``: paid by a free-tier credit. ``service``: the class of service that it is the price of. ``flags``: what
+        it says about a row of the ledger.
         """
         self.name = name
         self.base = base
@@ -226,9 +236,11 @@ class Price:
         self.version = version
         self.note = note
         self.free = free
+        self.flags = FREE if free else 0
         self.service = service
         self.priced = True
         self.cost: Callable[[Usage], int] = self._tiered if tiers else base.cost
+        self.plain: Callable[[int, int], int] = self._tiered_plain if tiers else base.plain
         self.worst_case: Callable[[int, int], int] = self._tiered_worst_case if tiers else base.worst_case
 
     def _rates(self, input_tokens: int) -> Rates:
@@ -239,6 +251,9 @@ class Price:
 
     def _tiered(self, usage: Usage) -> int:
         return self._rates(usage.input).cost(usage)
+
+    def _tiered_plain(self, input_tokens: int, output_tokens: int) -> int:
+        return self._rates(input_tokens).plain(input_tokens, output_tokens)
 
     def _tiered_worst_case(self, input_tokens: int, output_tokens: int) -> int:
         return self._rates(input_tokens).worst_case(input_tokens, output_tokens)
@@ -254,16 +269,22 @@ class Price:
 class Unpriced:
     """No price is known for a model. Counted, shown and warned about; its cost is unknown, not nothing."""
 
-    __slots__ = ("free", "name", "priced", "reason", "service", "source", "version")
+    __slots__ = ("flags", "free", "name", "priced", "reason", "service", "source", "version")
 
     def __init__(self, name: str, reason: str) -> None:
         self.name = name
         self.reason = reason
         self.priced = self.free = False
+        #: A call for no model (a list, a file) has nothing to price.
+        self.flags = UNPRICED if name else 0
         self.source = self.version = self.service = ""
 
     def cost(self, usage: Usage) -> int:
         """Always 0: callers look at ``priced`` and mark the row."""
+        return 0
+
+    def plain(self, input_tokens: int, output_tokens: int) -> int:
+        """Always 0: callers look at ``priced``."""
         return 0
 
     def worst_case(self, input_tokens: int, output_tokens: int) -> int:

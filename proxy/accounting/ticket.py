@@ -17,7 +17,7 @@ from orjson import dumps
 
 from proxy.accounting import record
 from proxy.accounting.charge import ASSUMED_OUTPUT, attribution, bound_of, limits_of, size_estimate
-from proxy.accounting.record import NEWLINE
+from proxy.accounting.record import NEWLINE, UNPRICED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from proxy.accounting.books import Store
     from proxy.accounting.charge import Bill, Tariff
     from proxy.clock import Clock
-    from proxy.exchange import Attempt, Exchange
+    from proxy.exchange import Attempt, Exchange, Outcome
 
 __all__ = ["FROM_CACHE", "TICKET", "Desk", "Ticket"]
 
 TICKET: Final = "accounting.ticket"
 FROM_CACHE: Final = frozenset({"hit", "stale", "coalesced"})
 _FAILED: Final = record.PLACES["failed"]
-_OUTCOMES: Final[dict[str | None, int]] = {
+_NONE: Final[Sequence[list[Any]]] = ()
+_OUTCOMES: Final[dict[Outcome | None, int]] = {
     None: record.PLACES["cancelled"],
     "answered": record.PLACES["answered"],
     "refused": record.PLACES["refused"],
@@ -46,27 +47,37 @@ class Desk:
     """Where tickets are written: what all calls of a policy have in common, found once."""
 
     def __init__(self, store: Store, tariff: Tariff, clock: Clock) -> None:
-        self.store = store
         self.journal = store.journal
         self.next_number = store.journal.ids.next
         self.tariff = tariff
         self.now = clock.now
         self.monotonic = clock.monotonic
 
+    def ticket(self) -> Ticket:
+        """For one call."""
+        ticket = Ticket()
+        ticket.desk = self
+        next_number = self.next_number
+        ticket.number = next_number()
+        ticket.begun = ticket.ended = ticket.reached = False
+        ticket.below = None
+        return ticket
+
 
 class Ticket:
-    """See the module's text."""
+    """See the module's text. ``below``: the exchange that sends the call's requests, once one is about to go out.
+    ``reached``: whether the call's row says that it reached an upstream. One is made for every call, hence without a
+    constructor: ``Desk.ticket`` fills it in.
+    """
 
-    __slots__ = ("_below", "_reached", "begun", "desk", "ended", "number")
+    __slots__ = ("begun", "below", "desk", "ended", "number", "reached")
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        next_number = desk.next_number
-        self.number = next_number()
-        self.begun = self.ended = False
-        self._below: Exchange | None = None
-        #: Whether the call's row says that it reached an upstream.
-        self._reached = False
+    desk: Desk
+    number: int
+    begun: bool
+    ended: bool
+    reached: bool
+    below: Exchange | None
 
     def begin(self, exchange: Exchange, attempt: Attempt) -> None:
         """A request is about to go out: money may be spent from here, so it stands in the journal first (a slow or full
@@ -78,7 +89,7 @@ class Ticket:
         if self.ended:  # a revalidation, or a flight that others still wait for: it is no part of that row any more
             self.number = desk.next_number()
         self.begun = True
-        self._below = exchange
+        self.below = exchange
         bill = attempt.bill or desk.tariff.bill(exchange, attempt)
         asked = bill.asked
         if asked:
@@ -93,7 +104,7 @@ class Ticket:
         who = bill.who if bill.key is attempt.key else attribution(exchange, attempt)
         begun: tuple[Any, ...]
         begun = ("b", number, int(now() * 1000), exchange.id, who, most, bill.price.version, (asked, bound))
-        if self._reached:
+        if self.reached:
             begun = (*begun, 0)
         desk.journal.begin(number, dumps(begun, None, NEWLINE))
 
@@ -101,7 +112,7 @@ class Ticket:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
         None where a price is unknown, which is no figure at all, never a zero.
         """
-        plain = self._below is exchange and exchange.cache_status not in FROM_CACHE  # as most are
+        plain = self.below is exchange and exchange.cache_status not in FROM_CACHE  # as most are
         if plain and len(exchange.attempts) == 1:
             bill = exchange.attempts[0].bill
             if bill is not None and bill.paid:
@@ -120,8 +131,8 @@ class Ticket:
 
     def _worker(self, exchange: Exchange) -> Exchange:
         """Whose attempts are this call's: those of the flight that it started, else its own."""
-        if self._below is not None:
-            return self._below
+        if self.below is not None:
+            return self.below
         flight = exchange.flight_of
         return exchange if flight is None or flight.attempts is not exchange.attempts else flight
 
@@ -142,7 +153,7 @@ class Ticket:
         if self.ended:
             return False
         self.ended = True
-        number, below = self.number, self._below
+        number, below = self.number, self.below
         line = self._record(exchange, number)
         if below is not None and below is not exchange:
             self.begun = False
@@ -152,7 +163,7 @@ class Ticket:
                     break
         self.desk.journal.end(number, line)
         if not self.begun or below is exchange:
-            self._below = None  # no ring of references is left for the collector
+            self.below = None  # no ring of references is left for the collector
         return True
 
     def landed(self, exchange: Exchange) -> None:
@@ -160,8 +171,8 @@ class Ticket:
         if not self.ended:
             return
         journal, next_number, now = self.desk.journal, self.desk.next_number, int(self.desk.now() * 1000)
-        sent = 0 if self._reached else sum(made.sent for made in exchange.attempts)
-        outcome = record.OUTCOMES[_OUTCOMES.get(exchange.outcome, _FAILED)]
+        sent = 0 if self.reached else sum(made.sent for made in exchange.attempts)
+        outcome = record.OUTCOMES[_OUTCOMES[exchange.outcome]]
         for made in exchange.attempts:
             bill = None if _counted(made) else self.desk.tariff.charge(exchange, made)
             if bill is None:
@@ -175,11 +186,11 @@ class Ticket:
                 attribution(exchange, made),
                 outcome=outcome,
                 status=made.status or 0,
-                flags=_flags(bill),
+                flags=bill.flags,
                 attempts=sent,
                 cost=bill.cost,
                 version=bill.price.version,
-                usage=bill.usage.pack(),
+                usage=bill.counts,
             )
             journal.end(number, line)
             sent = 0
@@ -190,7 +201,7 @@ class Ticket:
             journal.end(
                 number, record.end(number, now, exchange.id, who, outcome=outcome, status=status, attempts=sent)
             )
-        self._below = None
+        self.below = None
 
     def _landing(self, fresh: Callable[[], int]) -> int:
         """The number that the flight was begun under, once; then fresh ones."""
@@ -200,46 +211,21 @@ class Ticket:
         return fresh()
 
     def _record(self, exchange: Exchange, number: int) -> bytes:
-        cached = exchange.cache_status in FROM_CACHE
-        plain = self._below is exchange and not cached  # as most are
-        own = exchange.attempts if plain else self._own(exchange)
-        attempt = exchange.served_by
-        flags = total = cost = sent = saved = 0
-        version = ""
-        counts: tuple[int, ...] = ()
-        extras: Sequence[list[Any]] = ()
-        if attempt is None and own and not cached:
-            attempt = own[-1]
-        if not (plain or cached) and (worker := self._worker(exchange)) is not exchange:
-            for made in worker.attempts:
-                if made.outcome is None and made.sent:  # it goes on for others, or is about to end
-                    sent += 1
-                    attempt = attempt or made
-        for made in own:
-            if made.sent:
-                sent += 1
-            bill = made.bill
-            if bill is None or not bill.paid:
-                bill = self.desk.tariff.charge(exchange, made)
-                if bill is None:
-                    continue
+        attempts = exchange.attempts
+        bill = attempts[0].bill if len(attempts) == 1 and self.below is exchange else None
+        if bill is not None and bill.paid and exchange.cache_status not in FROM_CACHE:  # as most are
+            [attempt] = attempts
             bill.counted = True
-            total += bill.cost
-            price, usage = bill.price, bill.usage
-            if made is attempt:
-                cost, version, counts = bill.cost, price.version, usage.pack()
-                if usage.estimated or price.free or not price.priced:
-                    flags = _flags(bill)
-            else:
-                extras = [*extras, _extra(exchange, made, bill)]
-            if not price.priced and price.name:
-                exchange.unpriced = True
+            flags, cost, version, counts = bill.flags, bill.cost, bill.price.version, bill.counts
+            sent, saved, extras = 1 if attempt.sent else 0, 0, _NONE
+            who = bill.who if bill.key is attempt.key else attribution(exchange, attempt)
+            exchange.cost_nanos = cost
+            if flags & UNPRICED:
+                exchange.unpriced, exchange.cost_nanos = True, None
+        else:
+            who, flags, sent, cost, saved, version, counts, extras = self._summed_up(exchange)
         if sent:
-            self._reached = True
-        exchange.cost_nanos = None if exchange.unpriced and not total else total
-        if cached:
-            flags |= record.CACHED
-            saved = exchange.saved_nanos = self._saved(exchange)
+            self.reached = True
         answer, first, started = exchange.answer, exchange.first_byte_at, exchange.started_at
         now, monotonic = self.desk.now, self.desk.monotonic
         return dumps(
@@ -248,8 +234,8 @@ class Ticket:
                 number,
                 int(now() * 1000),
                 exchange.id,
-                _who(exchange, attempt),
-                _OUTCOMES.get(exchange.outcome, _FAILED),
+                who,
+                _OUTCOMES[exchange.outcome],
                 answer.status if answer is not None else 0,
                 flags,
                 int((monotonic() - started) * 1000),
@@ -264,6 +250,47 @@ class Ticket:
             None,
             NEWLINE,
         )
+
+    def _summed_up(
+        self, exchange: Exchange
+    ) -> tuple[str, int, int, int, int, str, tuple[int, ...], Sequence[list[Any]]]:
+        """What the row says of a call that was served from the store, or has not exactly one attempt of its own that is
+        paid: who, flags, attempts, cost, saved, version, usage, extras.
+        """
+        cached = exchange.cache_status in FROM_CACHE
+        plain = self.below is exchange and not cached
+        own = exchange.attempts if plain else self._own(exchange)
+        attempt = exchange.served_by
+        flags = total = cost = sent = saved = 0
+        version = ""
+        counts: tuple[int, ...] = ()
+        extras: list[list[Any]] = []
+        if attempt is None and own and not cached:
+            attempt = own[-1]
+        if not (plain or cached) and (worker := self._worker(exchange)) is not exchange:
+            for made in worker.attempts:
+                if made.outcome is None and made.sent:  # it goes on for others, or is about to end
+                    sent += 1
+                    attempt = attempt or made
+        for made in own:
+            if made.sent:
+                sent += 1
+            bill = self.desk.tariff.charge(exchange, made)
+            if bill is None:
+                continue
+            bill.counted = True
+            total += bill.cost
+            if made is attempt:
+                flags, cost, version, counts = bill.flags, bill.cost, bill.price.version, bill.counts
+            else:
+                extras.append(_extra(exchange, made, bill))
+            if bill.flags & UNPRICED:
+                exchange.unpriced = True
+        exchange.cost_nanos = None if exchange.unpriced and not total else total
+        if cached:
+            flags |= record.CACHED
+            saved = exchange.saved_nanos = self._saved(exchange)
+        return _who(exchange, attempt), flags, sent, cost, saved, version, counts, extras
 
     def _saved(self, exchange: Exchange) -> int:
         """What the answer would have cost: said by the cache, else its usage at the price of the call's target."""
@@ -296,17 +323,8 @@ def _extra(exchange: Exchange, attempt: Attempt, bill: Bill) -> list[Any]:
     """A further attempt of the call that used something."""
     return record.extra(
         _who(exchange, attempt),
-        flags=_flags(bill),
+        flags=bill.flags,
         cost=bill.cost,
         version=bill.price.version,
-        usage=bill.usage.pack(),
+        usage=bill.counts,
     )
-
-
-def _flags(bill: Bill) -> int:
-    flags = record.ESTIMATED if bill.usage.estimated else 0
-    if bill.price.free:
-        return flags | record.FREE
-    if bill.price.priced or not bill.price.name:  # a call for no model (a list, a file): there is nothing to price
-        return flags
-    return flags | record.UNPRICED

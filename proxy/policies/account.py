@@ -64,26 +64,26 @@ class Account(Policy):
             on_full=options.on_full,
             retention={"calls": options.keep_calls, "hours": options.keep_hours, "parts": options.keep_hours},
         )
+        if self.books.store is not None:
+            self._desk = Desk(self.books.store, self.books.tariff, self._clock)
 
     async def stop(self) -> None:
+        self._desk = None
         await self.books.stop()
 
     def on_request(self, exchange: Exchange) -> Awaitable[Answer | None] | None:
-        books = self.books
-        store = books.store
-        if store is None:
+        desk = self._desk
+        if desk is None:
             return None
-        if store.journal.refusing:
+        if desk.journal.refusing:
             raise ProxyError(
                 "overloaded",
                 "The accounting journal has no room to write and calls are refused until it has (account.on_full).",
                 retry_after=5,
             )
-        desk = self._desk
-        if desk is None or desk.store is not store:
-            desk = self._desk = Desk(store, books.tariff, self._clock)
-        ticket = exchange.local[TICKET] = Ticket(desk)
+        ticket = exchange.local[TICKET] = desk.ticket()
         exchange.before_send = ticket.begin
+        books = self.books
         return None if books.prices.ready else books.warmed()
 
     def on_response(self, exchange: Exchange, answer: Answer) -> None:

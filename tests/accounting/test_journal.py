@@ -250,10 +250,10 @@ async def test_kill_9_loses_no_call_that_was_answered_and_doubles_none(tmp_path)
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 64 KiB."""
+    """A file system of 128 KiB."""
     place = tmp_path / "small"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=False, capture_output=True)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", place], check=False, capture_output=True)
     if made.returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     yield place

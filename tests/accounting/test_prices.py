@@ -365,3 +365,5 @@ def test_the_short_ways_of_the_sum_give_what_the_formula_says(named, counts):
     dearest = max(rates.input, rates.cache_write), max(rates.output, rates.reasoning)
     worst = usage.input * dearest[0] + usage.output * dearest[1] + rates.request
     assert rates.worst_case(usage.input, usage.output) == round_millionths(worst)
+    plain = Usage(input=usage.input, output=usage.output)
+    assert rates.plain(plain.input, plain.output) == rates.cost(plain)

@@ -311,8 +311,8 @@ class Budget(Policy):
         bill = self.books.tariff.charge(exchange, attempt)
         if bill is None:
             return ONE_CALL if attempt.sent else None
-        usage = bill.usage
-        return bill.cost, usage.input + usage.output, 1
+        counts = bill.counts
+        return bill.cost, counts[0] + counts[1], 1
 
     def _look(self, limits: Sequence[Limit], exchange: Exchange, attempt: Attempt) -> None:
         """Warn where a mark was passed."""
@@ -336,8 +336,8 @@ class Budget(Policy):
         if held is None or bill is None:
             return None
         hold = held if isinstance(held, Hold) else Hold(held, held.claims)
-        state, claims, usage = self.state, hold.claims, bill.usage
-        used = self.budget.amounts(claims, (bill.cost, usage.input + usage.output, 1))
+        state, claims, counts = self.state, hold.claims, bill.counts
+        used = self.budget.amounts(claims, (bill.cost, counts[0] + counts[1], 1))
         hold.settle(state, used)
         attempt.local[self] = Hold(None, claims, hold.doubts, used)
         if self.lines:
