@@ -79,11 +79,12 @@ class Budget:
         self.window = window
         self._places = tuple(METRICS.index(name) for name in self.limits)
         self._unpriced = tuple(place for place in self._places if place)
-        self._buckets: dict[str, Bucket] = {}
+        #: The buckets of the values that were seen, also those whose window is over.
+        self.known: dict[str, Bucket] = {}
 
     def bucket(self, value: str, now: float) -> Bucket:
         """The counters for ``value`` (its dimensions joined by ``|``) at wall time ``now``. One look-up mostly."""
-        found = self._buckets.get(value)
+        found = self.known.get(value)
         if found is not None and found.starts <= now < found.ends:
             return found
         return self._make(value, now)
@@ -103,15 +104,15 @@ class Budget:
             )
             for metric, limit in self.limits.items()
         )
-        if len(self._buckets) >= _KEPT:  # values come from clients
-            self._buckets.clear()
+        if len(self.known) >= _KEPT:  # values come from clients
+            self.known.clear()
         lasts = (0.0, float("inf")) if rolling else span[:2]
-        found = self._buckets[value] = Bucket(value, *lasts, counters)
+        found = self.known[value] = Bucket(value, *lasts, counters)
         return found
 
     def buckets(self, now: float) -> list[Bucket]:
         """Those of every value that was seen in the window that runs."""
-        return [bucket for bucket in self._buckets.values() if bucket.starts <= now < bucket.ends]
+        return [bucket for bucket in self.known.values() if bucket.starts <= now < bucket.ends]
 
     def claims(self, bucket: Bucket, amounts: tuple[int, int, int], priced: bool = True) -> Claims:
         """What an attempt wants of each counter. An unpriced model counts as tokens and calls alone."""

@@ -49,15 +49,16 @@ class Bill:
 
     key: the one that the price is for. who: the attempt's attribution in the ledger. asked, bound, most: the budget's
     estimate, in tokens both ways and in nano-dollars; none where ``asked`` is 0. doubt: input tokens that may come on
-    top, as long as nothing was learned of such estimates. limited: whether the client set a limit on the answer.
+    top, as long as nothing was learned of such estimates. fair: estimates of its size are taken as they are. limited:
+    whether the client set a limit on the answer.
     counts: what was used, as ``Usage.pack`` gives it. flags: what a row of the ledger says of it. counted: whether one
     has it. A bill is made for every call, hence without a constructor: ``Tariff.bill`` fills it in; ``bound`` and
     ``most`` come with ``asked``; ``counts``, ``flags`` and ``cost`` with the charge.
     """
 
     __slots__ = (
-        "asked", "bound", "cost", "counted", "counts", "doubt", "flags", "gauge", "key", "limited", "most", "paid",
-        "price", "who",
+        "asked", "bound", "cost", "counted", "counts", "doubt", "fair", "flags", "gauge", "key", "limited", "most",
+        "paid", "price", "who",
     )  # fmt: skip
 
     price: Price | Unpriced
@@ -67,6 +68,7 @@ class Bill:
     paid: bool
     counted: bool
     limited: bool
+    fair: bool
     asked: int
     bound: int
     most: int
@@ -128,6 +130,7 @@ class Tariff:
         bill.key = key
         bill.paid = bill.counted = False
         bill.limited = True
+        bill.fair = False
         bill.asked = bill.doubt = 0
         return bill
 
@@ -187,11 +190,10 @@ class Tariff:
         if attempt.outcome is not None:
             bill.paid = True
             if bill.asked and not estimated:
-                gauge = bill.gauge
-                gauge.learn(bill.asked, counts[0])
+                if not bill.fair or counts[0] > bill.asked:
+                    bill.gauge.learn(bill.asked, counts[0])
                 if not bill.limited:
-                    learn_output = gauge.learn_output
-                    learn_output(counts[1])
+                    bill.gauge.longest.see(counts[1])
         return bill
 
 

@@ -15,10 +15,9 @@ What is charged is always what the provider says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil
 
-__all__ = ["Gauge"]
+__all__ = ["Gauge", "Highest"]
 
 _GENERATION = 256
 _BYTES_A_TOKEN = 4
@@ -28,16 +27,15 @@ _DUST = 1e-6  # of a token, from the division
 
 class Gauge:
     """One model at one upstream. ``fair``: the sizes of estimates for which nothing of late was charged beyond them,
-    so that they are taken as they are. ``learn_output(tokens)``: an answer without a limit had so many tokens.
+    so that they are taken as they are. ``longest``: the tokens of answers without a limit.
     """
 
-    __slots__ = ("_inputs", "_longest", "fair", "learn_output")
+    __slots__ = ("_inputs", "fair", "longest")
 
     def __init__(self) -> None:
-        self._inputs: dict[int, _Highest] = {}
-        self._longest = _Highest()
+        self._inputs: dict[int, Highest] = {}
         self.fair: set[int] = set()
-        self.learn_output: Callable[[int], None] = self._longest.see
+        self.longest = Highest()
 
     def expect(self, estimate: int) -> tuple[int, int]:
         """Input tokens to reserve for an estimate; and how many may come on top of them while no answer to one of its
@@ -51,17 +49,17 @@ class Gauge:
 
     def output(self, assumed: int) -> int:
         """Output tokens to reserve where the client sets no limit."""
-        longest = int(self._longest.value)
-        return longest if longest > assumed else assumed
+        longest = self.longest.value
+        return int(longest) if longest > assumed else assumed
 
     def learn(self, estimate: int, charged: int) -> None:
-        """``charged`` input tokens were the provider's count for ``estimate``."""
+        """``charged`` input tokens were the provider's count for ``estimate``. Need not be called where they are no
+        more and the estimate's size is fair: there is nothing to remember then, and nothing to forget.
+        """
         size = estimate.bit_length()
-        if charged <= estimate and size in self.fair:
-            return  # as ever: there is nothing to remember and nothing to forget
         seen = self._inputs.get(size)
         if seen is None:
-            seen = self._inputs[size] = _Highest()
+            seen = self._inputs[size] = Highest()
         seen.see(charged / estimate)
         if seen.value <= 1.0:
             self.fair.add(size)
@@ -69,7 +67,7 @@ class Gauge:
             self.fair.discard(size)
 
 
-class _Highest:
+class Highest:
     """The highest of the values seen in this generation and the one before."""
 
     __slots__ = ("_left", "_now", "value")
@@ -79,6 +77,7 @@ class _Highest:
         self._left = _GENERATION
 
     def see(self, value: float) -> None:
+        """One more."""
         if value > self._now:
             self._now = value
             self.value = max(self.value, value)

@@ -112,18 +112,16 @@ class Ticket:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
         None where a price is unknown, which is no figure at all, never a zero.
         """
-        plain = self.below is exchange and exchange.cache_status not in FROM_CACHE  # as most are
-        if plain and len(exchange.attempts) == 1:
-            bill = exchange.attempts[0].bill
-            if bill is not None and bill.paid:
-                return bill.cost if bill.price.priced else None
+        attempts = exchange.attempts
+        bill = attempts[0].bill if len(attempts) == 1 and self.below is exchange else None
+        if bill is not None and bill.paid and exchange.cache_status not in FROM_CACHE:  # as most are
+            return bill.cost if bill.price.priced else None
+        plain = self.below is exchange and exchange.cache_status not in FROM_CACHE
         total = 0
-        for made in exchange.attempts if plain else self._own(exchange):
-            bill = made.bill
-            if bill is None or not bill.paid:
-                bill = self.desk.tariff.charge(exchange, made)
-                if bill is None:
-                    continue
+        for made in attempts if plain else self._own(exchange):
+            bill = self.desk.tariff.charge(exchange, made)
+            if bill is None:
+                continue
             if not bill.price.priced:
                 return None
             total += bill.cost
@@ -155,15 +153,17 @@ class Ticket:
         self.ended = True
         number, below = self.number, self.below
         line = self._record(exchange, number)
-        if below is not None and below is not exchange:
+        if below is exchange:  # as mostly
+            self.below = None  # no ring of references is left for the collector
+        elif below is not None:
             self.begun = False
             for made in below.attempts:
                 if made.outcome is None:  # goes on for others
                     self.begin(below, made)
                     break
+            else:
+                self.below = None
         self.desk.journal.end(number, line)
-        if not self.begun or below is exchange:
-            self.below = None  # no ring of references is left for the collector
         return True
 
     def landed(self, exchange: Exchange) -> None:

@@ -46,9 +46,9 @@ def test_what_was_high_once_is_forgotten():
 def test_the_longest_answer_without_a_limit_is_assumed_if_it_is_longer():
     gauge = Gauge()
     assert gauge.output(1_000) == 1_000
-    gauge.learn_output(400)
+    gauge.longest.see(400)
     assert gauge.output(1_000) == 1_000
-    gauge.learn_output(5_000)
+    gauge.longest.see(5_000)
     assert gauge.output(1_000) == 5_000
 
 

@@ -44,7 +44,7 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
     worst_case = bill.price.worst_case
     most = bill.most = worst_case(asked, bound) + pieces
     if longest == bound and asked.bit_length() in gauge.fair:
-        bill.doubt = 0
+        bill.fair, bill.doubt = True, 0
         return most, asked + bound, 1
     likely, bill.doubt = gauge.expect(asked)
     return worst_case(likely, longest) + pieces, likely + longest, 1

@@ -91,6 +91,7 @@ class Budget(Policy):
             tokens=options.tokens,
             calls=options.calls,
         )
+        self._known = self.budget.known
         self._only = frozenset(options.only)
         self._calls_alone = options.usd is None and options.tokens is None
         self._assumed = options.assume_output
@@ -144,7 +145,9 @@ class Budget(Policy):
         priced = bill.price.priced
         if not priced and (veto := self._unpriced(exchange, attempt)) is not None:
             return veto
-        bucket = self.budget.bucket(value, now())
+        bucket = self._known.get(value)
+        if bucket is None or not bucket.starts <= now() < bucket.ends:
+            bucket = self.budget.bucket(value, now())
         if self._own is not None and not bill.doubt and value not in self.lines:
             purse = (bucket.purse if priced else bucket.unpriced) or self._open(self._own, bucket, priced)
             if purse.take(wanted):
