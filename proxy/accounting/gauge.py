@@ -27,7 +27,7 @@ _DUST = 1e-6  # of a token, from the division
 
 class Gauge:
     """One model at one upstream. ``fair``: the sizes of estimates for which nothing of late was charged beyond them,
-    so that they are taken as they are. ``longest``: the tokens of answers without a limit.
+    so that they are taken as they are. ``longest``: of the tokens of answers without a limit.
     """
 
     __slots__ = ("_inputs", "fair", "longest")
@@ -46,11 +46,6 @@ class Gauge:
             return estimate, estimate * (_BYTES_A_TOKEN - 1) + _UNSEEN if estimate else 0
         ratio = seen.value
         return (estimate if ratio <= 1.0 else ceil(estimate * ratio - _DUST)), 0
-
-    def output(self, assumed: int) -> int:
-        """Output tokens to reserve where the client sets no limit."""
-        longest = self.longest.value
-        return int(longest) if longest > assumed else assumed
 
     def learn(self, estimate: int, charged: int) -> None:
         """``charged`` input tokens were the provider's count for ``estimate``. Need not be called where they are no

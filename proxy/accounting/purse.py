@@ -103,23 +103,18 @@ class Purse:
 
     def settle(self, amounts: _Amounts, used: _Amounts) -> bool:
         """What was really used instead of what was taken. Says whether a mark was reached."""
-        pocket = self._only
-        if pocket is not None:
-            return self._settle(pocket, amounts, used)
         if not self._sums:
             return self._settle_each(amounts, used)
         marked = False
         for pocket in self.pockets:
-            marked = self._settle(pocket, amounts, used) or marked
+            meter, place = pocket.meter, pocket.place
+            meter.held -= amounts[place]
+            spent = meter.spent = meter.spent + used[place]
+            if spent >= pocket.mark:
+                marked = True
+            if not meter.expires:  # a call so long that the counter was forgotten meanwhile
+                meter.touch(pocket.counter, self._monotonic())
         return marked
-
-    def _settle(self, pocket: Pocket, amounts: _Amounts, used: _Amounts) -> bool:
-        meter, place = pocket.meter, pocket.place
-        meter.held -= amounts[place]
-        spent = meter.spent = meter.spent + used[place]
-        if not meter.expires:  # a call so long that the counter was forgotten meanwhile
-            meter.touch(pocket.counter, self._monotonic())
-        return spent >= pocket.mark
 
     def _settle_each(self, amounts: _Amounts, used: _Amounts) -> bool:
         now, share = self._monotonic(), self._state.share

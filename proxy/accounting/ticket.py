@@ -103,7 +103,7 @@ class Ticket:
         number, now = self.number, desk.now
         who = bill.who if bill.key is attempt.key else attribution(exchange, attempt)
         begun: tuple[Any, ...]
-        begun = ("b", number, int(now() * 1000), exchange.id, who, most, bill.price.version, (asked, bound))
+        begun = ("b", number, int(now() * 1000.0), exchange.id, who, most, bill.price.version, (asked, bound))
         if self.reached:
             begun = (*begun, 0)
         desk.journal.begin(number, dumps(begun, None, NEWLINE))
@@ -232,14 +232,14 @@ class Ticket:
             (
                 "e",
                 number,
-                int(now() * 1000),
+                int(now() * 1000.0),
                 exchange.id,
                 who,
                 _OUTCOMES[exchange.outcome],
                 answer.status if answer is not None else 0,
                 flags,
-                int((monotonic() - started) * 1000),
-                int((first - started) * 1000) if first is not None else 0,
+                int((monotonic() - started) * 1000.0),
+                int((first - started) * 1000.0) if first is not None else 0,
                 sent,
                 cost,
                 saved,

@@ -33,7 +33,8 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
         tokens, choices = limits.tokens, limits.choices
         if tokens is None:
             bill.limited = choices != 1
-            longest = gauge.output(bound)
+            free = gauge.longest.value  # what answers without a limit came to
+            longest = int(free) if free > bound else bound
         else:
             bound = longest = tokens
         if choices > 1:

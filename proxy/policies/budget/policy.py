@@ -289,7 +289,13 @@ class Budget(Policy):
         held: tuple[Purse, Figures] | Grant | Hold | None = attempt.local.pop(self, None)
         if held is None:
             return
-        used = self._used(exchange, attempt)
+        bill = self.books.tariff.charge(exchange, attempt)
+        used: Figures | None
+        if bill is not None:
+            counts = bill.counts
+            used = (bill.cost, counts[0] + counts[1], 1)
+        else:
+            used = ONE_CALL if attempt.sent and attempt.outcome != "vetoed" else None
         if isinstance(held, tuple):
             purse, amounts = held
             if purse.settle(amounts, used or _NOTHING):
@@ -306,16 +312,6 @@ class Budget(Policy):
                 self.state.free(hold.grant)
         if self.lines:
             self.lines.given_back(self._value(exchange, attempt))
-
-    def _used(self, exchange: Exchange, attempt: Attempt) -> Figures | None:
-        """What an attempt that has ended counts for; None when nothing of it was sent."""
-        if attempt.outcome == "vetoed":
-            return None
-        bill = self.books.tariff.charge(exchange, attempt)
-        if bill is None:
-            return ONE_CALL if attempt.sent else None
-        counts = bill.counts
-        return bill.cost, counts[0] + counts[1], 1
 
     def _look(self, limits: Sequence[Limit], exchange: Exchange, attempt: Attempt) -> None:
         """Warn where a mark was passed."""
