@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llm_sidecar.listener")
 
-_STATUS: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_STATUS: Final[dict[int, bytes]] = {s.value: f"HTTP/1.1 {s.value} {s.phrase}".encode() for s in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LEARNINGS: Final = 4
 """A client whose heads differ from call to call is not worth remembering."""
@@ -428,14 +428,13 @@ class Connection(RequestHandler):
             framing += b"Connection: close\r\n"
         elif self.http10:
             framing += b"Connection: keep-alive\r\n"
-        first = _STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
-        head = b"%b%b\r\n%b\r\n" % (first, b"\r\n".join(map(b": ".join, headers)), framing)
-        breaks = head.count(b"\n")
-        if breaks != len(headers) + 2 + framing.count(b"\n") or head.count(b"\r") != breaks:
+        first = _STATUS.get(status) or b"HTTP/1.1 %d " % status
+        lines = list(map(b": ".join, headers))
+        text = b"".join(lines)
+        if b"\n" in text or b"\r" in text:
             # A header of ours with a line break in it would be somebody else's header: leave the bad ones out.
-            safe = [pair for pair in headers if not (set(b"\r\n") & set(pair[0] + pair[1]))]
-            return self._head(status, safe, framing.removesuffix(b"Connection: close\r\n"))
-        return head
+            lines = [line for line in lines if b"\n" not in line and b"\r" not in line]
+        return b"\r\n".join((first, *lines, framing + b"\r\n"))
 
     # --- deadlines -------------------------------------------------------------------------------
 

@@ -6,10 +6,13 @@ before, byte for byte. A policy whose ``on_request`` judges the body alone (``Po
 the same path to the same model. A body in which it found something is looked at each time.
 
 The first time a body comes only Python's own quick hash of it is put down (most never come again, and a call that
-misses should not pay for that), the second time what is found out is kept under one that nobody can forge, and from the
-third on it is used.
+misses should not pay for that), the second time what is found out is kept, and from the third on it is used.
 
-Nothing of a body is kept but salted hashes of it, the name of its model, and figures. What is remembered stands in two
+What is kept stands under 128 bits that nobody can forge: that hash and another one behind a salt of this process. Both
+are SipHash, keyed by chance; a digest would cost a microsecond, a thirtieth of a hit. (An interpreter that was built
+with a weaker hash makes a digest.)
+
+Nothing of a body is kept but such hashes of it, the name of its model, and figures. What is remembered stands in two
 generations: when the young one is full, it becomes the old one, whose bodies are forgotten. (To take the oldest out of
 one dictionary, again and again, means to search from its beginning past all that was taken out before.)
 """
@@ -17,12 +20,12 @@ one dictionary, again and again, means to search from its beginning past all tha
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Hashable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from proxy.exchange import Exchange
 
 __all__ = ["LARGEST", "MOST", "Seen", "SeenBodies"]
@@ -31,8 +34,10 @@ MOST: Final = 8192
 """Bodies remembered by a chain; the older half goes first."""
 LARGEST: Final = 64 * 1024
 """Bytes of a body that is remembered: a larger one is hashed in vain too often."""
-_Key = tuple[bytes, str, str, str | None]
+_Key = tuple[Hashable, Hashable, str, str, str | None]
 _SALT: Final = os.urandom(blake2b.SALT_SIZE)
+_KEYED: Final = sys.hash_info.algorithm.startswith("siphash")
+"""Whether Python's own hash is one that is made to withstand who wants two texts to have the same."""
 
 
 class Seen:
@@ -80,8 +85,8 @@ class SeenBodies:
             self._came.add(mark)
             if new:
                 return None
-        digest = blake2b(raw, digest_size=16, salt=_SALT).digest()
-        key = (digest, request.method, request.path, exchange.target.model)
+        mark_too = hash(_SALT + raw) if _KEYED else blake2b(raw, digest_size=16, salt=_SALT).digest()
+        key = (mark, mark_too, request.method, request.path, exchange.target.model)
         seen = self._known.get(key) or self._remember(key)
         if exchange._streaming is not None:
             seen.model, seen.streaming = exchange._model, exchange._streaming

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -34,9 +35,7 @@ def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, ne
     tree: Any
     if entry.events:
         if streaming and not new_ids and entry.with_usage is asks_usage(exchange, dialect):
-            return Answer(
-                200, [_EVENTS, (b"age", b"%d" % age)], origin="cache", source=Replay.raw(entry.body), events=True
-            )
+            return Answer(200, [_EVENTS, _age(int(age))], origin="cache", source=Replay.raw(entry.body), events=True)
         tree = added_up(entry, dialect)
         if tree is None:
             raise ValueError("the stored events are no whole answer")
@@ -47,7 +46,7 @@ def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, ne
         renewed(tree, exchange.started_wall)
     if streaming:
         told = events(exchange, dialect, tree)
-        told.headers.append((b"age", b"%d" % age))
+        told.headers.append(_age(int(age)))
         return told
     return whole(orjson.dumps(tree), age)
 
@@ -60,7 +59,12 @@ def asks_usage(exchange: Exchange, dialect: Dialect) -> bool:
 
 def whole(body: bytes, age: float) -> Answer:
     """A whole answer."""
-    return Answer(200, [JSON, (b"age", b"%d" % age)], origin="cache", body=Document(body))
+    return Answer(200, [JSON, _age(int(age))], origin="cache", body=Document(body))
+
+
+@lru_cache(1024)
+def _age(seconds: int) -> tuple[bytes, bytes]:
+    return b"age", b"%d" % seconds
 
 
 def events(exchange: Exchange, dialect: Dialect, tree: Any) -> Answer:
