@@ -123,7 +123,9 @@ class Chain:
             if when is not None and not when(exchange):
                 exchange.skipped |= 1 << index
                 continue
-            if hook is None or (seen is not None and step.policy in seen.passed and exchange.unedited):
+            if hook is None or (
+                seen is not None and step.policy.body_alone and step.policy in seen.passed and exchange.unedited
+            ):
                 continue
             said: Any
             try:

@@ -194,12 +194,15 @@ class Connection(RequestHandler):
                 self._head_timer = None
             self._begun = False
             self._source = None
-            if isinstance(message, _ErrInfo):
+            if type(message) is Head:
+                head = message
+            elif isinstance(message, _ErrInfo):
                 self._keep = False
                 self.http10 = False
                 self.refuse(_bad_head(message))
                 break
-            head = message if type(message) is Head else Head(message)
+            else:
+                head = Head(message)
             if head.size > listener.config.max_header:
                 self._keep = False
                 self.http10 = head.http10

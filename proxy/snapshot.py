@@ -78,8 +78,9 @@ class Snapshot:
         self.access = access
         self._policies: list[Policy] = []
         self._left: asyncio.Event | None = None
-        self._monotonic = services.clock.monotonic
-        self._now = services.clock.now
+        self.now = services.clock.monotonic
+        """Seconds to the microsecond (the loop's own clock is cut to whole milliseconds)."""
+        self._wall = services.clock.now
         self.addresses: Mapping[str, str] = addresses or {}
         self.upstreams: dict[str, Upstream] = {
             name: self._unchanged(before, name, upstream)
@@ -149,8 +150,8 @@ class Snapshot:
         exchange = Exchange(
             said if said is not None and _SANE_ID(said) else f"{_RUN}{next(_COUNT):08x}",
             request,
-            self._monotonic(),
-            self._now(),
+            self.now(),
+            self._wall(),
         )
         if self._trusted is not None:
             request.peer = self._client_address(request)
@@ -387,10 +388,6 @@ class Snapshot:
         if exchange.timings is not None:
             headers.append((b"server-timing", _server_timing(exchange)))
         return headers
-
-    def now(self) -> float:
-        """Monotonic seconds, to the microsecond (the loop's own clock is cut to whole milliseconds)."""
-        return self._monotonic()
 
     def any_key(self, upstream: str) -> AttemptKey | None:
         """A key for the proxy's own questions to an upstream (its list of models); None when it has no keys."""

@@ -58,6 +58,8 @@ def usd_text(nano: int, *, places: int = 9) -> str:
 
 def usd_bytes(nano: int) -> bytes:
     """``usd_text`` of a call's cost (not negative), for a header of every answer."""
+    if nano == 0:  # a hit
+        return b"0"
     if 0 < nano < NANO:
         return (b"0.%09d" % nano).rstrip(b"0")
     return usd_text(nano).encode()
