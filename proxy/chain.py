@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 from proxy.asking import ask, ask_together
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
+from proxy.lockstep import Border
 from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, waits
 from proxy.seen import SeenBodies
 from proxy.step import Guarded, Step, broken, log_failure
 
 if TYPE_CHECKING:
+    from proxy.below import Below
     from proxy.exchange import Attempt, Exchange, Origin
-    from proxy.flight import Below
 
 __all__ = ["Chain", "Step", "refuse"]
 
@@ -53,6 +54,8 @@ class Chain:
         self.steps = tuple(steps if split is None else steps[: split + 1])
         self.first, self.end = first, first + len(self.steps)
         self.below: Chain | None = None
+        # Where all calls on this chain have been asked about, answered, edited: borders of its stages.
+        self.asked, self.answered, self.edited = Border(), Border(), Border()
         if split is not None:
             self.below = Chain(name, steps[split + 1 :], digest=digest, first=self.end)
 

@@ -49,6 +49,13 @@ class Pausable(Protocol):
         """Go on."""
 
 
+class Leavable(Protocol):
+    """A call that is told when its client has left."""
+
+    def left(self, task: asyncio.Task[Any]) -> bool:
+        """Whether its task goes on nevertheless; else it is cancelled."""
+
+
 class Connection(RequestHandler):
     """One client connection: the calls on it one after another, and the bytes of each answer.
 
@@ -57,7 +64,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat", "_source",
-        "_started", "_turn", "_write_timer", "_writing_held", "http10", "peer", "secure",
+        "_started", "_turn", "_write_timer", "_writing_held", "call", "http10", "peer", "secure",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -75,6 +82,7 @@ class Connection(RequestHandler):
         self._continue_due = False
         self._repeat: Repeat | None = None
         self._learnings = 0
+        self.call: Leavable | None = None
         self.http10 = False
         self.peer = ""
         self.secure = False
@@ -105,6 +113,9 @@ class Connection(RequestHandler):
                 listener.waiting.popleft().take_turn()
         self._cancel_timers()
         self._source = None
+        task = self._task_handler
+        if task is not None and self.call is not None and self.call.left(task):
+            self._task_handler = None  # not to be cancelled: others wait for what it does
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -220,7 +231,7 @@ class Connection(RequestHandler):
                 listener.calls -= 1
                 if listener.idle is not None and listener.calls == 0:
                     listener.idle.set()
-                self._source = None
+                self._source = self.call = None
             if not payload.is_eof() and not await self._read_away(payload):
                 break
             if not self._keep or self._close or self._force_close or listener.draining:

@@ -8,97 +8,53 @@ The policy that splits the chain (``cache``) is called in the place of what stan
             flight = self.flying[key] = below.start()
         return flight.join(exchange)
 
-A flight runs in a task of its own, with its caller's exchange on loan or with one of its own (``proxy.loan``):
-identity, target and the masked body go into it, originals never. Every caller, the first too, is a subscriber and may
-leave without harm to the others; when the last one has left, the flight is cancelled. Its cost belongs to the caller
-that started it: what a policy above the split left in ``exchange.local`` that has a method ``landed`` (a ``Rider``: the
-accounting's ticket) goes along and is told when the flight is over.
+Identity, target and the masked body go into a flight, originals never. Every caller, the first too, is a subscriber and
+may leave without harm to the others; when the last one has left, the flight is cancelled. Its cost belongs to the
+caller that started it: what a policy above the split left in ``exchange.local`` that has a method ``landed`` (a
+``Rider``: the accounting's ticket) goes along and is told when the flight is over.
 
-Nearly every flight carries one whole answer to one caller, so a flight begins as little more than that: a task, and a
-future for each caller who waits. Whatever sharing takes is made when it is needed:
+Nearly every flight carries one whole answer to one caller, who does nothing but wait for it. So that caller does the
+work itself: with its own exchange, on loan (``proxy.loan``), and in its own task. What sharing takes is made when it is
+needed:
 
+* Each **follower** waits for a future of its own.
+* When the **starter's client leaves** while others wait, its task is not cancelled (``Flow.left``, which a connection
+  asks before it cancels): its call goes on until the work is done, and then ends as cancelled.
 * A **whole** answer is handed to those who wait when it has come: itself to a caller who is alone, a copy to each of
   several. From then on the flight cannot be joined (what can be kept has just been stored), so that nobody ever sees an
   answer that its owner edits, for instance by putting masked values back.
-* A **stream** gets its fan-out when its head has come, and each caller a subscription to it in the same moment.
+* A **stream** gets a task of its own, since policies above the split are at work at the same time: from the start where
+  a stream is asked for, else when its head has come. Its fan-out is made then, and each caller's subscription to it in
+  the same moment.
 
-Why a task, and not the starter's own: cancelling a task cancels what it waits for, and ``asyncio.timeout`` is bound to
-the task it was entered in, so work that is to outlive its first caller needs a task identity of its own from the start.
-Driving the coroutine by hand under such an identity was tried and costs what a task costs (1.6 us of 1.7). To run in
-the starter's task for as long as nobody else waits would save 3 to 4 us of a miss by instruction counts, but whoever
-cancels a call (its connection, a drain) would have to ask the flight first whether it may: that was not built.
+A task that is cancelled without being asked (the end of a drain) takes its work along: those who wait are told that it
+was given up.
 """
 
 from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from proxy.chain import refuse
-from proxy.document import Document
+from proxy.copies import again, copy, streaming
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
-from proxy.loan import fork, lent, part, riders_of
-from proxy.policy import called
+from proxy.loan import part, riders_of
+from proxy.lockstep import NEXT_TURN
+from proxy.policy import called, whatever
 from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from proxy.chain import Chain
     from proxy.exchange import Exchange
+    from proxy.loan import Rider
     from proxy.stream.fanout import Subscription
-
-
-class Below:
-    """What stands below a split, for one call."""
-
-    __slots__ = ("_above", "_lent", "chain", "exchange", "flow")
-
-    def __init__(self, flow: Flow, chain: Chain) -> None:
-        assert chain.below is not None
-        self.flow = flow
-        self.exchange = flow.exchange
-        self.chain = chain.below
-        self._above = chain
-        self._lent = False
-
-    @property
-    def unmasked(self) -> bool:
-        """Whether a policy above that protects by editing did not act on this call: it only observes, or its ``when``
-        did not hold. Such a call must leave nothing in a store that others read (rule 9)."""
-        skipped = self.exchange.skipped
-        return any(
-            step.policy.protects and step.policy.edits_request and (step.policy.observe or skipped >> index & 1)
-            for index, step in enumerate(self._above.steps)
-        )
-
-    @property
-    def digest(self) -> str:
-        """Of the policies below that change bodies: part of a cache's key."""
-        return self.chain.digest
-
-    def start(
-        self,
-        *,
-        deadline: float | None = None,
-        shared: bool = True,
-        body: Document | None = None,
-        landed: Callable[[Flight], None] | None = None,
-    ) -> Flight:
-        """Start the work.
-
-        deadline: seconds; with one it needs no subscriber: a revalidation. shared: others may join later, so what has
-        come of a stream is kept for them. body: what to send in place of the caller's body. landed: called once with
-        the flight when there is nothing more to come of it, before anybody is given its whole answer.
-        """
-        lend = False
-        if deadline is None and body is None and not (self._lent or self.chain.edits_request):
-            lend = self._lent = lent(self.exchange)
-        return Flight(self.flow, self.chain, deadline, body, landed, shared=shared, lend=lend)
 
 
 class Flight:
@@ -109,30 +65,50 @@ class Flight:
     """
 
     __slots__ = (
-        "_above", "_arrived", "_begun", "_detached", "_followers", "_given_up", "_landed", "_lent", "_loop", "_over",
-        "_shared", "_task", "_timer", "_told", "_waiting", "answer", "chain", "exchange", "fan", "flow", "riders",
-        "snapshot", "starter", "subscribers",
+        "_aboard",
+        "_above",
+        "_arrived",
+        "_begun",
+        "_detached",
+        "_followers",
+        "_given_up",
+        "_landed",
+        "_lent",
+        "_over",
+        "_shared",
+        "_task",
+        "_timer",
+
+        "_waiting",
+        "answer",
+        "chain",
+        "exchange",
+        "fan",
+        "flow",
+        "riders",
+        "snapshot",
+        "starter",
+        "subscribers",
     )  # fmt: skip
 
     def __init__(
         self,
         above: Flow,
         chain: Chain,
-        deadline: float | None,
-        body: Document | None,
+        exchange: Exchange,
         landed: Callable[[Flight], None] | None,
         *,
         shared: bool,
-        lend: bool,
     ) -> None:
-        snapshot = self.snapshot = above.snapshot
+        self.snapshot = snapshot = above.snapshot
         self.starter = starter = above.exchange
         self.chain = chain
-        self.exchange = starter if lend else fork(starter, body, alone=chain.edits_request)
-        self.riders = riders_of(starter)
+        self.exchange = exchange
+        self.riders: list[Rider] | None = None
         self._above = above
-        self._lent: tuple[Hashable, ...] | None = tuple(starter.local) if lend else None
-        self.flow = Flow(snapshot, self.exchange)
+        # What a caller who lends its exchange had put down there: the first so many of what is in ``local``.
+        self._lent = len(starter.local) if exchange is starter else None
+        self.flow = Flow(snapshot, exchange)
         self.fan: FanOut | None = None
         self.answer: Answer | None = None
         self.subscribers = 0
@@ -140,13 +116,25 @@ class Flight:
         self._waiting: dict[asyncio.Future[Answer | None], Exchange] = {}
         self._landed = landed
         self._shared = shared
-        self._detached = deadline is not None
-        self._begun = self._arrived = self._over = self._given_up = self._told = False
-        self._loop = loop = asyncio.get_running_loop()
+        self._aboard = self._begun = self._detached = False
+        self._arrived = self._over = self._given_up = False
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, deadline: float | None = None) -> Self:
+        """Run in a task of its own. deadline: seconds; with one it needs no subscriber."""
+        if deadline is not None:
+            self._detached = True
+            self._timer = asyncio.get_running_loop().call_later(deadline, self.cancel)
+        self._run_apart(self._run())
+        return self
+
+    def _run_apart(self, work: Coroutine[Any, Any, None]) -> None:
+        self._begun = False
+        self.riders = riders_of(self.starter, self._lent)
         # With a name: to make one up costs half a microsecond.
-        self._task = asyncio.Task(self._run(), loop=loop, name="flight")
-        self._timer = None if deadline is None else loop.call_later(deadline, self.cancel)
-        snapshot.flights.add(self)
+        self._task = asyncio.Task(work, loop=asyncio.get_running_loop(), name="flight")
+        self.snapshot.flights.add(self)
 
     @property
     def joinable(self) -> bool:
@@ -160,13 +148,16 @@ class Flight:
         """Whether the flight has ended."""
         return self._over
 
-    async def join(self, exchange: Exchange) -> Answer:
-        """This caller's own Answer. Raises ProxyError when the flight failed without an answer."""
+    def join(self, exchange: Exchange) -> Awaitable[Answer]:
+        """This caller's own Answer, to be awaited at once. Raises ProxyError when the flight failed without one."""
         self.subscribers += 1
+        return self._carry() if exchange is self.exchange else self._wait(exchange)
+
+    async def _wait(self, exchange: Exchange) -> Answer:
         answer: Answer | None
         if not self._arrived:
             # Each caller waits for a future of its own: cancelling one must not cancel the others.
-            waiter: asyncio.Future[Answer | None] = self._loop.create_future()
+            waiter: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
             self._waiting[waiter] = exchange
             try:
                 answer = await waiter
@@ -174,7 +165,7 @@ class Flight:
                 self._leave(waiter, exchange)
                 raise
         elif self.fan is not None and self.answer is not None and self.fan.joinable:
-            answer = _streaming(self.answer, self._subscription(self.fan, exchange))
+            answer = streaming(self.answer, self._subscription(self.fan, exchange))
         else:
             answer = None
         mine = self.exchange
@@ -188,7 +179,7 @@ class Flight:
                 exchange.saved_usage = mine.usage
                 self._followers.append(exchange)
         if answer is None:
-            raise _again(mine.error or ProxyError("internal_error", "The shared call was given up."))
+            raise again(mine.error or ProxyError("internal_error", "The shared call was given up."))
         if answer.error is not None:
             exchange.error = answer.error
         return answer
@@ -214,7 +205,7 @@ class Flight:
             return
         self._lent = None
         mine, snapshot = self.exchange, self.snapshot
-        self.starter = self._above.exchange = caller = part(mine, above)
+        self.starter = self._above.exchange = caller = part(mine, list(mine.local)[:above])
         if mine in snapshot.in_flight:
             snapshot.in_flight.remove(mine)
             snapshot.in_flight.add(caller)
@@ -226,14 +217,79 @@ class Flight:
             subscription.leaves = self._part
         return subscription
 
-    # --- the flight's own task -----------------------------------------------------------------------
+    # --- in its starter's task -----------------------------------------------------------------------
 
-    async def _run(self) -> None:
+    async def _carry(self) -> Answer:
+        """The work, done by its starter for as long as it brings a whole answer; and the starter's part of it."""
+        above, flow, exchange = self._above, self.flow, self.exchange
+        above.carries = self
+        self._aboard = self._begun = True
+        answer: Answer | None = None
+        try:
+            if self._given_up:
+                raise asyncio.CancelledError
+            try:
+                answer = await flow.down(self.chain)
+            except ProxyError as error:
+                answer = refuse(exchange, error)
+            if answer.source is None:
+                if flow.before_up:
+                    await NEXT_TURN
+                said = flow.up_whole(answer)
+                answer = said if isinstance(said, Answer) else await said
+                exchange.outcome = outcome_of(answer)
+                if flow.before_settling:
+                    await NEXT_TURN
+                wait = flow.settle()
+                if wait is not None:
+                    await wait
+                self._hand_over(answer)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        except Exception as error:
+            raise again(self._broken(error)) from None
+        finally:
+            if answer is None or answer.source is None:
+                wait = self._close()
+                if wait is not None:
+                    await wait
+            above.carries = None
+            here, self._aboard = self._aboard, False
+        if answer.source is not None:
+            # From here on both have something to do.
+            self._run_apart(self._run(answer))
+        elif here:
+            return answer
+        if here:
+            return await self._wait(exchange)
+        self._part()
+        raise asyncio.CancelledError
+
+    def left(self, task: asyncio.Task[Any]) -> bool:
+        """The client of the starter, who is at work, has left. True: its task goes on, for the others or because the
+        work is about to end, and its call ends as cancelled with it. False: nobody else is there, and the call is to be
+        cancelled. task: the call's."""
+        self._aboard = False
+        if self._over:
+            return True
+        if self._given_up or all(waiter.done() for waiter in self._waiting):
+            self._given_up = True
+            return False
+        self._task = task
+        self.snapshot.flights.add(self)
+        return True
+
+    # --- in a task of its own ------------------------------------------------------------------------
+
+    async def _run(self, answer: Answer | None = None) -> None:
+        """The work. answer: what the starter has brought of it, a stream."""
         self._begun = True
         flow, exchange = self.flow, self.exchange
         try:
             try:
-                answer = await flow.down(self.chain)
+                if answer is None:
+                    answer = await flow.down(self.chain)
             except ProxyError as error:
                 answer = refuse(exchange, error)
             if answer.source is None:
@@ -244,29 +300,43 @@ class Flight:
             else:
                 await self._plain(answer)
         except asyncio.CancelledError:
-            exchange.outcome = "cancelled"
-            self._cut()
+            self._cancelled()
         except Exception as error:
-            exchange.outcome = "failed"
-            self.snapshot.log.exception("internal error in a shared call", extra={"request_id": exchange.id})
-            exchange.error = ProxyError("internal_error", f"The proxy failed ({type(error).__name__}).")
-            self._cut()
+            self._broken(error)
         finally:
             wait = self._close()
             if wait is not None:
                 await wait
 
+    # --- the work ------------------------------------------------------------------------------------
+
+    def _cancelled(self) -> None:
+        self.exchange.outcome = "cancelled"
+        self._cut()
+
+    def _broken(self, error: Exception) -> ProxyError:
+        exchange = self.exchange
+        exchange.outcome = "failed"
+        self.snapshot.log.exception("internal error in a shared call", extra={"request_id": exchange.id})
+        exchange.error = told = ProxyError("internal_error", f"The proxy failed ({type(error).__name__}).")
+        self._cut()
+        return told
+
     async def _whole(self, answer: Answer) -> None:
         self.exchange.outcome = outcome_of(answer)
-        wait = self.flow.settle()
-        if wait is not None:
-            await wait
+        await called(self.flow.settle())
         self._share_usage()
+        self._hand_over(answer)
+
+    def _hand_over(self, answer: Answer) -> None:
+        """A whole answer is kept, and given to those who wait; the flight does not look at it again."""
         self.answer = answer
         if self._landed is not None:
-            self._land(self._landed)
-        self._arrive(answer)
-        self.answer = self.flow.answer = None  # a caller's own from now on
+            self._land()
+        self._arrived = True
+        if self._waiting:
+            self._arrive(answer)
+        self.answer = self.flow.answer = None
 
     async def _plain(self, answer: Answer) -> None:
         """Bytes that nobody reads: a file, speech, an error too large to judge."""
@@ -340,15 +410,15 @@ class Flight:
         fan = self.fan
         if fan is not None and answer is not None:
             for waiter in waiting:
-                waiter.set_result(_streaming(answer, self._subscription(fan, self._waiting[waiter])))
+                waiter.set_result(streaming(answer, self._subscription(fan, self._waiting[waiter])))
             if self.subscribers and not waiting:
                 self._empty()  # all were cancelled in this very moment
-        elif answer is None or len(waiting) == 1:
+        elif answer is None or (len(waiting) == 1 and not self._aboard):
             for waiter in waiting:
                 waiter.set_result(answer)
         else:
             for waiter in waiting:
-                waiter.set_result(_copy(answer))
+                waiter.set_result(copy(answer))
         self._waiting.clear()
 
     def _cut(self) -> None:
@@ -370,7 +440,7 @@ class Flight:
             self._timer.cancel()
         if self.fan is not None:
             self.fan.let_go()
-        if self._lent is not None:
+        if self._lent is not None and self.riders:
             self._tell()  # before the caller settles, whose account of it is then complete
         flow = self.flow
         if self._detached or not flow.settled or (flow.attempt is not None and not flow.attempt.ended):
@@ -379,103 +449,72 @@ class Flight:
         wait = self.chain.done(self.exchange) if self.chain.finishes else None
         if wait is not None:
             return self._close_late(wait)
-        self._gone()
-        self._tell()
+        if self._task is not None or self._landed is not None:
+            self._gone()
+        if self.riders:
+            self._tell()
         return None
 
     async def _close_late(self, done: Awaitable[None] | None = None) -> None:
         """The same where something has to be waited for. done: the last phase, where it has begun."""
-        exchange, chain = self.exchange, self.chain
+        exchange, chain, flow = self.exchange, self.chain, self.flow
+        cut: asyncio.CancelledError | None = None
         try:
             if done is None:
-                await called(self.flow.end_attempt("cancelled"))
-                self.flow.measure()
-                await called(self.flow.settle())
+                cut = await whatever(flow.end_attempt("cancelled"))
+                flow.measure()
+                cut = await whatever(flow.settle()) or cut
                 exchange.ended_at = monotonic()
                 done = chain.done(exchange) if chain.finishes else None
-            await called(done)
+            cut = await whatever(done) or cut
         except Exception:  # what waits for the landing must learn of it whatever happens here
             self.snapshot.log.exception("internal error at the end of a shared call", extra={"request_id": exchange.id})
-        finally:
-            self._gone()
+        self._gone()
         while self.riders and self._detached and self.starter.ended_at is None:  # noqa: ASYNC110 - rare; no hook to wait for
             await asyncio.sleep(0.05)  # a revalidation may be faster than the call that started it
         self._tell()
+        if cut is not None:
+            raise cut
 
     def _tell(self) -> None:
-        """Those who came along learn that it is over: once."""
-        if not self._told:
-            self._told = True
-            for rider in self.riders:
-                rider.landed(self.exchange)
+        """Those who came along learn that it is over: once. (Where the starter did the work itself, its call goes on
+        and its policies are told in their turn.)"""
+        riders, self.riders = self.riders, None
+        for rider in riders or ():
+            rider.landed(self.exchange)
 
     def _gone(self) -> None:
         self.snapshot.flights.discard(self)
         if self._landed is not None:
-            self._land(self._landed)
+            self._land()
 
-    def _land(self, landed: Callable[[Flight], None]) -> None:
+    def _land(self) -> None:
         """Nothing more comes of it: said once."""
-        self._landed = None
+        landed, self._landed = self._landed, None
+        assert landed is not None
         try:
             landed(self)
         except Exception:  # a mistake there must not cost the callers their answer
             self.snapshot.log.exception("internal error at a landing", extra={"request_id": self.exchange.id})
 
     @property
-    def task(self) -> asyncio.Task[None]:
+    def task(self) -> asyncio.Task[Any]:
         """What the work runs in."""
+        assert self._task is not None
         return self._task
 
     def cancel(self) -> None:
         """Give the work up; subscribers learn of it."""
         self._given_up = True
+        task = self._task
+        if task is None:
+            return  # its starter learns of it when it begins
         if self._begun:
-            self._task.cancel()
+            task.cancel()
         else:
-            self._loop.call_soon(self._task.cancel)  # a task that has not begun would end without its ending
+            asyncio.get_running_loop().call_soon(task.cancel)  # one that has not begun would end without its ending
 
     def _empty(self) -> None:
-        """The last subscriber has left."""
-        if not self._detached and not self._over:
+        """The last of those who wait has left."""
+        if not (self._aboard or self._detached or self._over):
             self.cancel()
-
-
-def _copy(answer: Answer) -> Answer:
-    body = answer.body
-    return Answer(
-        answer.status,
-        list(answer.headers),
-        origin=answer.origin,
-        body=None if body is None else Document(body.encode()),
-        raw=answer.raw,
-        error=None if answer.error is None else _again(answer.error),
-        encoding=answer.encoding,
-        content_length=answer.content_length,
-    )
-
-
-def _streaming(answer: Answer, subscription: Subscription) -> Answer:
-    return Answer(
-        answer.status,
-        list(answer.headers),
-        origin=answer.origin,
-        source=subscription,
-        events=answer.events,
-        encoding=answer.encoding,
-        content_length=answer.content_length,
-    )
-
-
-def _again(error: ProxyError) -> ProxyError:
-    """The same error for another caller: errors are edited on their way up, so each gets its own."""
-    other = ProxyError(
-        error.code,
-        error.message,
-        param=error.param,
-        retry_after=error.retry_after,
-        policy=error.policy,
-        headers=error.headers,
-    )
-    other.should_retry = error.should_retry
-    return other

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from time import monotonic as now
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.accounting.usage import Usage, estimate_tokens_from_size
 from proxy.dialects.counts import greater
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
+from proxy.lockstep import NEXT_TURN
 from proxy.policy import called
 from proxy.upstream import classify
 from proxy.upstream.attempts import Attempts, try_alone
@@ -20,8 +21,11 @@ from proxy.upstream.judge import estimate
 from proxy.upstream.transport import TransportError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from proxy.chain import Chain
     from proxy.exchange import Attempt, AttemptOutcome, Exchange, FailureClass, Outcome
+    from proxy.flight import Flight
     from proxy.policy import Later
     from proxy.snapshot import Snapshot
     from proxy.stream.pipe import End, Pipe
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 class Flow:
     """One way down and up a chain."""
 
-    __slots__ = ("answer", "attempt", "chain", "exchange", "over", "pipe", "quiet", "settled", "snapshot")
+    __slots__ = ("answer", "attempt", "carries", "chain", "exchange", "over", "pipe", "quiet", "settled", "snapshot")
 
     def __init__(self, snapshot: Snapshot, exchange: Exchange) -> None:
         self.snapshot = snapshot
@@ -42,6 +46,12 @@ class Flow:
         self.quiet = False  # what is left of the call no policy sees
         self.over = False  # nothing is left of it but the exchange
         self.attempt: Attempt | None = None  # the committed one, open until its answer is over
+        self.carries: Flight | None = None  # the shared work that is being done by this call's own task
+
+    def left(self, task: asyncio.Task[Any]) -> bool:
+        """The client has left. False: the call's task is to be cancelled. True: it goes on for others, who wait for
+        the same answer, and ends as cancelled with it."""
+        return self.carries is not None and self.carries.left(task)
 
     # --- 4 and 5: going down -----------------------------------------------------------------------
 
@@ -56,6 +66,8 @@ class Flow:
                 return answer
         else:
             exchange.entered = chain.end
+        if chain.steps and chain.asked.crowded(self.snapshot.in_flight):
+            await NEXT_TURN
         if exchange.own_answer is not None:
             return await exchange.own_answer(exchange)
         if chain.split is not None:
@@ -96,6 +108,18 @@ class Flow:
         await wait
         said = self.up_whole(answer)
         return said if isinstance(said, Answer) else await said
+
+    @property
+    def before_up(self) -> bool:
+        """Whether to await the next turn with others (``lockstep``) before an answer goes up."""
+        chain = self.chain
+        return chain is not None and self.attempt is not None and chain.answered.crowded(self.snapshot.in_flight)
+
+    @property
+    def before_settling(self) -> bool:
+        """The same before the call is settled."""
+        chain = self.chain
+        return chain is not None and chain.settles and chain.edited.crowded(self.snapshot.in_flight)
 
     # --- 7: the end --------------------------------------------------------------------------------
 

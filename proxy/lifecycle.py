@@ -22,7 +22,8 @@ from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
 from proxy.form import Form, boundary_of
-from proxy.policy import called
+from proxy.lockstep import NEXT_TURN
+from proxy.policy import called, whatever
 from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _AFTER_FINAL: Final = 1.0
 async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload: Payload) -> None:
     """One call, from its parsed head to its last byte. Raises only ConnectionError and CancelledError."""
     exchange = snapshot.begin(connection, head)
-    flow = Flow(snapshot, exchange)
+    connection.call = flow = Flow(snapshot, exchange)
     try:
         try:
             found = snapshot.admit(exchange, payload)
@@ -61,10 +62,14 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
                 flow.over = True
                 return
             if flow.chain is not None:
+                if flow.before_up:
+                    await NEXT_TURN
                 said = flow.up_whole(answer)
                 answer = said if isinstance(said, Answer) else await said
             exchange.answer = answer
             exchange.outcome = outcome_of(answer)
+            if flow.before_settling:
+                await NEXT_TURN
             wait = flow.settle()
             if wait is not None:
                 await wait
@@ -292,17 +297,19 @@ def _give_up(flow: Flow) -> None:
 
 async def _end(flow: Flow, chain: Chain) -> None:
     exchange = flow.exchange
+    cut: asyncio.CancelledError | None = None  # a second time: the end of a drain
     try:
         if flow.attempt is not None and not flow.attempt.ended:
-            await called(flow.end_attempt("cancelled"))
+            cut = await whatever(flow.end_attempt("cancelled"))
         if not flow.settled:
             flow.measure()
-            await called(flow.settle())
+            cut = await whatever(flow.settle()) or cut
         if chain.finishes:
-            await called(chain.done(exchange))
+            cut = await whatever(chain.done(exchange)) or cut
     finally:
-        # Also when a second cancellation (the end of a drain) comes in between: held memory is counted here.
         flow.snapshot.finish(exchange)
+    if cut is not None:
+        raise cut
 
 
 async def _finish(flow: Flow, wait: Awaitable[None]) -> None:

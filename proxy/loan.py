@@ -1,10 +1,10 @@
 """Which exchange a flight works with: its caller's own, lent for as long as both go the same way, or one like it.
 
 To make another exchange is what costs most about a flight, and nearly every flight carries one whole answer to one
-caller, who does nothing but wait for it. So a caller lends its own. Should it leave while the flight goes on (for
-others, or because its end takes another turn of the loop), the flight keeps what it was lent, since attempts and
-policies in the middle of their work hold it, and the caller ends as a copy made at that moment (``part``). What
-policies above the split keep for it goes with the caller: nothing of it stays in what others share.
+caller, who does the work itself. So a caller lends its own. Where a stream comes unasked, the work goes on in a task of
+its own; should the caller leave then, the flight keeps what it was lent, since attempts and policies in the middle of
+their work hold it, and the caller ends as a copy made at that moment (``part``). What policies above the split keep for
+it goes with the caller: nothing of it stays in what others share.
 
 A flight has an exchange of its own from the start (``fork``) when it is not the caller's only work or not only the
 caller's: a revalidation, another body than the caller's, policies below that edit the body, and a stream, on which
@@ -13,6 +13,7 @@ policies above the split are at work at the same time.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from proxy.exchange import Exchange, Request
@@ -33,9 +34,9 @@ class Rider(Protocol):
         """The flight is over; ``exchange`` is the flight's own."""
 
 
-def riders_of(exchange: Exchange) -> list[Rider]:
-    """What policies above a split left for the flight."""
-    return [value for value in exchange.local.values() if hasattr(value, "landed")]
+def riders_of(exchange: Exchange, above: int | None = None) -> list[Rider]:
+    """What policies above a split left for the flight. above: how much of ``local`` is theirs, None for all."""
+    return [value for value in islice(exchange.local.values(), above) if hasattr(value, "landed")]
 
 
 def lent(starter: Exchange) -> bool:
@@ -45,7 +46,8 @@ def lent(starter: Exchange) -> bool:
     request = starter.request
     body = request.body
     if body is not None:
-        if body.was_read and starter.streaming:
+        streaming = starter._streaming
+        if streaming or (streaming is None and body.was_read and starter.streaming):
             return False
         if body.edited:
             request.raw_body = None  # what was received may hold what has been masked

@@ -22,6 +22,7 @@ returns an awaitable only when it must really wait. Plain is cheaper: no corouti
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ from pydantic import BaseModel, ConfigDict
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
+    from proxy.below import Below
     from proxy.exchange import Answer, Attempt, EndReason, Exchange, FailureClass, Target
-    from proxy.flight import Below
     from proxy.services import Services
     from proxy.stream.sse import Event
 
@@ -53,6 +54,17 @@ def waits(said: object) -> bool:
 async def called(said: Later[_T]) -> _T:
     """What a phase answered, waited for if it must be: ``await called(policy.on_request(exchange))``."""
     return cast(_T, await cast(Awaitable[_T], said) if said is not None and waits(said) else said)
+
+
+async def whatever(said: Awaitable[None] | None) -> asyncio.CancelledError | None:
+    """The same for a phase that belongs to a call's end: who is cancelled meanwhile goes on with the rest, and raises
+    what is returned when nothing is left."""
+    try:
+        if said is not None:
+            await said
+    except asyncio.CancelledError as error:
+        return error
+    return None
 
 
 class PolicyOptions(BaseModel):

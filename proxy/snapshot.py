@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import hdrs
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from proxy.below import Below
 from proxy.browser import Hosts, Origins, is_loopback
 from proxy.build import build_chain, cors_of, overrides
 from proxy.chain import Chain
@@ -26,7 +27,6 @@ from proxy.dialects import resolve as resolve_dialect
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Exchange, Request, Target
-from proxy.flight import Below, Flight
 from proxy.head import Head, Payload, Whole
 from proxy.match import compile_routes, networks, why_not
 from proxy.stream.pipe import Pipe
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from proxy.connection import Connection
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, AttemptKey, RawHeaders
-    from proxy.flow import Flow
+    from proxy.flight import Flight
     from proxy.match import CompiledRoute
     from proxy.policy import Policy
     from proxy.services import Services
@@ -72,6 +72,7 @@ class Snapshot:
         self.log = logging.getLogger("llm_sidecar.flow")
         self.no_body = EMPTY_PAYLOAD
         self.flights: set[Flight] = set()
+        self.below = Below
         self.buffered = 0
         self.in_flight: set[Exchange] = set()
         self.watchers: list[Callable[[Exchange], None]] = [] if before is None else before.watchers
@@ -356,10 +357,6 @@ class Snapshot:
     def reader(self, chain: Chain) -> Reader:
         """What ``chain`` wants to know of answers."""
         return self._readers[id(chain)]
-
-    def below(self, flow: Flow, chain: Chain) -> Below:
-        """What stands below a split."""
-        return Below(flow, chain)
 
     def pipe_for(self, exchange: Exchange, answer: Answer) -> Pipe:
         """A pipe for a source of events that has none."""

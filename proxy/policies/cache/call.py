@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
+    from proxy.below import Below
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange, Target
-    from proxy.flight import Below
     from proxy.policies.cache.control import Control
     from proxy.policies.cache.items import Items
 

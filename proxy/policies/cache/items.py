@@ -14,9 +14,10 @@ from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
 from proxy.policies.cache.entry import EntryError
 
 if TYPE_CHECKING:
+    from proxy.below import Below
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange
-    from proxy.flight import Below, Flight
+    from proxy.flight import Flight
     from proxy.policies.cache.control import Control
     from proxy.policies.cache.embeddings import Part
     from proxy.policies.cache.entry import Entry

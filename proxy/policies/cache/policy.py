@@ -38,9 +38,10 @@ from proxy.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable, Mapping
 
+    from proxy.below import Below
     from proxy.dialects.base import Dialect
     from proxy.exchange import Exchange
-    from proxy.flight import Below, Flight
+    from proxy.flight import Flight
     from proxy.policies.cache.stores import Store
     from proxy.policy import Later
     from proxy.services import Services

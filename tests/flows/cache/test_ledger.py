@@ -106,19 +106,18 @@ async def test_who_left_before_anything_was_sent_is_no_call(cached):
         assert sums(caller).calls == 1
 
 
-async def test_a_crash_after_the_first_has_left_counts_his_call_once(cached):
+async def test_a_crash_after_the_first_has_left_finds_his_call_abandoned_once(cached):
     async with FakeUpstream(hang()) as up:
         caller = await cached(up, above=ACCOUNT)
         first, second = (asyncio.create_task(caller.say()) for _ in range(2))
         await up.call()
         await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
         await leave(first)
-        await caller.until(lambda: len(rows(caller)[0]) == 1)
-        made = records(caller)
-        ended = {line[1] for line in made if line[0] == "e"}
-        [left] = [line for line in made if line[0] == "b" and line[1] not in ended]
+        await caller.until(lambda: caller.proxy.app.snapshot.flights)
+        [left] = records(caller)
+        assert left[0] == "b"
         [line] = read_lines(abandoned(left), "test")
-        assert (OUTCOMES[line[5]], line[10], line[11] > 0) == ("abandoned", 0, True)
+        assert (OUTCOMES[line[5]], line[10], line[11] > 0) == ("abandoned", 1, True)
         await leave(second)
 
 
