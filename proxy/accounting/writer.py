@@ -238,7 +238,7 @@ class Writer:
         except BaseException:
             self._numbers.clear()  # groups of this batch may not be in there
             raise
-        self.written += len(batch.calls)
+        self.written += len(batch)
         tail.remove_before(piece.reached.segment)
         return piece.more, piece.reached
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxy.accounting.histogram import bucket_of
-from proxy.accounting.record import CACHED, DIMENSIONS, OUTCOMES, UNPRICED
+from proxy.accounting.record import CACHED, DIMENSIONS, ESTIMATED, FREE, OUTCOMES, UNPRICED
 
-__all__ = ["CALL_COLUMNS", "GROUP_COLUMNS", "SUMS", "Batch", "group_number"]
+__all__ = ["CALL_COLUMNS", "GROUP_COLUMNS", "HOUR", "NOTHING_MORE", "PLAIN", "SUMS", "Batch", "group_number"]
 
 GROUP_COLUMNS = (
     "id",
@@ -47,26 +48,33 @@ CALL_COLUMNS = (
     "attempts",
     "input",
     "output",
+    "cost",
     "cached_input",
     "cache_write",
     "reasoning",
     "rest",  # further counts of Usage.PACKED as text, mostly none
-    "cost",
     "saved",
 )
+
+PLAIN = 12
+"""So many of ``CALL_COLUMNS`` say all of most calls; the others are ``NOTHING_MORE`` then, which need not be bound."""
+
+NOTHING_MORE = (0, 0, 0, None, 0)
 
 REACHED = 16  # a call: it reached an upstream or was served from a cache
 REFUSED = 32  # refused here, no upstream saw it
 FAILED = 64
 
-SUMS = {
-    "calls": "(flags >> 4) & 1",
-    "cached_calls": "flags & 1",
-    "refused": "(flags >> 5) & 1",
-    "failed": "(flags >> 6) & 1",
-    "estimated": "(flags >> 1) & 1",
-    "unpriced": "(flags >> 2) & 1",
-    "free": "(flags >> 3) & 1",
+_BITS = {
+    "calls": REACHED,
+    "cached_calls": CACHED,
+    "refused": REFUSED,
+    "failed": FAILED,
+    "estimated": ESTIMATED,
+    "unpriced": UNPRICED,
+    "free": FREE,
+}
+_COLUMNS = {
     "ms": "ms",
     "input_tokens": "input",
     "output_tokens": "output",
@@ -76,9 +84,12 @@ SUMS = {
     "cost": "cost",
     "saved": "saved",
 }
+
+SUMS = {**{name: f"(flags >> {bit.bit_length() - 1}) & 1" for name, bit in _BITS.items()}, **_COLUMNS}
 """What the roll-ups keep: name there -> what it sums over the rows of ``calls``."""
 
-DAY = 86_400_000
+HOUR = 3_600_000
+DAY = 24 * HOUR
 
 log = logging.getLogger("proxy.accounting")
 
@@ -88,13 +99,20 @@ _CANCELLED = OUTCOMES.index("cancelled")
 _FAILED = (OUTCOMES.index("failed"), OUTCOMES.index("abandoned"))
 _LARGEST = (1 << 63) - 1
 _LARGEST_SMALL = (1 << 15) - 1  # of a SMALLINT
+_FLAGS = CALL_COLUMNS.index("flags")
+_SUMMED = tuple(CALL_COLUMNS.index(column) for column in _COLUMNS.values())
+_TEXTS = frozenset({CALL_COLUMNS.index("request"), CALL_COLUMNS.index("rest")})
+_SMALL = frozenset(CALL_COLUMNS.index(name) for name in ("outcome", "status", "flags", "attempts"))
 
 
 class Batch:
     """Rows of one transaction. ``numbers`` remembers group numbers across batches (text -> number)."""
 
     def __init__(self, numbers: dict[str, int]) -> None:
+        self.plain: list[tuple[Any, ...]] = []
+        """Rows of ``calls`` of which the first ``PLAIN`` columns say all."""
         self.calls: list[tuple[Any, ...]] = []
+        """The others, whole."""
         self.groups: dict[int, tuple[Any, ...]] = {}
         self.costs: dict[tuple[int, int, int], int] = {}
         """(day, group, cost bucket) -> priced calls"""
@@ -130,34 +148,12 @@ class Batch:
             if not flags & UNPRICED and (version or (attempts and outcome != _CANCELLED and _names_model(who))):
                 place = (at // DAY, group, bucket_of(cost))
                 self.costs[place] = self.costs.get(place, 0) + 1
-        if len(usage) == 2:
+        if len(usage) == 2 and not saved:  # as most are
             asked, given = usage
-            self.calls.append(
-                (
-                    at,
-                    group,
-                    request,
-                    outcome,
-                    status,
-                    flags,
-                    ms,
-                    first_ms,
-                    attempts,
-                    asked,
-                    given,
-                    0,
-                    0,
-                    0,
-                    None,
-                    cost,
-                    saved,
-                )
-            )
+            self.plain.append((at, group, request, outcome, status, flags, ms, first_ms, attempts, asked, given, cost))
         else:
-            counts = _counts(usage)
-            self.calls.append(
-                (at, group, request, outcome, status, flags, ms, first_ms, attempts, *counts, cost, saved)
-            )
+            known = (at, group, request, outcome, status, flags, ms, first_ms, attempts)
+            self._row(known, usage, cost, saved)
         for entry in more:
             self._extra(at, request, outcome, entry)
 
@@ -165,16 +161,57 @@ class Batch:
         who, flags, cost, version, usage = entry
         text = f"{who}\t{version}"
         group = self._numbers.get(text) or self._new_group(text)
-        self.calls.append((at, group, request, outcome, 0, flags, 0, 0, 0, *_counts(usage), cost, 0))
+        self._row((at, group, request, outcome, 0, flags, 0, 0, 0), usage, cost, 0)
+
+    def _row(self, known: tuple[Any, ...], usage: Sequence[int], cost: int, saved: int) -> None:
+        asked, given, *counts = [*usage[:5], 0, 0, 0, 0, 0][:5]
+        more = (*counts, ",".join(map(str, usage[5:])) or None, saved)
+        if more == NOTHING_MORE:
+            self.plain.append((*known, asked, given, cost))
+        else:
+            self.calls.append((*known, asked, given, cost, *more))
+
+    def __len__(self) -> int:
+        """How many rows of ``calls`` there are."""
+        return len(self.plain) + len(self.calls)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """All of them, whole."""
+        return [*[(*row, *NOTHING_MORE) for row in self.plain], *self.calls]
+
+    def sums(self) -> list[tuple[int, ...]]:
+        """What the rows come to: hour, group, and the values of ``SUMS``; an hour of a group may stand there twice.
+        Column by column, which takes a third of what SQLite needs to sort the rows and to add them up.
+        """
+        found: list[tuple[int, ...]] = []
+        for rows in (self.plain, self.calls):
+            groups: dict[int, list[tuple[Any, ...]]] = {}
+            for row in rows:
+                known = groups.get(row[1])
+                if known is None:
+                    known = groups[row[1]] = []
+                known.append(row)
+            for group, together in groups.items():
+                found += [(hour, group, *_sums(part)) for hour, part in _hours(together)]
+        return found
 
     def mend(self) -> None:
         """Bring every value into the range of its column, after a database refused the batch for one of them."""
-        small = {CALL_COLUMNS.index(name) for name in ("outcome", "status", "flags", "attempts")}
-        self.calls = [
-            tuple(_mended(value, _LARGEST_SMALL if place in small else _LARGEST) for place, value in enumerate(row))
-            for row in self.calls
+        self.plain, self.calls = [
+            [
+                tuple(
+                    _mended_text(value)
+                    if place in _TEXTS
+                    else _mended(value, _LARGEST_SMALL if place in _SMALL else _LARGEST)
+                    for place, value in enumerate(row)
+                )
+                for row in rows
+            ]
+            for rows in (self.plain, self.calls)
         ]
-        self.groups = {number: tuple(_mended(value, _LARGEST) for value in row) for number, row in self.groups.items()}
+        self.groups = {
+            number: (number, *(_mended_text(value) for value in values)) for number, (_, *values) in self.groups.items()
+        }
 
     def _new_group(self, text: str) -> int:
         number = group_number(text)
@@ -195,15 +232,31 @@ def group_number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()) & _LARGEST
 
 
-def _mended(value: Any, limit: int) -> Any:
-    if isinstance(value, str):  # PostgreSQL takes neither NUL nor lone surrogates in text
-        return value.replace("\0", " ").encode("utf-8", "replace").decode()
-    if isinstance(value, int | float):
-        return max(0, min(int(value), limit))
-    return value
+def _hours(rows: list[tuple[Any, ...]]) -> Iterable[tuple[int, list[tuple[Any, ...]]]]:
+    """The rows by the hour in which they end: mostly one."""
+    times = [row[0] for row in rows]
+    first, last = min(times) // HOUR, max(times) // HOUR
+    if first == last:
+        return ((first, rows),)
+    hours: dict[int, list[tuple[Any, ...]]] = {}
+    for row in rows:
+        hours.setdefault(row[0] // HOUR, []).append(row)
+    return hours.items()
 
 
-def _counts(usage: Sequence[int]) -> tuple[int, int, int, int, int, str | None]:
-    counts = [*usage, 0, 0, 0, 0, 0]
-    rest = ",".join(map(str, usage[5:])) if len(usage) > 5 else None
-    return counts[0], counts[1], counts[2], counts[3], counts[4], rest
+def _sums(rows: list[tuple[Any, ...]]) -> list[int]:
+    """The values of ``SUMS`` over rows of one length."""
+    columns = list(zip(*rows, strict=True))
+    flags = Counter(columns[_FLAGS]).items()
+    counted = [sum(count for value, count in flags if value & bit) for bit in _BITS.values()]
+    added = [sum(columns[place]) if place < len(columns) else 0 for place in _SUMMED]
+    return [min(value, _LARGEST) for value in (*counted, *added)]
+
+
+def _mended(value: Any, limit: int) -> int:
+    return max(0, min(int(value), limit)) if isinstance(value, int | float) else 0
+
+
+def _mended_text(value: Any) -> str | None:
+    """PostgreSQL takes neither NUL nor lone surrogates in text."""
+    return None if value is None else str(value).replace("\0", " ").encode("utf-8", "replace").decode()

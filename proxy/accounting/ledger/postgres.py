@@ -27,7 +27,7 @@ _COMMAND = 30.0
 class PostgresLedger:
     """See ``Ledger``. One connection for each loop that writes, one for queries; after an error it is made anew."""
 
-    dialect = Dialect("$", "incoming")
+    dialect = Dialect("$")
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -89,13 +89,13 @@ class PostgresLedger:
             if batch.groups:
                 rows = [row for _, row in sorted(batch.groups.items())]  # in one order: no deadlock
                 await connection.executemany(self.dialect.insert_groups(1), rows)
-            if batch.calls:
-                await connection.copy_records_to_table("incoming", records=batch.calls, columns=list(CALL_COLUMNS))
+            if batch:
+                await connection.copy_records_to_table("incoming", records=batch.rows(), columns=list(CALL_COLUMNS))
                 names = ", ".join(CALL_COLUMNS)
                 await connection.execute(f"INSERT INTO calls ({names}) SELECT {names} FROM incoming")
                 costs = [(*place, calls) for place, calls in batch.costs.items()]
                 await connection.copy_records_to_table("fresh_costs", records=costs)
-                await connection.execute(self.dialect.sum_up)
+                await connection.copy_records_to_table("fresh", records=batch.sums())
                 for statement in self.dialect.roll_up:
                     await connection.execute(statement)
                 await connection.execute("TRUNCATE incoming, fresh, fresh_costs")

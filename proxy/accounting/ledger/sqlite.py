@@ -32,7 +32,7 @@ _AT_ONCE = 64
 class SqliteLedger:
     """See ``Ledger``. After an error the connection is dropped and made anew by the next call."""
 
-    dialect = Dialect("?", "calls WHERE id > ?1")
+    dialect = Dialect("?")
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -134,11 +134,11 @@ class SqliteLedger:
         if connection.execute(dialect.move_position, (source, *reached, *begun)).rowcount != 1:
             raise Conflict(source)
         _insert(connection, dialect.insert_groups, list(batch.groups.values()))
-        if batch.calls:
-            last = connection.execute("SELECT COALESCE(MAX(id), 0) FROM calls").fetchone()[0]
+        if batch:
+            _insert(connection, dialect.insert_plain_calls, batch.plain)
             _insert(connection, dialect.insert_calls, batch.calls)
             _insert(connection, dialect.insert_costs, [(*place, calls) for place, calls in batch.costs.items()])
-            connection.execute(dialect.sum_up, (last,))
+            _insert(connection, dialect.insert_sums, batch.sums())
             for statement in dialect.roll_up:
                 connection.execute(statement)
             connection.execute("DELETE FROM fresh")

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from proxy.accounting.ledger.batch import CALL_COLUMNS, GROUP_COLUMNS, SUMS
+from proxy.accounting.ledger.batch import CALL_COLUMNS, DAY, GROUP_COLUMNS, HOUR, NOTHING_MORE, PLAIN, SUMS
 
 __all__ = ["DAY", "HOUR", "PARTS", "SPREADS", "TABLES", "Dialect", "fresh_tables", "schema"]
 
-HOUR = 3_600_000
-DAY = 24 * HOUR
 TABLES = {
     "calls": ("at", 1),
     "hours": ("slot", HOUR),
@@ -33,8 +31,7 @@ _KEYS = {"costs": "slot, grp, bucket", "parts": "dim, slot, value", "spreads": "
 class Dialect:
     """The statements with one database's parameter mark (``?`` or ``$``)."""
 
-    def __init__(self, mark: str, new_calls: str) -> None:
-        """``new_calls``: the SQL source of the rows that a transaction has just brought."""
+    def __init__(self, mark: str) -> None:
         self._mark = mark
         self.read_position = f"SELECT segment, place FROM positions WHERE source = {mark}1"
         self.start_position = (
@@ -44,7 +41,6 @@ class Dialect:
             f"UPDATE positions SET segment = {mark}2, place = {mark}3 "
             f"WHERE source = {mark}1 AND segment = {mark}4 AND place = {mark}5"
         )
-        self.sum_up = self._sum_up(new_calls)
         self.roll_up = (
             self._roll_up("hours", 1),
             self._roll_up("days", 24),
@@ -59,6 +55,12 @@ class Dialect:
         return f"INSERT INTO calls ({', '.join(CALL_COLUMNS)}) VALUES {self._rows(rows, len(CALL_COLUMNS))}"
 
     @cache  # noqa: B019 - see above
+    def insert_plain_calls(self, rows: int) -> str:
+        """The same for rows of which the first ``PLAIN`` columns say all (``NOTHING_MORE``)."""
+        more = "".join(f", {'NULL' if value is None else value}" for value in NOTHING_MORE)
+        return f"INSERT INTO calls ({', '.join(CALL_COLUMNS)}) VALUES {self._rows(rows, PLAIN, more)}"
+
+    @cache  # noqa: B019 - see above
     def insert_groups(self, rows: int) -> str:
         """So many rows of ``groups``; those there are stay."""
         return (
@@ -71,18 +73,17 @@ class Dialect:
         """So many rows of the temporary table ``fresh_costs``."""
         return f"INSERT INTO fresh_costs (slot, grp, bucket, calls) VALUES {self._rows(rows, 4)}"
 
+    @cache  # noqa: B019 - see above
+    def insert_sums(self, rows: int) -> str:
+        """So many rows of the temporary table ``fresh``: new rows by hour and group."""
+        return f"INSERT INTO fresh (slot, grp, {', '.join(SUMS)}) VALUES {self._rows(rows, len(SUMS) + 2)}"
+
     def marks(self, count: int, first: int = 1) -> str:
         """``?1, ?2, ...``"""
         return ", ".join(f"{self._mark}{number}" for number in range(first, first + count))
 
-    def _rows(self, rows: int, columns: int) -> str:
-        return ", ".join(f"({self.marks(columns, row * columns + 1)})" for row in range(rows))
-
-    def _sum_up(self, new_calls: str) -> str:
-        """The new rows by hour and group, into the temporary table ``fresh``: read once for both roll-ups."""
-        sums = ", ".join(f"SUM({expression})" for expression in SUMS.values())
-        names = ", ".join(SUMS)
-        return f"INSERT INTO fresh (slot, grp, {names}) SELECT at / {HOUR}, grp, {sums} FROM {new_calls} GROUP BY 1, 2"
+    def _rows(self, rows: int, columns: int, more: str = "") -> str:
+        return ", ".join(f"({self.marks(columns, row * columns + 1)}{more})" for row in range(rows))
 
     @staticmethod
     def _roll_up(table: str, hours: int) -> str:

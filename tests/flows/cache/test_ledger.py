@@ -39,7 +39,7 @@ def records(caller):
 def rows(caller):
     batch = Batch({})
     batch.add(records(caller))
-    return [dict(zip(CALL_COLUMNS, row, strict=True)) for row in batch.calls], batch
+    return [dict(zip(CALL_COLUMNS, row, strict=True)) for row in batch.rows()], batch
 
 
 def sums(caller):
