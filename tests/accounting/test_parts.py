@@ -11,8 +11,8 @@ import pytest
 
 from proxy.accounting import record
 from proxy.accounting.ledger.base import Position, ask_histogram, ask_totals, open_ledger
-from proxy.accounting.ledger.batch import Batch
-from proxy.accounting.ledger.statements import DAY, PARTS, SPREADS
+from proxy.accounting.ledger.batch import SUMS, Batch
+from proxy.accounting.ledger.statements import DAY, HOUR, PARTS, SPREADS
 from proxy.accounting.reports import summarize
 
 START = 1_790_000_000_000 // DAY * DAY
@@ -128,3 +128,35 @@ async def test_a_month_hour_by_hour_is_quick(tmp_path):
         assert sum(row["calls"] for row in rows) == 90_000
     assert min(took) < 0.25
     await ledger.close()
+
+
+async def test_what_a_batch_adds_up_is_what_the_rows_say(ledger):
+    random.seed(11)
+    batch = Batch({})
+    who = [record.attribution(model=f"m{number}") for number in range(3)]
+    usages = [[], [10, 3], [10, 3, 4], [10, 3, 4, 2, 1], [10, 3, 0, 0, 0, 7]]
+    for number in range(300):
+        extras = [[who[number % 2], record.ESTIMATED, 5, "v", [2, 1]]] * (number % 9 == 0)
+        # fmt: off
+        batch.add([[
+            "e", number, START + random.randrange(3 * HOUR), "r", who[number % 3], random.randrange(6), 200,
+            random.randrange(16), number, 1, random.randrange(3), random.randrange(10**6), random.choice([0, 0, 9]), "v",
+            random.choice(usages), extras,
+        ]])
+        # fmt: on
+    await ledger.apply("s", Position(1, 0), Position(1, 1), batch)
+    sums = ", ".join(f"CAST(SUM({expression}) AS BIGINT)" for expression in SUMS.values())
+    rows = await ledger.rows(f"SELECT at / {HOUR}, grp, {sums} FROM calls GROUP BY 1, 2 ORDER BY 1, 2", ())
+    assert rows == await ledger.rows(f"SELECT slot, grp, {', '.join(SUMS)} FROM hours ORDER BY 1, 2", ())
+    assert len(rows) == 9
+    assert await ledger.rows("SELECT COUNT(*) FROM calls", ()) == [(len(batch),)]
+    assert await ledger.rows("SELECT rest FROM calls WHERE rest IS NOT NULL LIMIT 1", ()) == [("7",)]
+
+
+async def test_a_record_with_values_of_other_kinds_stops_nothing(ledger):
+    batch = Batch({})
+    batch.add([["e", 1, START, "r", record.attribution(), 0, 200, 0, "5", None, 1, 1 << 80, 0, "v", [1, 1 << 63], []]])
+    batch.mend()
+    await ledger.apply("s", Position(1, 0), Position(1, 1), batch)
+    [(ms, first, cost)] = await ledger.rows("SELECT ms, first_ms, cost FROM calls", ())
+    assert (ms, first, cost) == (0, 0, (1 << 63) - 1)

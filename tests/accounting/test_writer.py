@@ -348,16 +348,16 @@ async def test_after_a_restart_nothing_is_added_below_the_place_that_the_ledger_
 
 
 async def test_rows_of_any_number_go_in(ledger):
-    """Blocks and what is left of them: 1 to 130 rows, each once."""
-    for place, count in enumerate((1, 2, 63, 64, 65, 127, 130)):
+    """Blocks and what is left of them: 1 to 515 rows, each once."""
+    for place, count in enumerate((1, 2, 63, 255, 256, 257, 515)):
         batch = Batch({})
         who = record.attribution(model=f"m{count}")
         batch.add([["e", n, 1_000, f"r{n}", who, 0, 200, 0, 1, 1, 1, 5 + n, 0, "", [1, 1], []] for n in range(count)])
         await ledger.apply("s", Position(1, place), Position(1, place + 1), batch)
     sums = await ask_totals(ledger, *ALL, ("model",))
-    assert {model: row["calls"] for (model,), row in sums.items()} == {f"m{n}": n for n in (1, 2, 63, 64, 65, 127, 130)}
+    assert {model: row["calls"] for (model,), row in sums.items()} == {f"m{n}": n for n in (1, 2, 63, 255, 256, 257, 515)}
     found = await ledger.rows("SELECT COUNT(*), SUM(calls) FROM costs", ())
-    assert int(found[0][1]) == 452
+    assert int(found[0][1]) == 1_349
 
 
 async def test_a_store_that_opens_while_another_closes_takes_no_file_from_it(tmp_path, call):

@@ -129,7 +129,7 @@ class PostgresLedger:
                     await connection.execute(statement)
                 if not known:  # a ledger from before there were any
                     await connection.execute("LOCK TABLE hours, costs IN SHARE MODE")
-                    for statement in (*self.dialect.parts_of("hours"), *self.dialect.spreads_of("costs")):
+                    for statement in (self.dialect.parts_of("hours"), self.dialect.spreads_of("costs")):
                         await connection.execute(statement)
             await connection.execute("CREATE TEMP TABLE incoming (LIKE calls INCLUDING DEFAULTS)")
             await connection.execute("ALTER TABLE incoming DROP COLUMN id")

@@ -44,9 +44,9 @@ class Dialect:
         self.roll_up = (
             self._roll_up("hours", 1),
             self._roll_up("days", 24),
-            *self.parts_of("fresh"),
+            self.parts_of("fresh"),
             self._roll_up_costs(),
-            *self.spreads_of("fresh_costs"),
+            self.spreads_of("fresh_costs"),
         )
 
     @cache  # noqa: B019 - two dialects, a handful of counts
@@ -83,6 +83,8 @@ class Dialect:
         return ", ".join(f"{self._mark}{number}" for number in range(first, first + count))
 
     def _rows(self, rows: int, columns: int, more: str = "") -> str:
+        if self._mark == "?":  # SQLite looks each number up among those before it, and without them counts itself
+            return ", ".join([f"({', '.join('?' * columns)}{more})"] * rows)
         return ", ".join(f"({self.marks(columns, row * columns + 1)}{more})" for row in range(rows))
 
     @staticmethod
@@ -97,17 +99,21 @@ class Dialect:
         )
 
     @staticmethod
-    def parts_of(source: str) -> list[str]:
-        """The statements that add sums by hour and group (``fresh``, or all ``hours``) to ``parts``."""
+    def parts_of(source: str) -> str:
+        """The statement that adds sums by hour and group (``fresh``, or all ``hours``) to ``parts``. One for all
+        dimensions: each statement is a few turns of the interpreter's lock."""
         names = ", ".join(SUMS)
         sums = ", ".join(f"SUM({name})" for name in SUMS)
         added = ", ".join(f"{name} = parts.{name} + excluded.{name}" for name in SUMS)
-        return [
-            f"INSERT INTO parts (dim, slot, value, {names}) SELECT {place}, slot, {name or repr('')}, {sums} "
-            f"FROM {source} JOIN groups ON groups.id = {source}.grp WHERE TRUE GROUP BY 2, 3 ORDER BY 2, 3 "
-            f"ON CONFLICT (dim, slot, value) DO UPDATE SET {added}"
+        selected = " UNION ALL ".join(
+            f"SELECT {place}, slot, {name or repr('')}, {sums} FROM {source} JOIN groups ON groups.id = {source}.grp "
+            "GROUP BY 2, 3"
             for place, name in enumerate(PARTS)
-        ]
+        )
+        return (
+            f"INSERT INTO parts (dim, slot, value, {names}) {selected} ORDER BY 1, 2, 3 "
+            f"ON CONFLICT (dim, slot, value) DO UPDATE SET {added}"
+        )
 
     @staticmethod
     def _roll_up_costs() -> str:
@@ -117,15 +123,17 @@ class Dialect:
         )
 
     @staticmethod
-    def spreads_of(source: str) -> list[str]:
-        """The statements that add calls by cost bucket and group (``fresh_costs``, or all ``costs``) to ``spreads``."""
-        return [
-            f"INSERT INTO spreads (dim, slot, value, bucket, calls) SELECT {place}, slot, {name or repr('')}, bucket, "
-            f"SUM(calls) FROM {source} JOIN groups ON groups.id = {source}.grp WHERE TRUE GROUP BY 2, 3, 4 "
-            "ORDER BY 2, 3, 4 "
-            "ON CONFLICT (dim, slot, value, bucket) DO UPDATE SET calls = spreads.calls + excluded.calls"
+    def spreads_of(source: str) -> str:
+        """The statement that adds calls by cost bucket and group (``fresh_costs``, or all ``costs``) to ``spreads``."""
+        selected = " UNION ALL ".join(
+            f"SELECT {place}, slot, {name or repr('')}, bucket, SUM(calls) FROM {source} "
+            f"JOIN groups ON groups.id = {source}.grp GROUP BY 2, 3, 4"
             for place, name in enumerate(SPREADS)
-        ]
+        )
+        return (
+            f"INSERT INTO spreads (dim, slot, value, bucket, calls) {selected} ORDER BY 1, 2, 3, 4 "
+            "ON CONFLICT (dim, slot, value, bucket) DO UPDATE SET calls = spreads.calls + excluded.calls"
+        )
 
     def spread(self, by: bool) -> str:
         """Calls by cost bucket between two days of one dimension, by its values if asked."""
