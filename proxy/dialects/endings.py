@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy.dialects.base import Ending
+from proxy.dialects.base import Ending, Plain
 from proxy.dialects.family import as_dict
 from proxy.stream.sse import Event
 
@@ -35,6 +35,10 @@ class ChoicesEnding(Ending):
         self._open: dict[int, bool] = {}
 
     def see(self, event: Event) -> None:
+        number = _goes_on(event)
+        if number is not None:
+            self._open[number] = True
+            return
         choices = as_dict(event.json).get("choices")
         for choice in choices if type(choices) is list else ():
             number = as_dict(choice).get("index", 0)
@@ -53,6 +57,10 @@ class MessageEnding(Ending):
         self._block: int | None = None
 
     def see(self, event: Event) -> None:
+        number = _goes_on(event)
+        if number is not None:
+            self._block = number
+            return
         body = as_dict(event.json)
         if body.get("type") in ("content_block_start", "content_block_delta"):
             index = body.get("index")
@@ -129,6 +137,18 @@ class ResponseEnding(Ending):
                 case "function_call_arguments":
                     item["arguments"] = "".join(texts)
         return item
+
+
+def _goes_on(event: Event) -> int | None:
+    """Of which choice or block the event is one more text and nothing else, as nearly all are; None where it is more,
+    or nobody has read it. Their channels begin with its number, so the event need not be parsed for it.
+    """
+    reading = event.reading
+    if type(reading) is Plain:
+        channel = reading.pieces[0].channel
+        if type(channel) is tuple and type(number := channel[0]) is int:
+            return number
+    return None
 
 
 def _parts(item: dict[str, Any]) -> list[Any]:

@@ -355,7 +355,9 @@ async def test_rows_of_any_number_go_in(ledger):
         batch.add([["e", n, 1_000, f"r{n}", who, 0, 200, 0, 1, 1, 1, 5 + n, 0, "", [1, 1], []] for n in range(count)])
         await ledger.apply("s", Position(1, place), Position(1, place + 1), batch)
     sums = await ask_totals(ledger, *ALL, ("model",))
-    assert {model: row["calls"] for (model,), row in sums.items()} == {f"m{n}": n for n in (1, 2, 63, 255, 256, 257, 515)}
+    assert {model: row["calls"] for (model,), row in sums.items()} == {
+        f"m{n}": n for n in (1, 2, 63, 255, 256, 257, 515)
+    }
     found = await ledger.rows("SELECT COUNT(*), SUM(calls) FROM costs", ())
     assert int(found[0][1]) == 1_349
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.dialects.anthropic_messages import anthropic_messages
+from proxy.dialects.base import Plain
 from proxy.dialects.openai_chat import openai_chat
 from proxy.dialects.openai_completions import openai_completions
 from proxy.dialects.openai_responses import openai_responses
@@ -130,3 +131,28 @@ def test_anthropics_errors_say_our_code_beside_its_own_type() -> None:
     error = ProxyError("insufficient_quota", "spent")
     told = {"type": "rate_limit_error", "message": "spent", "code": "insufficient_quota"}
     assert anthropic_messages.error_event(error).json == {"type": "error", "error": told}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "bodies"),
+    [
+        (openai_chat, [{"choices": [{"index": 1, "delta": {"content": f"word {n}"}}]} for n in range(9)]),
+        (openai_completions, [{"choices": [{"index": 1, "text": f"word {n}"}]} for n in range(9)]),
+        (
+            anthropic_messages,
+            [
+                {"type": "content_block_delta", "index": 2, "delta": {"type": "text_delta", "text": f"word {n}"}}
+                for n in range(9)
+            ],
+        ),
+    ],
+)
+def test_what_a_reader_has_understood_by_its_frame_is_not_parsed_for_it(dialect: Any, bodies: list[Any]) -> None:
+    ending, reader = dialect.ending(), dialect.reader()
+    events = [Event.made(body) for body in bodies]
+    plain = 0
+    for event in [Event(event.encode()) for event in events]:
+        plain += type(reader.read(event)) is Plain
+        ending.see(event)
+    assert plain >= 8
+    assert [event.json for event in ending.events(events[-1], "length", 7)] == cut(dialect, *bodies)
