@@ -63,8 +63,8 @@ class Connection(RequestHandler):
     """
 
     __slots__ = (
-        "_begun", "_chunked", "_continue_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat", "_source",
-        "_started", "_turn", "_write_timer", "_writing_held", "call", "http10", "peer", "secure",
+        "_begun", "_chunked", "_continue_due", "_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat",
+        "_source", "_started", "_turn", "_unsent", "_write_timer", "_writing_held", "call", "http10", "peer", "secure",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -83,6 +83,8 @@ class Connection(RequestHandler):
         self._repeat: Repeat | None = None
         self._learnings = 0
         self.call: Leavable | None = None
+        self._due = False
+        self._unsent = b""
         self.http10 = False
         self.peer = ""
         self.secure = False
@@ -113,6 +115,7 @@ class Connection(RequestHandler):
                 listener.waiting.popleft().take_turn()
         self._cancel_timers()
         self._source = None
+        self._unsent = b""
         task = self._task_handler
         if task is not None and self.call is not None and self.call.left(task):
             self._task_handler = None  # not to be cancelled: others wait for what it does
@@ -132,6 +135,8 @@ class Connection(RequestHandler):
             body = repeat.body(data)
             if body is not None:
                 self._messages.append((repeat.head, Whole(body)))  # type: ignore[arg-type]
+                self._due = True
+                self._listener.due += 1
                 waiter.set_result(None)
                 return
         super().data_received(data)
@@ -193,6 +198,11 @@ class Connection(RequestHandler):
                     await waiter
                 finally:
                     self._waiter = None
+                    if self._due:
+                        self._due = False
+                        listener.due -= 1
+            if self._unsent:
+                self.flush()
             message: Any
             payload: Payload
             message, payload = self._messages.popleft()
@@ -243,6 +253,7 @@ class Connection(RequestHandler):
                     self._keepalive_handle = loop.call_at(close_at, self._process_keepalive)
         if not self._force_close:
             self._task_handler = None
+            self.flush()
             if self.transport is not None:
                 self.transport.close()
 
@@ -259,8 +270,14 @@ class Connection(RequestHandler):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """A client that said goodbye on a websocket may still hear ours; any other that sends no more has left."""
+        self.flush()
         reader = self._payload_parser
         return None if reader is None else bool(reader.half_closed())
+
+    def force_close(self) -> None:
+        """Close now, whatever is in progress; an answer that was given is still sent."""
+        self.flush()
+        super().force_close()
 
     def close_if_idle(self) -> None:
         """Close now when no call is in progress; else the connection closes after its call."""
@@ -340,21 +357,34 @@ class Connection(RequestHandler):
     def send(
         self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | None, *, length: int | None = None
     ) -> None:
-        """A whole answer. body None: no body at all (HEAD, 204, 304); ``length`` is then what HEAD announces."""
+        """A whole answer. body None: no body at all (HEAD, 204, 304); ``length`` is then what HEAD announces.
+
+        It leaves at once, or with those of other calls that came in the same turn of the loop (``Listener.due``).
+        """
         if body is not None:
             length = len(body)
         elif length is None and status != 204 and status >= 200 and status != 304:
             length = 0
         head = self._head(status, headers, b"" if length is None else b"Content-Length: %d\r\n" % length)
         self._begun = True
-        if self.transport is None:
+        transport = self.transport
+        if transport is None:
             return
-        if not body:
-            self.transport.write(head)
-        elif len(body) < 65536:
-            self.transport.write(head + body)
+        if body and len(body) >= 65536:
+            transport.writelines((head, body))
+        elif self._listener.due and self._keep and not self._messages:
+            self._unsent = head + body if body else head
+            self._listener.send_soon(self)
         else:
-            self.transport.writelines((head, body))
+            transport.write(head + body if body else head)
+
+    def flush(self) -> None:
+        """Send the answer that waits for others, if there is one."""
+        data, transport = self._unsent, self.transport
+        if data:
+            self._unsent = b""
+            if transport is not None and not transport.is_closing():
+                transport.write(data)
 
     def open(
         self, status: int, headers: list[tuple[bytes, bytes]], source: Pausable | None, *, length: int | None = None

@@ -30,14 +30,25 @@ entry, a row on its way to the ledger) made it look after every tenth call: 10 u
 Serve = Callable[[Connection, Head, Payload], Awaitable[None]]
 
 
+_TOGETHER: Final = 32
+"""Answers that wait for each other at most: the first is not to wait for a thousand others."""
+
+
 class Listener:
-    """Every listening socket of the data port. ``calls``: calls in progress; ``connections``: open ones."""
+    """Every listening socket of the data port. ``calls``: calls in progress; ``connections``: open ones.
+
+    due: calls that have come and whose connections' tasks run later in this turn of the loop. While there are such,
+    whole answers that are ready are kept and sent together: a client on the same machine that sleeps is woken by the
+    first, and to wake it for each of them costs more than all the rest of the sending (10 us of 58 of a hit).
+    """
 
     def __init__(self, config: ServerConfig, serve: Serve) -> None:
         self.config = config
         self.serve = serve
         self.calls = 0
         self.connections: set[Connection] = set()
+        self.due = 0
+        self._unsent: list[Connection] = []
         self.draining = False
         self.waiting: deque[Connection] = deque()
         self.idle: asyncio.Event | None = None
@@ -57,6 +68,20 @@ class Listener:
     @staticmethod
     async def _unused(request: web.BaseRequest) -> web.StreamResponse:  # pragma: no cover - aiohttp wants a handler
         raise RuntimeError("calls are served by Connection.start")
+
+    def send_soon(self, connection: Connection) -> None:
+        """The connection has an answer that may wait until the end of this turn."""
+        unsent = self._unsent
+        if not unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        unsent.append(connection)
+        if len(unsent) >= _TOGETHER:
+            self._send()
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.flush()
 
     def protocol(self) -> Connection:
         """A protocol for a new connection."""
