@@ -440,6 +440,8 @@ class Snapshot:
         kept = {id(part) for other in others for part in other.parts()}
         for flight in list(self.flights):
             flight.cancel()
+        if self.flights:  # their policies have a last word
+            await asyncio.wait([flight.task for flight in self.flights], timeout=2.0)
         started, self._policies = self._policies, []
         for policy in started:
             await policy.stop()

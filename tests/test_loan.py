@@ -232,3 +232,23 @@ async def test_drain_cuts_who_waits_and_what_was_lent(shared):
         await until(lambda: not post.snapshot.flights and not post.snapshot.in_flight)
         assert [one.outcome for one in post.proxy.exchanges] == ["cancelled"] * 2
         assert post.snapshot.buffered == 0
+
+
+async def test_a_stop_waits_for_the_end_of_what_a_caller_who_left_still_does(shared):
+    async with FakeUpstream(hang("before_head")) as upstream:
+        post = await shared(upstream)
+        calls = []
+        for number in (1, 2):
+            calls.append(asyncio.ensure_future(post()))
+            await until(lambda number=number: len(post.snapshot.in_flight) == number)
+        await upstream.call(0)
+        calls[0].cancel()
+        await until(lambda: post.snapshot.flights)
+        app = post.proxy.app
+        await app.listener.close()
+        await app.snapshot.stop()
+        assert not post.snapshot.flights
+        assert not post.snapshot.in_flight
+        assert [one.outcome for one in post.proxy.exchanges] == ["cancelled"] * 2
+        calls[1].cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
