@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,11 @@ _PRUNED_AT_ONCE = 500
 _PRUNE_STEPS = 20
 _PRUNE_PAUSE = 0.02
 _LAST_MOMENT = 1.0
+_PATIENT = sys.getswitchinterval()
+_IMPATIENT = 0.0001
+"""Seconds after which a thread that waits for the interpreter asks for it, while there are rows to be moved. The loop
+gives it away at each of its turns and has it back before a thread is awake; then the wait begins anew, so that with
+turns shorter than Python's own 5 ms nobody would ever ask, and thousands of times a second be woken in vain."""
 
 Retention = Mapping[str, float]
 """Table (``calls``, ``hours``, ``days``, ``costs``) -> seconds that its rows are kept; a table left out keeps all."""
@@ -231,6 +237,7 @@ class Writer:
         if piece.reached == piece.begun:
             return False, piece.begun
         batch = Batch(self._numbers)
+        sys.setswitchinterval(_IMPATIENT)
         try:
             for records in piece.records():
                 batch.add(records)
@@ -238,6 +245,8 @@ class Writer:
         except BaseException:
             self._numbers.clear()  # groups of this batch may not be in there
             raise
+        finally:
+            sys.setswitchinterval(_PATIENT)
         self.written += len(batch)
         tail.remove_before(piece.reached.segment)
         return piece.more, piece.reached
