@@ -18,15 +18,17 @@ __all__ = ["Below"]
 
 
 class Below:
-    """What stands below a split, for one call."""
+    """What stands below a split, for one call. digest: of the policies there that change bodies, part of a cache's
+    key."""
 
-    __slots__ = ("_above", "_lent", "chain", "exchange", "flow")
+    __slots__ = ("_above", "_lent", "chain", "digest", "exchange", "flow")
 
     def __init__(self, flow: Flow, chain: Chain) -> None:
         assert chain.below is not None
         self.flow = flow
         self.exchange = flow.exchange
-        self.chain = chain.below
+        self.chain = below = chain.below
+        self.digest = below.digest
         self._above = chain
         self._lent = False
 
@@ -39,11 +41,6 @@ class Below:
             step.policy.protects and step.policy.edits_request and (step.policy.observe or skipped >> index & 1)
             for index, step in enumerate(self._above.steps)
         )
-
-    @property
-    def digest(self) -> str:
-        """Of the policies below that change bodies: part of a cache's key."""
-        return self.chain.digest
 
     def start(
         self,

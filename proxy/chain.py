@@ -170,26 +170,19 @@ class Chain:
         return None
 
     def fly(self, exchange: Exchange, below: Below) -> Later[Answer]:
-        """Let the policy that splits the chain take the place of what stands below it. When it breaks and is
-        open, the work below is done as if it were not there."""
+        """Let the policy that splits the chain take the place of what stands below it. What it raises, and what
+        awaiting it raises, goes to ``fall`` unless it is a ProxyError."""
         step = self.split
         assert step is not None
         if exchange.skipped >> (self.end - 1) & 1:
             return below.start().join(exchange)
-        try:
-            said = step.policy.on_flight(exchange, below)
-        except Exception as error:
-            said = _raising(error)
-        return said if isinstance(said, Answer) else self._fly(step, exchange, below, said)
+        return step.policy.on_flight(exchange, below)
 
-    async def _fly(self, step: Step, exchange: Exchange, below: Below, said: Awaitable[Answer]) -> Answer:
-        try:
-            return await said
-        except ProxyError:
-            raise
-        except Exception as error:
-            broken(step, "on_flight", error, exchange)
-        return await below.start().join(exchange)
+    def fall(self, exchange: Exchange, error: Exception) -> None:
+        """That policy broke. Raises ProxyError when it is closed; when it is open, the work below is to be done as if
+        it were not there."""
+        assert self.split is not None
+        broken(self.split, "on_flight", error, exchange)
 
     # --- around one attempt --------------------------------------------------------------------
 

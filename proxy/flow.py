@@ -71,8 +71,15 @@ class Flow:
         if exchange.own_answer is not None:
             return await exchange.own_answer(exchange)
         if chain.split is not None:
-            flown = chain.fly(exchange, self.snapshot.below(self, chain))
-            self.answer = flown if isinstance(flown, Answer) else await flown
+            below = self.snapshot.below(self, chain)
+            try:
+                flown = chain.fly(exchange, below)
+                self.answer = flown if isinstance(flown, Answer) else await flown
+            except ProxyError:
+                raise
+            except Exception as error:
+                chain.fall(exchange, error)
+                self.answer = await below.start().join(exchange)
             return self.answer
         snapshot = self.snapshot
         total = snapshot.upstreams[exchange.target.upstream].total

@@ -184,7 +184,7 @@ class Cache(Policy):
             if found is None and store.far:
                 return self._ask_further(call)
         if found is None:
-            return self._answer(call, None)
+            return self._answer(call, None) if self.observe or control.only_cached else self.fly(call)
         return (
             self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, self._read(name, found))
         )
