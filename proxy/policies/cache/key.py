@@ -38,6 +38,12 @@ _SETTLED: Final = frozenset({"keys", "jwt"})
 _REMEMBERED: Final = 1024
 _LONGEST: Final = 256
 _SORTED: Final = orjson.OPT_SORT_KEYS
+_EXACT: Final = 2.0**53
+
+
+def _shortest(value: Any) -> Any:
+    whole = type(value) is float and value.is_integer() and abs(value) < _EXACT
+    return int(value) if whole else value
 
 
 class Keyer:
@@ -68,6 +74,8 @@ class Keyer:
         model = exchange.target.model
         if model is not None:  # an alias and its model share their answers
             tree = {**tree, "model": model}
+        if float in map(type, tree.values()):  # 1.0 and 1 are one number
+            tree = {key: _shortest(value) for key, value in tree.items()}
         hashed = frame[0].copy()
         hashed.update(orjson.dumps(tree, None, _SORTED))
         return hashed.digest()

@@ -76,8 +76,9 @@ def events(exchange: Exchange, dialect: Dialect, tree: Any) -> Answer:
 
 
 def renewed(tree: Any, now: float) -> None:
-    """Give an answer an id and a time of its own; its id keeps the sign that tells what it is (``chatcmpl-``)."""
-    if type(tree) is not dict:
+    """Give an answer an id and a time of its own; its id keeps the sign that tells what it is (``chatcmpl-``). Not one
+    that the provider has kept: a later call refers to it by the id that it has there."""
+    if type(tree) is not dict or tree.get("store") is True:
         return
     name = tree.get("id")
     if type(name) is str and name:

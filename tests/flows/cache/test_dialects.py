@@ -99,6 +99,17 @@ async def test_a_response_replayed_is_what_openais_sdk_builds_from_the_whole(cac
         assert built.id == whole.id
 
 
+async def test_a_response_that_the_provider_keeps_is_served_under_the_id_that_it_has_there(cached):
+    """A later call names it in ``previous_response_id``."""
+    async with FakeUpstream(reply({**RESPONSE, "store": True})) as upstream:
+        caller = await cached(upstream, ids="new")
+        client = AsyncOpenAI(api_key="sk-x", base_url=caller.proxy.base_url)
+        ids = [(await client.responses.create(model="gpt-4o", input="Hello")).id for _ in range(2)]
+        assert ids == ["resp_1", "resp_1"]
+        assert len(upstream.calls) == 1
+        await client.close()
+
+
 @pytest.mark.parametrize("name", CASES)
 async def test_a_streamed_original_is_served_whole_and_streamed(cached, name):
     path, body, answer = CASES[name]

@@ -79,6 +79,14 @@ def test_scopes_do_not_meet():
     assert len({Keyer(SECRET, scope).name(exchange, BODY, "d") for scope in ("principal", "project", "global")}) == 3
 
 
+def test_a_number_is_the_same_however_it_is_written():
+    keyer = Keyer(SECRET, "global")
+    assert name(keyer, body={**BODY, "temperature": 1.0}) == name(keyer, body={**BODY, "temperature": 1})
+    assert name(keyer, body={**BODY, "temperature": 1.0}) != name(keyer, body={**BODY, "temperature": 1.5})
+    assert name(keyer, body={**BODY, "seed": 1e300}) != name(keyer, body={**BODY, "seed": 1e301})
+    assert name(keyer, body={**BODY, "n": True}) != name(keyer, body={**BODY, "n": 1})
+
+
 VARIANTS = {
     "plain": {},
     "other text": {"body": {**BODY, "messages": [{"role": "user", "content": "hello"}]}},
