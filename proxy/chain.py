@@ -20,12 +20,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain as following
 from itertools import groupby
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from proxy.asking import ask, ask_together
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.lockstep import Border
+from proxy.lockstep import COMPANY, LONG, Border
 from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, waits
 from proxy.seen import SeenBodies
 from proxy.step import Guarded, Step, broken, log_failure
@@ -43,9 +44,9 @@ def _has(policy: Policy, phase: str) -> bool:
 
 class Chain:
     """The compiled chain. ``steps`` in YAML order, numbered from ``first`` to ``end - 1``; ``below`` what stands below
-    a split, else None."""
+    a split, else None. whole: how many policies the chain has of which this is the lower part."""
 
-    def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "", first: int = 0) -> None:
+    def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "", first: int = 0, whole: int = 0) -> None:
         self.name = name
         self.digest = digest
         self.all_steps = tuple(steps)
@@ -55,9 +56,10 @@ class Chain:
         self.first, self.end = first, first + len(self.steps)
         self.below: Chain | None = None
         # Where all calls on this chain have been asked about, answered, edited: borders of its stages.
-        self.asked, self.answered, self.edited = Border(), Border(), Border()
+        least = COMPANY if max(whole, len(steps)) >= LONG else inf
+        self.asked, self.answered, self.edited = Border(least), Border(least), Border(least)
         if split is not None:
-            self.below = Chain(name, steps[split + 1 :], digest=digest, first=self.end)
+            self.below = Chain(name, steps[split + 1 :], digest=digest, first=self.end, whole=len(steps))
 
         # (index, function, step) for every policy that has the phase; going up: innermost first.
         self._request = [

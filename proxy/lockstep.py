@@ -16,25 +16,29 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Generator, Sized
 
-__all__ = ["CLOSE", "COMPANY", "NEXT_TURN", "Border"]
+__all__ = ["CLOSE", "COMPANY", "LONG", "NEXT_TURN", "Border"]
 
 CLOSE: Final = 0.002
 """Seconds since another call came by. A process with less to do than that has nothing to gain."""
 COMPANY: Final = 4
 """Calls under way, at least."""
+LONG: Final = 5
+"""Policies of a chain, at least: what a shorter one runs is close at hand anyway, and the turns cost 3 us."""
 
 
 class Border:
-    """Where one stage ends and the next begins, for all calls on the same chain."""
+    """Where one stage ends and the next begins, for all calls on the same chain. least: calls under way that make it
+    crowded."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_least")
 
-    def __init__(self) -> None:
+    def __init__(self, least: float = COMPANY) -> None:
+        self._least = least
         self._last = 0.0
 
     def crowded(self, under_way: Sized) -> bool:
         """Whether this call should await ``NEXT_TURN``. under_way: the calls in flight, this one among them."""
-        if len(under_way) < COMPANY:
+        if len(under_way) < self._least:
             return False
         now = monotonic()
         near = now - self._last < CLOSE
