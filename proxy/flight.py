@@ -65,30 +65,9 @@ class Flight:
     """
 
     __slots__ = (
-        "_aboard",
-        "_above",
-        "_arrived",
-        "_begun",
-        "_detached",
-        "_followers",
-        "_given_up",
-        "_landed",
-        "_lent",
-        "_over",
-        "_shared",
-        "_task",
-        "_timer",
-
-        "_waiting",
-        "answer",
-        "chain",
-        "exchange",
-        "fan",
-        "flow",
-        "riders",
-        "snapshot",
-        "starter",
-        "subscribers",
+        "_aboard", "_above", "_arrived", "_begun", "_detached", "_followers", "_given_up", "_landed", "_lent", "_over",
+        "_shared", "_task", "_timer", "_waiting", "answer", "chain", "exchange", "fan", "flow", "riders", "snapshot",
+        "starter", "subscribers",
     )  # fmt: skip
 
     def __init__(
