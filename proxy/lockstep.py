@@ -2,7 +2,8 @@
 
 A call through a long chain runs more code than a core keeps close at hand. When thirty calls are ready in one turn of
 the loop, each taken from start to end would fetch all of it anew; taken stage by stage, one stage after the other for
-all thirty, what a stage needs is fetched once. That is a fifth of the CPU of a busy process (docs/performance.md).
+all thirty, what a stage needs is fetched once. That is a tenth to a fifth of the CPU of a busy process
+(docs/performance.md).
 
 So at the borders of its stages a call waits for the next turn of the loop, in which those that wait with it come one
 after the other: but only while others are under way and came by lately, so that a call that is alone waits for nobody.

@@ -111,6 +111,15 @@ async def shared(sidecar, monkeypatch):
         await session.close()
 
 
+async def two_calls(post):
+    """The first is under way, the second joins it."""
+    calls = []
+    for number in (1, 2):
+        calls.append(asyncio.ensure_future(post()))
+        await until(lambda number=number: len(post.snapshot.in_flight) == number)
+    return calls
+
+
 async def until(what):
     async with asyncio.timeout(5):
         while not what():
@@ -155,10 +164,7 @@ async def test_the_first_leaves_while_another_waits(shared):
 async def test_both_leave_while_the_first_does_the_work(shared):
     async with FakeUpstream(hang("before_head")) as upstream:
         post = await shared(upstream)
-        calls = []
-        for number in (1, 2):
-            calls.append(asyncio.ensure_future(post()))
-            await until(lambda number=number: len(post.snapshot.in_flight) == number)
+        calls = await two_calls(post)
         call = await upstream.call(0)
         calls[0].cancel()
         await until(lambda: post.snapshot.flights)
@@ -237,10 +243,7 @@ async def test_drain_cuts_who_waits_and_what_was_lent(shared):
 async def test_a_stop_waits_for_the_end_of_what_a_caller_who_left_still_does(shared):
     async with FakeUpstream(hang("before_head")) as upstream:
         post = await shared(upstream)
-        calls = []
-        for number in (1, 2):
-            calls.append(asyncio.ensure_future(post()))
-            await until(lambda number=number: len(post.snapshot.in_flight) == number)
+        calls = await two_calls(post)
         await upstream.call(0)
         calls[0].cancel()
         await until(lambda: post.snapshot.flights)

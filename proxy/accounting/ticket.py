@@ -112,13 +112,12 @@ class Ticket:
         """What the call's own attempts have cost, in nano-dollars: 0 for a hit or a follower of somebody else's flight,
         None where a price is unknown, which is no figure at all, never a zero.
         """
-        attempts = exchange.attempts
-        bill = attempts[0].bill if len(attempts) == 1 and self.below is exchange else None
-        if bill is not None and bill.paid and exchange.cache_status not in FROM_CACHE:  # as most are
+        bill = self._usual(exchange)
+        if bill is not None:
             return bill.cost if bill.price.priced else None
         plain = self.below is exchange and exchange.cache_status not in FROM_CACHE
         total = 0
-        for made in attempts if plain else self._own(exchange):
+        for made in exchange.attempts if plain else self._own(exchange):
             bill = self.desk.tariff.charge(exchange, made)
             if bill is None:
                 continue
@@ -126,6 +125,14 @@ class Ticket:
                 return None
             total += bill.cost
         return total
+
+    def _usual(self, exchange: Exchange) -> Bill | None:
+        """The bill of a call with exactly one attempt, its own and paid, as most are; None for any other call."""
+        attempts = exchange.attempts
+        if len(attempts) != 1 or self.below is not exchange or exchange.cache_status in FROM_CACHE:
+            return None
+        bill = attempts[0].bill
+        return bill if bill is not None and bill.paid else None
 
     def _worker(self, exchange: Exchange) -> Exchange:
         """Whose attempts are this call's: those of the flight that it started, else its own."""
@@ -211,10 +218,9 @@ class Ticket:
         return fresh()
 
     def _record(self, exchange: Exchange, number: int) -> bytes:
-        attempts = exchange.attempts
-        bill = attempts[0].bill if len(attempts) == 1 and self.below is exchange else None
-        if bill is not None and bill.paid and exchange.cache_status not in FROM_CACHE:  # as most are
-            [attempt] = attempts
+        bill = self._usual(exchange)
+        if bill is not None:
+            [attempt] = exchange.attempts
             bill.counted = True
             flags, cost, version, counts = bill.flags, bill.cost, bill.price.version, bill.counts
             sent, saved, extras = 1 if attempt.sent else 0, 0, _NONE

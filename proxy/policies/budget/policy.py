@@ -145,7 +145,7 @@ class Budget(Policy):
         priced = bill.price.priced
         if not priced and (veto := self._unpriced(exchange, attempt)) is not None:
             return veto
-        bucket = self._known.get(value)
+        bucket = self._known.get(value)  # as `Budget.bucket` does, written out: its call is 0.15 us
         if bucket is None or not bucket.starts <= now() < bucket.ends:
             bucket = self.budget.bucket(value, now())
         if self._own is not None and not bill.doubt and value not in self.lines:
