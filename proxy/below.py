@@ -1,17 +1,34 @@
-"""What stands below a split, for one call: where a policy that splits the chain starts the work from."""
+"""What stands below a split, for one call: where a policy that splits the chain lets the work begin.
+
+    def on_flight(self, exchange, below):
+        running = self.running.get(key)               # somebody else's, identical
+        if running is not None and running.joinable:
+            return running.join(exchange)
+        self.running[key] = below
+        if below.own_way:
+            return below.go_on()                      # None: the call goes on by itself, and others may join it
+        return below.start().join(exchange)           # a flight
+
+Nearly every piece of work brings one whole answer to one caller, who does nothing but wait for it. So that caller just
+**goes on** down the chain and back up, as if nothing split it, and on its way up the policy is shown the answer
+(``on_landing``). What sharing takes is made when it is needed: a ``Flight``, when somebody joins, or when the answer
+turns out to be a stream.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.flight import Flight
-from proxy.loan import fork, lent
+from proxy.loan import fork, lends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Awaitable, Callable
 
     from proxy.chain import Chain
     from proxy.document import Document
+    from proxy.exchange import Answer
     from proxy.flow import Flow
 
 __all__ = ["Below"]
@@ -19,9 +36,9 @@ __all__ = ["Below"]
 
 class Below:
     """What stands below a split, for one call. digest: of the policies there that change bodies, part of a cache's
-    key."""
+    key. flight: None while nobody shares the work."""
 
-    __slots__ = ("_above", "_lent", "chain", "digest", "exchange", "flow")
+    __slots__ = ("_kept", "_over", "_whole", "chain", "digest", "exchange", "flight", "flow")
 
     def __init__(self, flow: Flow, chain: Chain) -> None:
         assert chain.below is not None
@@ -29,8 +46,9 @@ class Below:
         self.exchange = flow.exchange
         self.chain = below = chain.below
         self.digest = below.digest
-        self._above = chain
-        self._lent = False
+        self.flight: Flight | None = None
+        self._whole = chain
+        self._over = False
 
     @property
     def unmasked(self) -> bool:
@@ -39,8 +57,10 @@ class Below:
         skipped = self.exchange.skipped
         return any(
             step.policy.protects and step.policy.edits_request and (step.policy.observe or skipped >> index & 1)
-            for index, step in enumerate(self._above.steps)
+            for index, step in enumerate(self._whole.steps)
         )
+
+    # --- a flight ----------------------------------------------------------------------------------
 
     def start(
         self,
@@ -50,15 +70,70 @@ class Below:
         body: Document | None = None,
         landed: Callable[[Flight], None] | None = None,
     ) -> Flight:
-        """Start the work.
+        """Start the work in a task of its own.
 
         deadline: seconds; with one it needs no subscriber: a revalidation. shared: others may join later, so what has
         come of a stream is kept for them. body: what to send in place of the caller's body. landed: called once with
         the flight when there is nothing more to come of it, before anybody is given its whole answer.
         """
-        flow = self.flow
-        if deadline is None and body is None and not (self._lent or self.chain.edits_request) and lent(self.exchange):
-            self._lent = True
-            return Flight(flow, self.chain, self.exchange, landed, shared=shared)
         own = fork(self.exchange, body, alone=self.chain.edits_request)
-        return Flight(flow, self.chain, own, landed, shared=shared).start(deadline)
+        self.flight = flight = Flight(self.flow, self.chain, own, landed, shared=shared)
+        return flight.start(deadline)
+
+    @property
+    def joinable(self) -> bool:
+        """Whether another caller can still get everything from the start."""
+        flight = self.flight
+        return not self._over if flight is None else flight.joinable
+
+    def join(self) -> Flight:
+        """The flight, for another caller who wants the same answer: made for the first of them."""
+        flight = self.flight
+        if flight is None:
+            flight = self.flight = Flight(self.flow, self.chain, self.exchange, None, lent=self._kept)
+        return flight
+
+    # --- a call that goes on by itself -------------------------------------------------------------
+
+    @property
+    def own_way(self) -> bool:
+        """Whether this call can go on by itself and still be joined."""
+        return not self.chain.edits_request and lends(self.exchange)
+
+    def go_on(self) -> None:
+        """It does. The policy's ``on_landing`` is called with its whole answer, and calls ``land``."""
+        self._kept = len(self.exchange.local)
+        self.flow.carries = self
+
+    def land(self, answer: Answer) -> None:
+        """Its whole answer has come to the split, and goes to those who joined. Raises CancelledError when its client
+        left and it went on for them alone."""
+        self.flow.carries = None
+        self._over = True
+        if self.flight is not None:
+            self.flight.land(answer)
+
+    def part(self, answer: Answer) -> Awaitable[Answer]:
+        """Its answer is a stream: from here on it is a flight's, and the call a subscriber."""
+        self.flow.carries = None
+        step = self._whole.split
+        assert step is not None
+        return self.join().take_over(answer, self._whole, step.policy.on_parting(self.exchange))
+
+    def lose(self) -> None:
+        """It ends, and there was no answer."""
+        self.flow.carries = None
+        self._over = True
+        step = self._whole.split
+        assert step is not None
+        step.policy.on_landing(self.exchange, None)
+        if self.flight is not None:
+            self.flight.lose()
+
+    def left(self, task: asyncio.Task[Any]) -> bool:
+        """Its client has left. False: nobody else is there, and its task is to be cancelled. True: the task goes on
+        for the others, and its call ends as cancelled with it."""
+        if self.flight is not None:
+            return self.flight.left(task)
+        self._over = True
+        return False

@@ -4,9 +4,10 @@ Requests go down the list, answers and events come back up it through exactly th
 were entered above the place where the answer arose. A policy whose ``when`` does not hold is not
 entered for that call: its bit is set in ``exchange.skipped`` and every phase passes it by.
 
-One policy may split the chain (``cache``): what stands below it becomes a chain of its own
-(``below``), run by a flight. See ``proxy.flight``. Policies are numbered through both, so that what an exchange says
-of those that were entered and skipped stays true on either side of the split.
+One policy may split the chain (``cache``): what stands below it becomes a chain of its own (``below``), run by a
+flight (``proxy.flight``) or by the caller itself, who then goes back up the whole chain in one piece (``through``).
+Policies are numbered through all of them, so that what an exchange says of those that were entered and skipped stays
+true on either side of the split.
 
 A hook is a plain function or a coroutine function: only what is awaitable is awaited. Most hooks wait for nothing, and
 a chain of ten policies calls thirty of them.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
 from itertools import chain as following
 from itertools import groupby
@@ -44,7 +46,8 @@ def _has(policy: Policy, phase: str) -> bool:
 
 class Chain:
     """The compiled chain. ``steps`` in YAML order, numbered from ``first`` to ``end - 1``; ``below`` what stands below
-    a split, else None. whole: how many policies the chain has of which this is the lower part."""
+    a split, and ``through`` the way up from there for a caller who goes down itself; else None. whole: how many
+    policies the chain has of which this is the lower part."""
 
     def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "", first: int = 0, whole: int = 0) -> None:
         self.name = name
@@ -54,12 +57,7 @@ class Chain:
         self.split: Step | None = None if split is None else steps[split]
         self.steps = tuple(steps if split is None else steps[: split + 1])
         self.first, self.end = first, first + len(self.steps)
-        self.below: Chain | None = None
-        # Where all calls on this chain have been asked about, answered, edited: borders of its stages.
-        least = COMPANY if max(whole, len(steps)) >= LONG else inf
-        self.asked, self.answered, self.edited = Border(least), Border(least), Border(least)
-        if split is not None:
-            self.below = Chain(name, steps[split + 1 :], digest=digest, first=self.end, whole=len(steps))
+        self._least = COMPANY if max(whole, len(steps)) >= LONG else inf
 
         # (index, function, step) for every policy that has the phase; going up: innermost first.
         self._request = [
@@ -75,8 +73,25 @@ class Chain:
         self._stream = self._phase("open_stream", up=True)
         self._settle = self._phase("on_settle", up=True)
         self._done = self._phase("on_done", up=True)
-        mine = [step.policy for step in self.steps]
-        # What the flow need not even ask: a chain pays only for the phases it has.
+        # A body that comes again is what a cache is for; without one, remembering costs more than it saves.
+        judging = any(step.policy.body_alone and _has(step.policy, "on_request") for step in self.steps)
+        self._seen = SeenBodies() if self.split is not None and judging else None
+        self.edits_request = any(p.edits_request for p in self.policies)
+        self.needs_usage = any(p.needs_usage for p in self.policies)
+        self.late_commit = any(p.late_commit for p in self.policies)
+        self.selects_key = any(p.selects_key for p in self.policies)
+        self._sum_up()
+        self.below: Chain | None = None
+        self.through: Chain | None = None
+        if split is not None:
+            self.below = below = Chain(name, steps[split + 1 :], digest=digest, first=self.end, whole=len(steps))
+            below.needs_usage = self.needs_usage  # what stands above a split counts, too
+            self.through = self._up_from(below)
+
+    def _sum_up(self) -> None:
+        """What the flow need not even ask: a chain pays only for the phases it has."""
+        # Where all calls on this chain have been asked about, answered, edited: borders of its stages.
+        self.asked, self.answered, self.edited = Border(self._least), Border(self._least), Border(self._least)
         self.asks = bool(self._request)
         self.answers = bool(self._response)
         self.finishes = bool(self._done)
@@ -84,16 +99,22 @@ class Chain:
         self.attempts = bool(self._attempt or self._result or self._attempt_end)
         self.judges = bool(self._result)
         self.opens_streams = bool(self._stream)
-        # A body that comes again is what a cache is for; without one, remembering costs more than it saves.
-        judging = any(p.body_alone and _has(p, "on_request") for p in mine)
-        self._seen = SeenBodies() if self.split is not None and judging else None
-        self.reads_answer = any(p.reads_answer and _has(p, "on_response") for p in mine)
-        self.edits_request = any(p.edits_request for p in self.policies)
-        self.needs_usage = any(p.needs_usage for p in self.policies)
-        if self.below is not None:
-            self.below.needs_usage = self.needs_usage  # what stands above a split counts, too
-        self.late_commit = any(p.late_commit for p in self.policies)
-        self.selects_key = any(p.selects_key for p in self.policies)
+        self.reads_answer = any(step.policy.reads_answer for _, _, step in self._response)
+
+    def _up_from(self, below: Chain) -> Chain:
+        """The chain of one who goes through the split: attempts are the lower part's, the way up is everybody's."""
+        whole = copy(below)
+        whole.all_steps = whole.steps = self.all_steps
+        whole.first = self.first
+        step = self.split
+        assert step is not None
+        landing = [(self.end - 1, step.policy.on_landing, step)] if _has(step.policy, "on_landing") else []
+        whole._response = [*below._response, *landing, *self._response]
+        whole._stream = [*below._stream, *self._stream]
+        whole._settle = [*below._settle, *self._settle]
+        whole._done = [*below._done, *self._done]
+        whole._sum_up()
+        return whole
 
     def _phase(self, phase: str, *, up: bool = False) -> list[tuple[int, Any, Step]]:
         steps = enumerate(self.steps, self.first)
@@ -171,13 +192,13 @@ class Chain:
         exchange.entered = self.end
         return None
 
-    def fly(self, exchange: Exchange, below: Below) -> Later[Answer]:
-        """Let the policy that splits the chain take the place of what stands below it. What it raises, and what
-        awaiting it raises, goes to ``fall`` unless it is a ProxyError."""
+    def fly(self, exchange: Exchange, below: Below) -> Later[Answer | None]:
+        """Ask the policy that splits the chain. None: the call goes on through what stands below. What it raises, and
+        what awaiting it raises, goes to ``fall`` unless it is a ProxyError."""
         step = self.split
         assert step is not None
         if exchange.skipped >> (self.end - 1) & 1:
-            return below.start().join(exchange)
+            return None
         return step.policy.on_flight(exchange, below)
 
     def fall(self, exchange: Exchange, error: Exception) -> None:

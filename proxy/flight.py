@@ -1,31 +1,24 @@
 """Flights: the work below a split, run once for everyone who waits for the same answer (rule 4).
 
-The policy that splits the chain (``cache``) is called in the place of what stands below it:
-
-    def on_flight(self, exchange, below):
-        flight = self.flying.get(key)                 # somebody else's, identical
-        if flight is None or not flight.joinable:
-            flight = self.flying[key] = below.start()
-        return flight.join(exchange)
-
 Identity, target and the masked body go into a flight, originals never. Every caller, the first too, is a subscriber and
 may leave without harm to the others; when the last one has left, the flight is cancelled. Its cost belongs to the
 caller that started it: what a policy above the split left in ``exchange.local`` that has a method ``landed`` (a
 ``Rider``: the accounting's ticket) goes along and is told when the flight is over.
 
-Nearly every flight carries one whole answer to one caller, who does nothing but wait for it. So that caller does the
-work itself: with its own exchange, on loan (``proxy.loan``), and in its own task. What sharing takes is made when it is
-needed:
+A flight is made in one of two ways (``proxy.below``):
 
-* Each **follower** waits for a future of its own.
-* When the **starter's client leaves** while others wait, its task is not cancelled (``Flow.left``, which a connection
-  asks before it cancels): its call goes on until the work is done, and then ends as cancelled.
-* A **whole** answer is handed to those who wait when it has come: itself to a caller who is alone, a copy to each of
-  several. From then on the flight cannot be joined (what can be kept has just been stored), so that nobody ever sees an
-  answer that its owner edits, for instance by putting masked values back.
-* A **stream** gets a task of its own, since policies above the split are at work at the same time: from the start where
-  a stream is asked for, else when its head has come. Its fan-out is made then, and each caller's subscription to it in
-  the same moment.
+* **start**: with an exchange (``proxy.loan``) and a task of its own, where a stream is asked for, since policies above
+  the split are at work at the same time; for a revalidation; for another body than the caller's.
+* **aboard** a call that goes down the chain and back up by itself, in its own task, when another caller joins it. What
+  that call brings to the split is handed over. When its client leaves while others wait, its task is not cancelled
+  (``Flow.left``, which a connection asks before it cancels): it goes on until it has the answer, and then ends as
+  cancelled. Where the answer is a stream, both have something to do from then on: the flight takes the work over
+  (``take_over``), with a task of its own and the caller's exchange on loan.
+
+Each who waits has a future of its own. A **whole** answer is handed to them when it has come: itself to a caller who is
+alone, a copy to each of several. From then on the flight cannot be joined (what can be kept has just been stored), so
+that nobody ever sees an answer that its owner edits, for instance by putting masked values back. Of a **stream** each
+gets a subscription in the moment in which its head has come.
 
 A task that is cancelled without being asked (the end of a drain) takes its work along: those who wait are told that it
 was given up.
@@ -43,7 +36,6 @@ from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flow import Flow, outcome_of
 from proxy.loan import part, riders_of
-from proxy.lockstep import NEXT_TURN
 from proxy.policy import called, whatever
 from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
@@ -77,17 +69,20 @@ class Flight:
         exchange: Exchange,
         landed: Callable[[Flight], None] | None,
         *,
-        shared: bool,
+        shared: bool = True,
+        lent: int | None = None,
     ) -> None:
+        """above: the flow of the call that starts it. exchange: what to work with. shared: others may join later.
+        lent: the exchange is the caller's, who does the work itself; policies above the split have put down the first
+        so many entries of its ``local``."""
         self.snapshot = snapshot = above.snapshot
-        self.starter = starter = above.exchange
+        self.starter = above.exchange
         self.chain = chain
         self.exchange = exchange
         self.riders: list[Rider] | None = None
         self._above = above
-        # What a caller who lends its exchange had put down there: the first so many of what is in ``local``.
-        self._lent = len(starter.local) if exchange is starter else None
-        self.flow = Flow(snapshot, exchange)
+        self._lent = lent
+        self.flow = above if lent is not None else Flow(snapshot, exchange)
         self.fan: FanOut | None = None
         self.answer: Answer | None = None
         self.subscribers = 0
@@ -95,7 +90,8 @@ class Flight:
         self._waiting: dict[asyncio.Future[Answer | None], Exchange] = {}
         self._landed = landed
         self._shared = shared
-        self._aboard = self._begun = self._detached = False
+        self._aboard = self._begun = lent is not None
+        self._detached = False
         self._arrived = self._over = self._given_up = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -130,7 +126,7 @@ class Flight:
     def join(self, exchange: Exchange) -> Awaitable[Answer]:
         """This caller's own Answer, to be awaited at once. Raises ProxyError when the flight failed without one."""
         self.subscribers += 1
-        return self._carry() if exchange is self.exchange else self._wait(exchange)
+        return self._wait(exchange)
 
     async def _wait(self, exchange: Exchange) -> Answer:
         answer: Answer | None
@@ -196,62 +192,43 @@ class Flight:
             subscription.leaves = self._part
         return subscription
 
-    # --- in its starter's task -----------------------------------------------------------------------
+    # --- aboard a call that goes by itself -----------------------------------------------------------
 
-    async def _carry(self) -> Answer:
-        """The work, done by its starter for as long as it brings a whole answer; and the starter's part of it."""
-        above, flow, exchange = self._above, self.flow, self.exchange
-        above.carries = self
-        self._aboard = self._begun = True
-        answer: Answer | None = None
-        try:
-            if self._given_up:
-                raise asyncio.CancelledError
-            try:
-                answer = await flow.down(self.chain)
-            except ProxyError as error:
-                answer = refuse(exchange, error)
-            if answer.source is None:
-                if flow.before_up:
-                    await NEXT_TURN
-                said = flow.up_whole(answer)
-                answer = said if isinstance(said, Answer) else await said
-                exchange.outcome = outcome_of(answer)
-                if flow.before_settling:
-                    await NEXT_TURN
-                wait = flow.settle()
-                if wait is not None:
-                    await wait
-                self._hand_over(answer)
-        except asyncio.CancelledError:
-            self._cancelled()
-            raise
-        except Exception as error:
-            raise again(self._broken(error)) from None
-        finally:
-            if answer is None or answer.source is None:
-                wait = self._close()
-                if wait is not None:
-                    await wait
-            above.carries = None
-            here, self._aboard = self._aboard, False
-        if answer.source is not None:
-            # From here on both have something to do.
-            self._run_apart(self._run(answer))
-        elif here:
-            return answer
+    def land(self, answer: Answer) -> None:
+        """That call has brought a whole answer. Raises CancelledError when its client is gone, who is the only one it
+        does not matter to."""
+        here = self._aboard
+        self._over = True
+        self._hand_over(answer)
+        self._aboard = False
+        self._gone()
+        if not here:
+            raise asyncio.CancelledError
+
+    def lose(self) -> None:
+        """That call has ended and brought nothing."""
+        self._aboard, self._over = False, True
+        self._cut()
+        self._gone()
+
+    async def take_over(self, answer: Answer, whole: Chain, landed: Callable[[Flight], None] | None) -> Answer:
+        """That call has got a stream: the flight goes on with it in a task of its own. The caller's part of it. whole:
+        the caller's chain."""
+        here, self._aboard = self._aboard, False
+        above, exchange = self._above, self.exchange
+        self._landed = landed
+        self.flow = flow = Flow(self.snapshot, exchange)
+        flow.chain, flow.answer, flow.attempt, flow.pipe = self.chain, answer, above.attempt, above.pipe
+        above.chain, above.answer, above.attempt, above.pipe = whole, None, None, None
+        self._run_apart(self._run(answer))
         if here:
-            return await self._wait(exchange)
+            return await self.join(exchange)
         self._part()
         raise asyncio.CancelledError
 
     def left(self, task: asyncio.Task[Any]) -> bool:
-        """The client of the starter, who is at work, has left. True: its task goes on, for the others or because the
-        work is about to end, and its call ends as cancelled with it. False: nobody else is there, and the call is to be
-        cancelled. task: the call's."""
+        """That call's client has left: see ``Below.left``."""
         self._aboard = False
-        if self._over:
-            return True
         if self._given_up or all(waiter.done() for waiter in self._waiting):
             self._given_up = True
             return False
@@ -262,7 +239,7 @@ class Flight:
     # --- in a task of its own ------------------------------------------------------------------------
 
     async def _run(self, answer: Answer | None = None) -> None:
-        """The work. answer: what the starter has brought of it, a stream."""
+        """The work. answer: the stream that a call which went by itself has brought."""
         self._begun = True
         flow, exchange = self.flow, self.exchange
         try:

@@ -23,9 +23,9 @@ from proxy.upstream.transport import TransportError
 if TYPE_CHECKING:
     import asyncio
 
+    from proxy.below import Below
     from proxy.chain import Chain
     from proxy.exchange import Attempt, AttemptOutcome, Exchange, FailureClass, Outcome
-    from proxy.flight import Flight
     from proxy.policy import Later
     from proxy.snapshot import Snapshot
     from proxy.stream.pipe import End, Pipe
@@ -46,7 +46,7 @@ class Flow:
         self.quiet = False  # what is left of the call no policy sees
         self.over = False  # nothing is left of it but the exchange
         self.attempt: Attempt | None = None  # the committed one, open until its answer is over
-        self.carries: Flight | None = None  # the shared work that is being done by this call's own task
+        self.carries: Below | None = None  # others may join what this call does
 
     def left(self, task: asyncio.Task[Any]) -> bool:
         """The client has left. False: the call's task is to be cancelled. True: it goes on for others, who wait for
@@ -73,14 +73,25 @@ class Flow:
         if chain.split is not None:
             below = self.snapshot.below(self, chain)
             try:
-                flown = chain.fly(exchange, below)
-                self.answer = flown if isinstance(flown, Answer) else await flown
+                flown: Any = chain.fly(exchange, below)
+                if flown is not None and not isinstance(flown, Answer):
+                    flown = await flown
             except ProxyError:
                 raise
             except Exception as error:
                 chain.fall(exchange, error)
-                self.answer = await below.start().join(exchange)
-            return self.answer
+                # What it has begun may have left its marks: then the work is done apart from this call.
+                flown = await below.start().join(exchange) if exchange.flight_of is not None else None
+            if flown is not None:
+                self.answer = flown
+                return self.answer
+            assert chain.below is not None and chain.through is not None
+            self.chain = chain.through
+            said = chain.below.down(exchange)
+            chain = chain.through
+            answer = said if said is None or isinstance(said, Answer) else await said
+            if answer is not None:
+                return answer if answer.source is None or self.carries is None else await self.carries.part(answer)
         snapshot = self.snapshot
         total = snapshot.upstreams[exchange.target.upstream].total
         if total is not None:
@@ -96,6 +107,8 @@ class Flow:
         self.pipe = tried.pipe
         self.answer = answer = tried.answer
         assert answer is not None
+        if answer.source is not None and self.carries is not None:
+            return await self.carries.part(answer)
         return answer
 
     # --- 6: going up -------------------------------------------------------------------------------

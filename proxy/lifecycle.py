@@ -267,6 +267,8 @@ def _last_word(flow: Flow, answer: Answer, last: bytes) -> Event | None:
 def _close(flow: Flow) -> Awaitable[None] | None:
     """7, on every way out: nothing of the call may be left. None: nothing has to be waited for."""
     chain = flow.chain
+    if flow.carries is not None:
+        flow.carries.lose()
     if flow.exchange.outcome == "cancelled":
         _give_up(flow)
     exchange = flow.exchange  # a copy, if a flight goes on with what it was lent

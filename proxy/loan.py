@@ -1,10 +1,9 @@
 """Which exchange a flight works with: its caller's own, lent for as long as both go the same way, or one like it.
 
-To make another exchange is what costs most about a flight, and nearly every flight carries one whole answer to one
-caller, who does the work itself. So a caller lends its own. Where a stream comes unasked, the work goes on in a task of
-its own; should the caller leave then, the flight keeps what it was lent, since attempts and policies in the middle of
-their work hold it, and the caller ends as a copy made at that moment (``part``). What policies above the split keep for
-it goes with the caller: nothing of it stays in what others share.
+A flight aboard a call works with that call's own exchange, on loan. Where a stream comes unasked, the work goes on in a
+task of its own; should the caller leave then, the flight keeps what it was lent, since attempts and policies in the
+middle of their work hold it, and the caller ends as a copy made at that moment (``part``). What policies above the
+split keep for it goes with the caller: nothing of it stays in what others share.
 
 A flight has an exchange of its own from the start (``fork``) when it is not the caller's only work or not only the
 caller's: a revalidation, another body than the caller's, policies below that edit the body, and a stream, on which
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from proxy.document import Document
 
-__all__ = ["Rider", "fork", "lent", "part", "riders_of"]
+__all__ = ["Rider", "fork", "lends", "part", "riders_of"]
 
 
 @runtime_checkable
@@ -39,7 +38,7 @@ def riders_of(exchange: Exchange, above: int | None = None) -> list[Rider]:
     return [value for value in islice(exchange.local.values(), above) if hasattr(value, "landed")]
 
 
-def lent(starter: Exchange) -> bool:
+def lends(starter: Exchange) -> bool:
     """Whether this caller can lend its exchange; the body is then ready to go into a flight."""
     if starter.flight_of is not None or starter.attempts:
         return False

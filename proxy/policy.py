@@ -6,7 +6,9 @@ itself is shared by all calls and never changes after ``__init__``; what belongs
 kept on the exchange (``exchange.local[self]``) or the attempt (``attempt.local[self]``).
 
     on_request       going down      edit body, headers, target, tags; answer at once (an Answer, a ProxyError)
-    on_flight        going down      only a policy that splits the chain: serve, join or start the work below
+    on_flight        going down      only a policy that splits the chain: serve, join or start the work below, or let
+                                     the call go on
+    on_landing       going up        only such a policy: the whole answer of a call that went on
     on_attempt       before a try    set key, deadline; return Veto or Wait
     on_result        after a try     return Retry or Fallback, before its answer is committed
     on_attempt_end   after a try     exactly once for each on_attempt that returned, innermost first
@@ -37,6 +39,7 @@ from proxy.errors import ProxyError
 if TYPE_CHECKING:
     from proxy.below import Below
     from proxy.exchange import Answer, Attempt, EndReason, Exchange, FailureClass, Target
+    from proxy.flight import Flight
     from proxy.services import Services
     from proxy.stream.sse import Event
 
@@ -194,9 +197,18 @@ class Policy:
     def on_request(self, exchange: Exchange) -> Later[Answer | None]:
         """Going down, once. Raise ProxyError to refuse, return an Answer to answer at once."""
 
-    def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer]:
-        """Going down, in the place of what stands below: see ``proxy.flight``."""
+    def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer | None]:
+        """Going down, in the place of what stands below: see ``proxy.below``. None: the call goes on by itself."""
         raise NotImplementedError
+
+    def on_landing(self, exchange: Exchange, answer: Answer | None) -> Answer | None:
+        """Going up, at the place of the split, for a call that went on by itself: its whole answer, to be left or
+        replaced. For one that went on with ``below.go_on`` it calls ``below.land``; if that call was given up before
+        it had an answer, it is called with None."""
+
+    def on_parting(self, exchange: Exchange) -> Callable[[Flight], None] | None:
+        """A call that went on with ``below.go_on`` has got a stream and goes on as a flight: who is to be called when
+        that has landed."""
 
     def on_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
         """Before each try. Must not keep anybody waiting while it holds something: return Wait."""
@@ -233,6 +245,7 @@ class Policy:
 PHASES: Final = (
     "on_request",
     "on_flight",
+    "on_landing",
     "on_attempt",
     "on_result",
     "on_attempt_end",

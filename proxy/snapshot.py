@@ -119,8 +119,9 @@ class Snapshot:
     def _make_readers(self, chain: Chain) -> None:
         auth = next((p for p in chain.policies if p.name == "authenticate"), None)
         credentials: str | None = None if auth is None else auth.options.method
-        part: Chain | None = chain
-        while part is not None:
+        for part in (chain, chain.through, chain.below):
+            if part is None:
+                continue
             reads = any(
                 p.reads_answer and (overrides(p, "on_response") or overrides(p, "open_stream")) for p in part.policies
             )
@@ -129,7 +130,6 @@ class Snapshot:
             self._readers[id(part)] = Reader(
                 part, reads=reads, credentials=credentials, max_body=self.config.server.max_body
             )
-            part = part.below
 
     # --- 1 and 2: a call begins ----------------------------------------------------------------------
 

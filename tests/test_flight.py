@@ -113,8 +113,7 @@ async def test_the_policies_below_see_one_call_however_many_wait(flying, step, f
         await until(lambda: Watch.seen[-1].startswith("done"))
         assert Watch.seen == ["request", "attempt", "end answered", "settle", "done answered"]
         [flight] = Split.flights
-        # Who did the work itself has nothing to be told: its own end comes after it.
-        assert Split.riders[0].told == ([flight.exchange] if fields else [])
+        assert Split.riders[0].told == [flight.exchange]
         assert not post.proxy.app.snapshot.flights
 
 

@@ -16,12 +16,14 @@ import pytest
 
 from proxy.accounting.usage import Usage
 from proxy.below import Below
+from proxy.chain import refuse
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.flight import Flight
-from proxy.flow import Flow
-from proxy.policy import Policy
+from proxy.flow import Flow, outcome_of
+from proxy.lifecycle import _close
+from proxy.policy import Policy, called
 from proxy.testing import FakeUpstream, chat_answer, exchange_builder
 
 HERE = __name__
@@ -35,9 +37,31 @@ ENDINGS = ["well", "refused", "broken", "cut"]
 
 
 class Split(Policy):
+    """Who asks for a stream starts a flight, who does not goes on by itself."""
+
     name = "split"
     splits = True
     needs_usage = True
+
+    def on_flight(self, exchange: Any, below: Below) -> Any:
+        play = exchange.local["play"]
+        play.below = below
+        if exchange.streaming:
+            flight = below.start(landed=play.note)
+            flight.exchange.local["work"] = play.job
+            return flight.join(exchange)
+        below.go_on()
+        exchange.local["work"] = play.job
+        return None
+
+    def on_landing(self, exchange: Any, answer: Answer | None) -> None:
+        play = exchange.local["play"]
+        play.brought.append(None if answer is None or answer.body is None else answer.body.encode())
+        if answer is not None:
+            play.below.land(answer)
+
+    def on_parting(self, exchange: Any) -> Any:
+        return exchange.local["play"].note
 
 
 class Watch(Policy):
@@ -123,52 +147,102 @@ class Hand:
 
 
 class Caller:
-    """One who joins, reads what comes, and may leave at any moment."""
+    """One who reads what comes, and may leave at any moment."""
 
-    def __init__(self, flight: Flight, exchange: Any, flow: Flow | None = None) -> None:
+    def __init__(self, exchange: Any) -> None:
         self.exchange = exchange
-        self.flow = flow
         self.data = b""
         self.ended = False
         self.error: BaseException | None = None
         self.source: Any = None
         self.late = False
-        self.task = asyncio.ensure_future(self.run(flight))
+        self.over = asyncio.Event()
+        self.task: asyncio.Task[None]
 
-    async def run(self, flight: Flight) -> None:
-        if not flight.joinable:
-            self.late = True
-            return
-        try:
-            answer = await flight.join(self.exchange)
-        except ProxyError as error:
-            self.error = error
-            return
+    async def receive(self, answer: Answer) -> None:
         if answer.source is not None:
             self.source = answer.source
             answer.source.start(self)
-        else:
-            assert all(name != b"private" for name, _ in answer.headers)
-            self.data = answer.raw if answer.body is None else answer.body.encode()
-            self.ended = True
-            # Its owner edits it: nobody else may ever see that.
-            if answer.body is not None:
-                answer.body.replace({"private": self.exchange.id})
-            answer.headers.append((b"private", self.exchange.id.encode()))
+            await self.over.wait()
+            return
+        assert all(name != b"private" for name, _ in answer.headers)
+        self.data = answer.raw if answer.body is None else answer.body.encode()
+        self.ended = True
+        # Its owner edits it: nobody else may ever see that.
+        if answer.body is not None:
+            answer.body.replace({"private": self.exchange.id})
+        answer.headers.append((b"private", self.exchange.id.encode()))
 
     def feed(self, data: bytes) -> None:
         self.data += data
 
     def finish(self) -> None:
         self.ended = True
+        self.over.set()
 
     def fail(self, error: Exception) -> None:
         self.error = error
+        self.over.set()
 
     def leave(self) -> None:
         if self.source is not None:
             self.source.abort()
-        if self.flow is None or not self.flow.left(self.task):
+        self.task.cancel()
+
+
+class Follower(Caller):
+    """One who joins what another does."""
+
+    def __init__(self, exchange: Any, below: Below) -> None:
+        super().__init__(exchange)
+        self.task = asyncio.ensure_future(self.run(below))
+
+    async def run(self, below: Below) -> None:
+        if not below.joinable:
+            self.late = True
+            return
+        try:
+            await self.receive(await below.join().join(self.exchange))
+        except ProxyError as error:
+            self.error = error
+
+
+class Starter(Caller):
+    """The first, with a call as ``proxy.lifecycle`` makes it."""
+
+    def __init__(self, exchange: Any, snapshot: Any) -> None:
+        super().__init__(exchange)
+        self.flow = Flow(snapshot, exchange)
+        self.chain = snapshot.chains["main"]
+        self.task = asyncio.ensure_future(self.run())
+
+    async def run(self) -> None:
+        flow, exchange = self.flow, self.exchange
+        try:
+            try:
+                answer = await flow.down(self.chain)
+            except ProxyError as error:
+                answer = refuse(exchange, error)
+            if answer.source is None:
+                answer = await called(flow.up_whole(answer))
+                exchange.outcome = outcome_of(answer)
+                await called(flow.settle())
+            if answer.error is not None and answer.error.code == "internal_error":
+                self.error = answer.error
+            else:
+                await self.receive(answer)
+        except asyncio.CancelledError:
+            exchange.outcome = "cancelled"
+            raise
+        except Exception:
+            self.error = ProxyError("internal_error", "The proxy failed.")
+        finally:
+            await called(_close(flow))
+
+    def leave(self) -> None:
+        if self.source is not None:
+            self.source.abort()
+        if not self.flow.left(self.task):
             self.task.cancel()
 
 
@@ -195,7 +269,7 @@ class Play:
         self.streams = random.random() < 0.5
         self.job = Job(random)
         self.hand = Hand()
-        self.landed: list[Any] = []
+        self.brought: list[Any] = []
         self.callers: list[Caller] = []
         self.left: list[Caller] = []
         self.pieces = 0
@@ -203,18 +277,16 @@ class Play:
         self.ending = random.choice(ENDINGS)
         self.answered = False
         self.over = False
-        # Who did not ask for a stream has lent its exchange when one comes.
+        # Who did not ask for a stream goes on by itself, and lends its exchange when one comes.
         asked = self.streams and random.random() < 0.6
         starter = exchange_builder({"model": "m", "messages": [], "stream": asked}, id="starter")
         assert starter.streaming is asked
         starter.local["job"] = self.job
+        starter.local["play"] = self
         starter.chain_name = "main"
         self.starter = starter
-        flow = Flow(snapshot, starter)
-        self.flight = Below(flow, snapshot.chains["main"]).start(landed=self.note)
-        self.flight.exchange.local["work"] = self.job
-        assert (self.flight.exchange is starter) is (not asked)
-        self.callers.append(Caller(self.flight, starter, flow))
+        self.below: Any = None
+        self.callers.append(Starter(starter, snapshot))
 
     @classmethod
     async def begin(cls, snapshot: Any, random: Random) -> Play:
@@ -223,20 +295,32 @@ class Play:
         await asyncio.sleep(0)
         return play
 
+    @property
+    def flight(self) -> Flight | None:
+        """What others share, if there is anything to share."""
+        flight: Flight | None = self.below.flight
+        return flight
+
+    @property
+    def ended(self) -> bool:
+        """Whether the work is over."""
+        flight = self.flight
+        return bool(self.brought) if flight is None else flight.over and flight not in self.snapshot.flights
+
     async def landing(self) -> None:
-        """Until the flight has ended."""
+        """Until the work has ended."""
         async with asyncio.timeout(5):
-            while not self.flight.over or self.flight in self.snapshot.flights:
+            while not self.ended:
                 await asyncio.sleep(0)
 
     def note(self, flight: Flight) -> None:
         answer = flight.answer
-        self.landed.append(None if answer is None or answer.body is None else answer.body.encode())
+        self.brought.append(None if answer is None or answer.body is None else answer.body.encode())
 
     def join(self) -> None:
-        if self.flight.joinable:
+        if not self.brought and self.below.joinable:
             exchange = exchange_builder({"model": "m", "messages": []}, id=f"follower-{len(self.callers)}")
-            self.callers.append(Caller(self.flight, exchange))
+            self.callers.append(Follower(exchange, self.below))
 
     def leave(self) -> None:
         gone = {*self.left, *(one for one in self.callers if one.late or one.ended or one.error is not None)}
@@ -286,7 +370,7 @@ class Play:
                 self.random.choice(self.moves)()
             if self.random.random() < 0.8:
                 await asyncio.sleep(0)
-        while not self.over and not self.flight.over:
+        while not self.over and not self.ended:
             self.work()
             await asyncio.sleep(0)
         async with asyncio.timeout(5):
@@ -298,15 +382,14 @@ class Play:
     def check(self) -> int:
         """How many stayed to the end; all of them got what was due."""
         job, flight = self.job, self.flight
+        worked_with = self.starter if flight is None else flight.exchange
         stayed = [one for one in self.callers if one not in self.left and not one.late]
         assert (job.entered, job.settled, job.done) == (1, 1, 1)
-        if flight.exchange is not self.starter or flight.fan is not None:
-            assert job.told == [flight.exchange]
-        else:
-            assert len(job.told) <= 1  # who did the work itself ends after it and need not be told
-        assert len(self.landed) == 1
-        assert flight.over
-        assert not flight.joinable
+        apart = flight is not None and (flight.exchange is not self.starter or flight.fan is not None)
+        # Who did the work itself ends after it and need not be told.
+        assert job.told == ([worked_with] if apart else [])
+        assert len(self.brought) == 1
+        assert flight is None or (flight.over and not flight.joinable)
         assert not self.snapshot.flights
         for one in self.callers:
             assert one.task.done()
@@ -321,10 +404,9 @@ class Play:
                 assert isinstance(one.error, ProxyError)
                 assert one.error.code == "internal_error"
             elif not self.streams:
-                assert one.data == self.landed[0] != b""
+                assert one.data == self.brought[0] != b""
                 assert b"private" not in one.data
-                lent = one.exchange is flight.exchange
-                assert one.exchange.flight_of is (None if lent else flight.exchange)
+                assert one.exchange.flight_of is (None if one.exchange is worked_with else worked_with)
             elif self.ending == "cut":
                 assert one.error is not None
                 assert one.data.startswith(CHUNK % 1)
@@ -369,8 +451,8 @@ async def test_the_last_who_leaves_ends_the_work_at_once(snapshot):
                 await asyncio.sleep(0)
         for _ in range(6):
             await asyncio.sleep(0)
-        assert play.flight.over, seed
-        assert (play.job.outcome, play.job.done, play.landed) == ("cancelled", 1, [None]), seed
+        assert play.ended, seed
+        assert (play.job.outcome, play.job.done, play.brought) == ("cancelled", 1, [None]), seed
         assert play.hand.aborted or play.hand.sink is None
 
 
@@ -386,25 +468,29 @@ async def test_the_answer_comes_in_the_moment_in_which_all_leave(snapshot, strea
         one.leave()
     await play.landing()
     assert (play.hand.aborted or not streams, play.hand.sink) == (True, None)
-    assert (play.job.done, len(play.landed)) == (1, 1)
+    assert (play.job.done, len(play.brought)) == (1, 1)
     assert not snapshot.flights
 
 
-def apart(snapshot: Any) -> Play:
-    """A flight in a task of its own, since its starter asks for a stream."""
-    return next(play for seed in range(100) if (play := Play(snapshot, Random(seed))).starter.streaming)
+async def apart(snapshot: Any) -> Play:
+    """A flight in a task of its own that has not begun yet, since its starter asks for a stream."""
+    seed = next(seed for seed in range(100) if Play(snapshot, Random(seed)).starter.streaming)
+    play = Play(snapshot, Random(seed))
+    while play.below is None:
+        await asyncio.sleep(0)
+    return play
 
 
 async def test_a_flight_that_is_given_up_before_it_began_still_ends(snapshot):
-    play = apart(snapshot)
+    play = await apart(snapshot)
     play.flight.cancel()
     assert not play.flight.joinable
     await play.landing()
-    assert (len(play.landed), play.job.told) == (1, [play.flight.exchange])
+    assert (len(play.brought), play.job.told) == (1, [play.flight.exchange])
 
 
 async def test_one_who_waits_learns_that_the_work_was_given_up(snapshot):
-    play = apart(snapshot)
+    play = await apart(snapshot)
     for _ in range(3):
         await asyncio.sleep(0)
     play.flight.cancel()
@@ -449,10 +535,11 @@ async def test_the_starters_call_goes_on_for_the_others_and_ends_with_them(snaps
 async def test_nobody_joins_what_was_handed_over(snapshot):
     play = await Play.begin(snapshot, Random(0))
     play.ending, play.streams = "well", False
+    play.join()
     for _ in range(3):
         await asyncio.sleep(0)
     play.work()
     await play.landing()
-    assert not play.flight.joinable
+    assert not play.below.joinable
     with pytest.raises(ProxyError):
         await play.flight.join(exchange_builder())

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.document import Document
 from proxy.exchange import Attempt, Target
-from proxy.loan import fork, lent, part
+from proxy.loan import fork, lends, part
 from proxy.policy import Policy
 from proxy.testing import FakeUpstream, chat_answer, events, exchange_builder, hang, reply
 
@@ -53,13 +53,13 @@ def test_what_policies_above_keep_goes_with_the_caller_who_leaves():
 
 
 def test_who_asks_for_a_stream_or_has_been_in_a_flight_lends_nothing():
-    assert lent(exchange_builder(CHAT))
+    assert lends(exchange_builder(CHAT))
     streaming = exchange_builder({**CHAT, "stream": True})
     assert streaming.streaming
-    assert not lent(streaming)
+    assert not lends(streaming)
     followed = exchange_builder(CHAT)
     followed.flight_of = exchange_builder(CHAT)
-    assert not lent(followed)
+    assert not lends(followed)
 
 
 @pytest.mark.parametrize("loan", [True, False])
@@ -68,7 +68,7 @@ def test_what_was_received_does_not_go_into_a_flight_once_it_was_edited(loan):
     exchange.tree["messages"] = []
     exchange.body.touch()
     if loan:
-        assert lent(exchange)
+        assert lends(exchange)
         assert exchange.request.raw_body is None
     else:
         assert fork(exchange, None, alone=False).request.raw_body is None

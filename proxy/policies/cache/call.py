@@ -1,4 +1,4 @@
-"""One call on its way through the cache; it goes along with the flight it starts and outlives its caller."""
+"""One call on its way through the cache. It goes along with the flight that it starts, and may outlive its caller."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class Call:
 
     name: of its answer. items: for embeddings, the inputs of the request; ``name`` is then that of all that are
     missing.
-    Of a call that starts a flight, target: what it asks for; tags: of its entry; epoch: the store's
-    at that time.
+    Of a call that asks the provider, target: what it asks for; tags: of its entry; epoch: the store's at that time.
     """
 
     __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "tags", "target")

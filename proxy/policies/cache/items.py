@@ -12,12 +12,12 @@ from proxy.errors import ProxyError
 from proxy.policies.cache import embeddings, serve
 from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
 from proxy.policies.cache.entry import EntryError
+from proxy.policy import called
 
 if TYPE_CHECKING:
     from proxy.below import Below
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange
-    from proxy.flight import Flight
     from proxy.policies.cache.control import Control
     from proxy.policies.cache.embeddings import Part
     from proxy.policies.cache.entry import Entry
@@ -58,14 +58,15 @@ class Items:
         base = policy.keys.name(exchange, {key: value for key, value in tree.items() if key != "input"}, digest)
         return cls(policy, tree, items, [policy.keys.part(base, item) for item in items])
 
-    async def answer(self, exchange: Exchange, below: Below, dialect: Dialect, control: Control) -> Answer:
-        """The whole answer, of parts from the store and from the provider."""
+    async def answer(self, exchange: Exchange, below: Below, dialect: Dialect, control: Control) -> Answer | None:
+        """The whole answer, of parts from the store and from the provider. None: the provider is asked for all."""
         policy = self._policy
         if not control.fetch:
             await self._look(control.max_age)
         if policy.observe:
             policy.figures.would_hit += len(self.known) == len(set(self.names))
-            return await policy.pass_by(exchange, below)
+            policy.pass_by(exchange)
+            return None
         self._ask_for({name for name in self.names if name not in self.known})
         if not self.missing:
             policy.figures.hits += 1
@@ -81,13 +82,15 @@ class Items:
             raise not_cached("not all of its inputs are stored")
         return await self._fetched(Call(exchange, below, dialect, control, self._name, self))
 
-    async def _fetched(self, call: Call) -> Answer:
+    async def _fetched(self, call: Call) -> Answer | None:
         policy, exchange = self._policy, call.exchange
         within = policy.options.stale_if_error
         parts = self._with_old(within) if call.control.max_age is None else None
         answer: Answer | None = None
         try:
-            answer = await policy.fly(call)
+            answer = await called(policy.fly(call, back=parts is not None or self.request is not None))
+            if answer is None:
+                return None
         except ProxyError as error:
             if error.code not in CURABLE or parts is None:
                 raise
@@ -106,10 +109,8 @@ class Items:
         answer.body = Document(embeddings.merged([fresh.get(name) or self.known[name] for name in self.names]))
         return answer
 
-    def keep(self, flight: Flight, tags: bytes) -> None:
-        """Store what a flight brought, over several turns of the loop when it is much."""
-        answer = flight.answer
-        tree = None if answer is None or answer.body is None else answer.body.lenient()
+    def keep(self, tree: Any, tags: bytes) -> None:
+        """Store what was brought, over several turns of the loop when it is much."""
         asked = self.missing if self.request is not None else range(len(self.items))
         parts = embeddings.parts_of(tree, [self.items[place] for place in asked])
         if parts is not None:

@@ -1,4 +1,4 @@
-"""Which answers are stored, and what of them: decided when a flight has landed.
+"""Which answers are stored, and what of them: decided when they have come.
 
 Stored is what is whole and good: 200, JSON that its dialect calls complete, not cut short by a limit or a filter, from
 the very target that was asked. Never an error, never a broken stream.
@@ -17,11 +17,10 @@ from proxy.stream.sse import Parser
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
     from proxy.dialects.base import Dialect, Finish
-    from proxy.document import Document
-    from proxy.exchange import Target
+    from proxy.exchange import Answer, Exchange, Target
     from proxy.flight import Flight
 
-__all__ = ["added_up", "entry_of", "openai_usage", "with_usage"]
+__all__ = ["added_up", "openai_usage", "stream_entry", "whole_entry", "with_usage"]
 
 _CUT: Final = frozenset(
     {
@@ -44,44 +43,49 @@ _CALLS: Final = frozenset({"tool_calls", "function_call", "tool_use"})
 _CUT_OR_CALLS: Final = _CUT | _CALLS
 
 
-def entry_of(
-    flight: Flight, dialect: Dialect, target: Target, now: float, ttl: float, *, tool_calls: bool
+def whole_entry(
+    exchange: Exchange, answer: Answer, dialect: Dialect, target: Target, now: float, ttl: float, *, tool_calls: bool
 ) -> Entry | None:
-    """What to store of a flight's answer; None when it is not stored."""
-    answer, exchange = flight.answer, flight.exchange
-    if answer is None or answer.status != 200 or exchange.outcome != "answered":
-        return None
-    served = exchange.served_by
-    if served is not None and served.target is not target and served.target != target:
-        return None
+    """What to store of a whole answer; None when it is not stored. target: what was asked for."""
     body = answer.body
-    if answer.source is None and (body is None or not _good_body(dialect, body, tool_calls=tool_calls)):
+    if answer.status != 200 or answer.error is not None or body is None or not _by(exchange, target):
+        return None
+    tree = body.lenient()
+    if type(tree) is not dict or tree.get("error") or not _ended_well(body.finish(dialect), tool_calls=tool_calls):
         return None
     usage = exchange.usage
-    entry = Entry(
-        b"" if body is None else body.encode(),
-        now,
-        ttl,
-        None if usage is None else usage.pack(),
-        estimated=usage is not None and usage.estimated,
-    )
-    if answer.source is not None and not (answer.events and _fill(entry, flight, dialect, tool_calls=tool_calls)):
+    if usage is None:
+        return Entry(body.encode(), now, ttl)
+    return Entry(body.encode(), now, ttl, usage.pack(), estimated=usage.estimated)
+
+
+def stream_entry(
+    flight: Flight, dialect: Dialect, target: Target, now: float, ttl: float, *, tool_calls: bool
+) -> Entry | None:
+    """The same of the stream that a flight brought."""
+    answer, exchange, pipe, request = flight.answer, flight.exchange, flight.flow.pipe, flight.exchange.request.body
+    if answer is None or answer.status != 200 or exchange.outcome != "answered" or not _by(exchange, target):
+        return None
+    data = None if flight.fan is None else flight.fan.whole
+    if not answer.events or data is None or pipe is None or request is None:
+        return None
+    finish = pipe.finish_reason
+    if pipe.error_event is not None or finish is None or finish in (_CUT if tool_calls else _CUT_OR_CALLS):
+        return None
+    tree, usage = request.strict(), exchange.usage
+    counts = None if usage is None else usage.pack()
+    entry = Entry(data, now, ttl, counts, estimated=usage is not None and usage.estimated)
+    entry.events, entry.with_usage = True, dialect.asks_usage(tree)
+    # Of several choices the pipe knows the last one's end only.
+    if dialect.bound(tree).choices != 1 and added_up(entry, dialect, tool_calls=tool_calls) is None:
         return None
     return entry
 
 
-def _fill(entry: Entry, flight: Flight, dialect: Dialect, *, tool_calls: bool) -> bool:
-    """Put a stream into the entry; False when it is not good enough."""
-    pipe, request = flight.flow.pipe, flight.exchange.request.body
-    data = None if flight.fan is None else flight.fan.whole
-    if data is None or pipe is None or pipe.error_event is not None or pipe.finish_reason is None or request is None:
-        return False
-    tree = request.strict()
-    if pipe.finish_reason in _CUT or (pipe.finish_reason in _CALLS and not tool_calls):
-        return False
-    entry.body, entry.events, entry.with_usage = data, True, dialect.asks_usage(tree)
-    # Of several choices the pipe knows the last one's end only.
-    return dialect.bound(tree).choices == 1 or added_up(entry, dialect, tool_calls=tool_calls) is not None
+def _by(exchange: Exchange, target: Target) -> bool:
+    """Whether it was that very target that answered."""
+    served = exchange.served_by
+    return served is None or served.target is target or served.target == target
 
 
 def added_up(entry: Entry, dialect: Dialect, *, tool_calls: bool = True) -> dict[str, Any] | None:
@@ -104,14 +108,6 @@ def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> N
 
 def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
     return type(tree) is dict and not tree.get("error") and _ended_well(dialect.finish(tree), tool_calls=tool_calls)
-
-
-def _good_body(dialect: Dialect, body: Document, *, tool_calls: bool) -> bool:
-    """The same of a document."""
-    tree = body.lenient()
-    if type(tree) is not dict or tree.get("error"):
-        return False
-    return _ended_well(body.finish(dialect), tool_calls=tool_calls)
 
 
 def _ended_well(finish: Finish, *, tool_calls: bool) -> bool:

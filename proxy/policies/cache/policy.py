@@ -1,16 +1,16 @@
 """``cache``: the same question is paid for once.
 
-It stands in the place of what is below it (``on_flight``) and decides for each call:
+It stands in the place of what is below it (``on_flight``, see ``proxy.below``) and decides for each call:
 
-    unfit, or a body nobody understands            bypass      the work below, for this caller alone
+    unfit, or a body nobody understands            bypass      goes on, as if the cache were not there
     stored and fresh                               hit         from the store
     stored, not fresh, revalidation allowed        stale       from the store; a flight behind it renews the entry
     an identical call is in flight                 coalesced   its answer, from the start, at this caller's pace
-    else                                           miss        a flight of its own, which others may join
+    else                                           miss        goes on by itself or as a flight; others may join
 
-What is stored is the answer at this place on the way up: masked, before restore. A flight that fails lets one of those
-who waited start anew, and the others wait for that one; when it fails too, all get its error. ``stale_if_error`` comes
-before any error that asking again later could cure.
+What is stored is the answer at this place on the way up: masked, before restore. A call or flight that fails
+lets one of those who joined it start anew, and the others wait for that one; when it fails too, all get its error.
+``stale_if_error`` comes before any error that asking again later could cure.
 
 What needs nobody else (a hit in memory, a refusal) is answered at once, by plain functions; what must wait, for Redis
 or for an answer, is a coroutine.
@@ -33,10 +33,10 @@ from proxy.policies.cache.key import Keyer
 from proxy.policies.cache.lru import START
 from proxy.policies.cache.options import CacheOptions
 from proxy.policies.cache.selection import Selection
-from proxy.policy import Policy
+from proxy.policy import Policy, called
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from proxy.below import Below
     from proxy.dialects.base import Dialect
@@ -78,7 +78,7 @@ class Cache(Policy):
         # Whether more than the dialect's word is needed to tell that a call may be cached.
         self._shared = options.store != "memory"
         self._picky = options.max_temperature is not None or not options.tool_calls or self._shared
-        self._flying: dict[bytes, Flight] = {}
+        self._running: dict[bytes, Below] = {}
         self._named: Hashable = None
         self._store: Store | None = None
         self._keys: Keyer | None = None
@@ -136,18 +136,19 @@ class Cache(Policy):
         return {
             "policy": self.label,
             "scope": self.options.scope,
-            "in_flight": len(self._flying),
+            "in_flight": len(self._running),
             **self.figures.shown(),
             **self.store.stats(),
         }
 
     # --- a call --------------------------------------------------------------------------------
 
-    def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer]:
+    def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer | None]:
         dialect, request = exchange.dialect, exchange.request
         document = request.body
         if dialect is None or document is None or dialect.name not in CACHED:
-            return self.pass_by(exchange, below)
+            self.pass_by(exchange)
+            return None
         control = controls.of(request)
         keys = self._keys or self.keys
         frame = keys.frame(exchange, below.digest)
@@ -164,7 +165,8 @@ class Cache(Policy):
                     raise not_cached(why)
                 if exchange.explain is not None:
                     exchange.explain(self.label, f"not cached: {why}")
-                return self.pass_by(exchange, below)
+                self.pass_by(exchange)
+                return None
             if dialect.name == "openai_embeddings":
                 from proxy.policies.cache.items import Items  # noqa: PLC0415 - only for who embeds
 
@@ -189,16 +191,14 @@ class Cache(Policy):
             self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, self._read(name, found))
         )
 
-    async def _ask_further(self, call: Call) -> Answer:
+    async def _ask_further(self, call: Call) -> Answer | None:
         """For a store that has more than memory."""
-        said = self._answer(call, await self.find(call.name))
-        return said if isinstance(said, Answer) else await said
+        return await called(self._answer(call, await self.find(call.name)))
 
-    async def _answer_unpacked(self, call: Call, found: bytes) -> Answer:
-        said = self._answer(call, await self._unpacked(call.name, found))
-        return said if isinstance(said, Answer) else await said
+    async def _answer_unpacked(self, call: Call, found: bytes) -> Answer | None:
+        return await called(self._answer(call, await self._unpacked(call.name, found)))
 
-    def _answer(self, call: Call, entry: Entry | None) -> Later[Answer]:
+    def _answer(self, call: Call, entry: Entry | None) -> Later[Answer | None]:
         """What is known decides. entry: what is stored, fresh or not."""
         exchange, control = call.exchange, call.control
         stale: Entry | None = None
@@ -208,7 +208,8 @@ class Cache(Policy):
             if self.observe:
                 self.figures.would_hit += age < entry.fresh_for
                 exchange.note(self.label, "would have answered from the store")
-                return self.pass_by(exchange, call.below)
+                self.pass_by(exchange)
+                return None
             most = control.max_age
             if age < entry.fresh_for if most is None else age <= min(most, entry.fresh_for):
                 answer = self._serve(call, entry, age)
@@ -226,7 +227,8 @@ class Cache(Policy):
                         self.revalidate(call)
                         return answer
         elif self.observe:
-            return self.pass_by(exchange, call.below)
+            self.pass_by(exchange)
+            return None
         if control.only_cached:
             raise not_cached("nothing fresh is stored for this call")
         if stale is not None and age < stale.fresh_for + self.options.stale_if_error:
@@ -237,7 +239,8 @@ class Cache(Policy):
         error: ProxyError | None = None
         answer: Answer | None = None
         try:
-            answer = await self.fly(call)
+            answer = await called(self.fly(call, back=True))
+            assert answer is not None
             if not curable(answer):
                 return answer
         except ProxyError as failed:
@@ -326,31 +329,30 @@ class Cache(Policy):
 
         work.add_done_callback(compressed)
 
-    # --- flights -------------------------------------------------------------------------------
+    # --- asking the provider -------------------------------------------------------------------
 
-    def pass_by(self, exchange: Exchange, below: Below) -> Awaitable[Answer]:
-        """Through to what is below, for this caller alone."""
+    def pass_by(self, exchange: Exchange) -> None:
+        """On to what is below, as if the cache were not there."""
         self.figures.bypasses += 1
         exchange.cache_status = "bypass"
-        return below.start(shared=False).join(exchange)
 
-    def fly(self, call: Call) -> Awaitable[Answer]:
-        """The answer of a flight: somebody's who asks the same, or one of this call's own. Raises ProxyError."""
-        exchange, control = call.exchange, call.control
-        if not (control.keep and self.options.coalesce):
-            return self._launch(call, found=False).join(exchange)
-        flight = None if control.fetch else self._flying.get(call.name)
-        if flight is None or not flight.joinable:
-            return self._launch(call).join(exchange)
-        return self._follow(call, flight)
+    def fly(self, call: Call, *, back: bool = False) -> Later[Answer | None]:
+        """The answer of somebody who asks the same, or the provider's. None: the call goes on and asks itself, unless
+        ``back``, where what it brings is wanted here. Raises ProxyError."""
+        control = call.control
+        if self.options.coalesce and control.keep and not control.fetch:
+            running = self._running.get(call.name)
+            if running is not None and running.joinable:
+                return self._follow(call, running, back=back)
+        return self._ask(call, back=back)
 
-    async def _follow(self, call: Call, flight: Flight) -> Answer:
+    async def _follow(self, call: Call, running: Below, *, back: bool) -> Answer | None:
         exchange = call.exchange
         again = False
         while True:
             exchange.cache_status = "coalesced"
             try:
-                answer = await forms.joined(flight, call)
+                answer = await forms.joined(running.join(), call)
                 # A refusal may be meant for who started the flight alone.
                 if again or (answer.error is None and not curable(answer)):
                     self.figures.coalesced += 1
@@ -360,51 +362,94 @@ class Cache(Policy):
             except ProxyError:
                 if again:
                     raise
-            # It failed: the first of those who waited finds no flight here and starts one, the others find his.
+            # It failed: the first of those who waited finds nothing here and asks, the others find him.
             again = True
-            found = self._flying.get(call.name)
+            found = self._running.get(call.name)
             if found is None or not found.joinable:
-                return await self._launch(call).join(exchange)
-            flight = found
+                return await called(self._ask(call, back=back))
+            running = found
 
-    def _launch(self, call: Call, *, found: bool = True, deadline: float | None = None) -> Flight:
-        """A flight. found: by others who ask the same."""
-        exchange, keep = call.exchange, call.control.keep
-        if deadline is None:
-            self.figures.misses += 1
-            exchange.cache_status = "miss"
+    def _ask(self, call: Call, *, back: bool) -> Later[Answer | None]:
+        self.figures.misses += 1
+        exchange, below, items = call.exchange, call.below, call.items
+        exchange.cache_status = "miss"
+        if not call.control.keep:
+            if not back:
+                return None
+            return below.start(shared=False, body=None if items is None else items.request).join(exchange)
+        self._asks(call)
+        if back or not below.own_way:
+            return self._launch(call).join(exchange)
+        exchange.local[self] = call
+        below.go_on()
+        return None
+
+    def _asks(self, call: Call) -> None:
+        """From now on others find this call."""
+        exchange = call.exchange
         call.target = exchange.target
         call.tags = (self._keys or self.keys).tags(exchange)
         call.epoch = (self._store or self.store).epoch
-        flight = call.below.start(
-            deadline=deadline,
-            shared=keep,
-            body=None if call.items is None else call.items.request,
-            landed=partial(self._landed, call) if keep else None,
-        )
-        if found:
-            self._flying[call.name] = flight
-        return flight
+        if self.options.coalesce:
+            self._running[call.name] = call.below
+
+    def _launch(self, call: Call, *, deadline: float | None = None) -> Flight:
+        body = None if call.items is None else call.items.request
+        return call.below.start(deadline=deadline, body=body, landed=partial(self._landed, call))
 
     def revalidate(self, call: Call) -> None:
         """Renew what is stored behind the back of a caller who has been served; one flight for all of them."""
-        if call.name not in self._flying:
+        if call.name not in self._running:
+            self._asks(call)
             self._launch(call, deadline=REVALIDATION)
 
+    # --- what the provider said ----------------------------------------------------------------
+
+    def on_landing(self, exchange: Exchange, answer: Answer | None) -> None:
+        call: Call | None = exchange.local.pop(self, None)
+        if call is None:
+            return
+        try:
+            if self._over(call) and answer is not None:
+                self._keep_whole(call, exchange, answer)
+        finally:
+            if answer is not None:
+                call.below.land(answer)
+
+    def on_parting(self, exchange: Exchange) -> Callable[[Flight], None]:
+        return partial(self._landed, exchange.local.pop(self))
+
     def _landed(self, call: Call, flight: Flight) -> None:
-        """A flight is over: nobody joins it any more, and what it brought is stored if it may be."""
-        if self._flying.get(call.name) is flight:
-            del self._flying[call.name]
-        if (self._store or self.store).epoch != call.epoch:  # cleared meanwhile: the answer is from before
+        """A flight is over."""
+        if not self._over(call):
+            return
+        if flight.fan is None:
+            if flight.answer is not None:
+                self._keep_whole(call, flight.exchange, flight.answer)
             return
         options = self.options
-        entry = keeping.entry_of(
+        entry = keeping.stream_entry(
             flight, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
+        )
+        if entry is not None and len(entry.body) <= options.max_entry:
+            self.keep(call.name, entry, call.tags)
+
+    def _over(self, call: Call) -> bool:
+        """Nobody joins it any more. False: the store was cleared meanwhile, and its answer is from before."""
+        if self._running.get(call.name) is call.below:
+            del self._running[call.name]
+        return (self._store or self.store).epoch == call.epoch
+
+    def _keep_whole(self, call: Call, exchange: Exchange, answer: Answer) -> None:
+        options = self.options
+        entry = keeping.whole_entry(
+            exchange, answer, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
         )
         if entry is None:
             return
         if call.items is not None:
-            call.items.keep(flight, call.tags)
+            assert answer.body is not None
+            call.items.keep(answer.body.lenient(), call.tags)
         elif len(entry.body) <= options.max_entry:
             self.keep(call.name, entry, call.tags)
 
