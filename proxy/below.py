@@ -5,8 +5,8 @@
         if running is not None and running.joinable:
             return running.join(exchange)
         self.running[key] = below
-        if below.own_way:
-            return below.go_on()                      # None: the call goes on by itself, and others may join it
+        if below.go_on():
+            return None                               # the call goes on by itself, and others may join it
         return below.start().join(exchange)           # a flight
 
 Nearly every piece of work brings one whole answer to one caller, who does nothing but wait for it. So that caller just
@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from proxy.flight import Flight
-from proxy.loan import fork, lends
+from proxy.loan import fork
 
 if TYPE_CHECKING:
     import asyncio
@@ -90,20 +90,27 @@ class Below:
         """The flight, for another caller who wants the same answer: made for the first of them."""
         flight = self.flight
         if flight is None:
+            request = self.exchange.request
+            if request.body is not None and request.body.edited:
+                request.raw_body = None  # what was received may hold what has been masked
             flight = self.flight = Flight(self.flow, self.chain, self.exchange, None, lent=self._kept)
         return flight
 
     # --- a call that goes on by itself -------------------------------------------------------------
 
-    @property
-    def own_way(self) -> bool:
-        """Whether this call can go on by itself and still be joined."""
-        return not self.chain.edits_request and lends(self.exchange)
-
-    def go_on(self) -> None:
-        """It does. The policy's ``on_landing`` is called with its whole answer, and calls ``land``."""
-        self._kept = len(self.exchange.local)
+    def go_on(self) -> bool:
+        """The call goes on by itself, and can still be joined: the policy's ``on_landing`` is called with its whole
+        answer, and calls ``land``. False: it cannot, and a flight has to do the work."""
+        exchange = self.exchange
+        if self.chain.edits_request or exchange.streaming or exchange.flight_of is not None:
+            return False
+        self._kept = len(exchange.local)
         self.flow.carries = self
+        return True
+
+    def came_again(self) -> None:
+        """The call's answer was found: what is found out about its body is worth remembering."""
+        self._whole.came_again(self.exchange)
 
     def land(self, answer: Answer) -> None:
         """Its whole answer has come to the split, and goes to those who joined. Raises CancelledError when its client

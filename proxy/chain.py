@@ -87,6 +87,8 @@ class Chain:
             self.below = below = Chain(name, steps[split + 1 :], digest=digest, first=self.end, whole=len(steps))
             below.needs_usage = self.needs_usage  # what stands above a split counts, too
             self.through = self._up_from(below)
+            step = steps[split]
+            self.fly = step.policy.on_flight if step.when is None else partial(self._fly_unless_skipped, step.policy)
 
     def _sum_up(self) -> None:
         """What the flow need not even ask: a chain pays only for the phases it has."""
@@ -192,14 +194,17 @@ class Chain:
         exchange.entered = self.end
         return None
 
-    def fly(self, exchange: Exchange, below: Below) -> Later[Answer | None]:
-        """Ask the policy that splits the chain. None: the call goes on through what stands below. What it raises, and
-        what awaiting it raises, goes to ``fall`` unless it is a ProxyError."""
-        step = self.split
-        assert step is not None
-        if exchange.skipped >> (self.end - 1) & 1:
-            return None
-        return step.policy.on_flight(exchange, below)
+    fly: Callable[[Exchange, Below], Later[Answer | None]]
+    """Ask the policy that splits the chain. None: the call goes on through what stands below. What it raises, and what
+    awaiting it raises, goes to ``fall`` unless it is a ProxyError."""
+
+    def _fly_unless_skipped(self, policy: Policy, exchange: Exchange, below: Below) -> Later[Answer | None]:
+        return None if exchange.skipped >> (self.end - 1) & 1 else policy.on_flight(exchange, below)
+
+    def came_again(self, exchange: Exchange) -> None:
+        """The answer of this call was found: its body is worth remembering (``proxy.seen``)."""
+        if self._seen is not None and exchange.seen is None:
+            self._seen.came_again(exchange)
 
     def fall(self, exchange: Exchange, error: Exception) -> None:
         """That policy broke. Raises ProxyError when it is closed; when it is open, the work below is to be done as if

@@ -86,12 +86,15 @@ class Flow:
                 self.answer = flown
                 return self.answer
             assert chain.below is not None and chain.through is not None
-            self.chain = chain.through
-            said = chain.below.down(exchange)
+            lower, self.chain = chain.below, chain.through
             chain = chain.through
-            answer = said if said is None or isinstance(said, Answer) else await said
-            if answer is not None:
-                return answer if answer.source is None or self.carries is None else await self.carries.part(answer)
+            if lower.asks or exchange.timings is not None:
+                said = lower.down(exchange)
+                answer = said if said is None or isinstance(said, Answer) else await said
+                if answer is not None:
+                    return answer if answer.source is None or self.carries is None else await self.carries.part(answer)
+            else:
+                exchange.entered = lower.end
         snapshot = self.snapshot
         total = snapshot.upstreams[exchange.target.upstream].total
         if total is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from proxy.document import Document
 
-__all__ = ["Rider", "fork", "lends", "part", "riders_of"]
+__all__ = ["Rider", "fork", "part", "riders_of"]
 
 
 @runtime_checkable
@@ -36,21 +36,6 @@ class Rider(Protocol):
 def riders_of(exchange: Exchange, above: int | None = None) -> list[Rider]:
     """What policies above a split left for the flight. above: how much of ``local`` is theirs, None for all."""
     return [value for value in islice(exchange.local.values(), above) if hasattr(value, "landed")]
-
-
-def lends(starter: Exchange) -> bool:
-    """Whether this caller can lend its exchange; the body is then ready to go into a flight."""
-    if starter.flight_of is not None or starter.attempts:
-        return False
-    request = starter.request
-    body = request.body
-    if body is not None:
-        streaming = starter._streaming
-        if streaming or (streaming is None and body.was_read and starter.streaming):
-            return False
-        if body.edited:
-            request.raw_body = None  # what was received may hold what has been masked
-    return True
 
 
 def part(mine: Exchange, above: Iterable[Hashable]) -> Exchange:

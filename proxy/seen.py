@@ -5,12 +5,9 @@ before, byte for byte. A policy whose ``on_request`` judges the body alone (``Po
 ``exchange.seen_through`` that these bytes gave it nothing to do; the chain then passes it by when they come again on
 the same path to the same model. A body in which it found something is looked at each time.
 
-The first time a body comes only Python's own quick hash of it is put down (most never come again, and a call that
-misses should not pay for that), the second time what is found out is kept, and from the third on it is used.
-
-What is kept stands under 128 bits that nobody can forge: that hash and another one behind a salt of this process. Both
-are SipHash, keyed by chance; a digest would cost a microsecond, a thirtieth of a hit. (An interpreter that was built
-with a weaker hash makes a digest.)
+Most bodies never come again, and a call that misses should not pay for those that do. So nothing is put down before
+the cache has found a call's answer and says so (``came_again``); the next time what is found out is kept, and from then
+on it is used. What is kept stands under 128 bits that nobody can forge (``proxy.quick_hash``).
 
 Nothing of a body is kept but such hashes of it, the name of its model, and figures. What is remembered stands in two
 generations: when the young one is full, it becomes the old one, whose bodies are forgotten. (To take the oldest out of
@@ -19,11 +16,10 @@ one dictionary, again and again, means to search from its beginning past all tha
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Hashable
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
+
+from proxy.quick_hash import quick_hash
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
@@ -34,10 +30,7 @@ MOST: Final = 8192
 """Bodies remembered by a chain; the older half goes first."""
 LARGEST: Final = 64 * 1024
 """Bytes of a body that is remembered: a larger one is hashed in vain too often."""
-_Key = tuple[Hashable, Hashable, str, str, str | None]
-_SALT: Final = os.urandom(blake2b.SALT_SIZE)
-_KEYED: Final = sys.hash_info.algorithm.startswith("siphash")
-"""Whether Python's own hash is one that is made to withstand who wants two texts to have the same."""
+_Key = tuple[bytes, str, str, str | None]
 
 
 class Seen:
@@ -68,7 +61,7 @@ class SeenBodies:
         return len(self._known) + len(self._known_before)
 
     def of(self, exchange: Exchange) -> Seen | None:
-        """What is known of this call's body, which nobody has edited yet; None when it came for the first time or is
+        """What is known of this call's body, which nobody has edited yet; None when it is not one that comes again, or
         not to be remembered."""
         request = exchange.request
         body = request.body
@@ -79,14 +72,10 @@ class SeenBodies:
             return None
         mark = hash(raw)
         if mark not in self._came:
-            new = mark not in self._came_before
-            if len(self._came) >= self._half:
-                self._came, self._came_before = set(), self._came
-            self._came.add(mark)
-            if new:
+            if mark not in self._came_before:
                 return None
-        mark_too = hash(_SALT + raw) if _KEYED else blake2b(raw, digest_size=16, salt=_SALT).digest()
-        key = (mark, mark_too, request.method, request.path, exchange.target.model)
+            self._came_again(mark)
+        key = (quick_hash(raw), request.method, request.path, exchange.target.model)
         seen = self._known.get(key) or self._remember(key)
         if exchange._streaming is not None:
             seen.model, seen.streaming = exchange._model, exchange._streaming
@@ -95,6 +84,20 @@ class SeenBodies:
         if exchange.estimated_input is None:
             exchange.estimated_input = seen.tokens
         return seen
+
+    def came_again(self, exchange: Exchange) -> None:
+        """This call's answer was found: its body is one that comes again."""
+        body = exchange.request.body
+        if body is None or body.edited:
+            return
+        raw = body.encode()
+        if 0 < len(raw) <= LARGEST:
+            self._came_again(hash(raw))
+
+    def _came_again(self, mark: int) -> None:
+        if len(self._came) >= self._half:
+            self._came, self._came_before = set(), self._came
+        self._came.add(mark)
 
     def _remember(self, key: _Key) -> Seen:
         """Of a body that is not among the young ones."""

@@ -7,11 +7,14 @@ import asyncio
 import aiohttp
 import pytest
 
+from proxy.below import Below
+from proxy.chain import Chain, Step
 from proxy.document import Document
 from proxy.exchange import Attempt, Target
-from proxy.loan import fork, lends, part
+from proxy.flow import Flow
+from proxy.loan import fork, part
 from proxy.policy import Policy
-from proxy.testing import FakeUpstream, chat_answer, events, exchange_builder, hang, reply
+from proxy.testing import FakeUpstream, chat_answer, events, exchange_builder, hang, policy_builder, reply
 
 HERE = __name__
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello, this is ann@corp-mail.net"}]}
@@ -52,14 +55,21 @@ def test_what_policies_above_keep_goes_with_the_caller_who_leaves():
     assert caller.attempts is not mine.attempts
 
 
-def test_who_asks_for_a_stream_or_has_been_in_a_flight_lends_nothing():
-    assert lends(exchange_builder(CHAT))
-    streaming = exchange_builder({**CHAT, "stream": True})
-    assert streaming.streaming
-    assert not lends(streaming)
+class Split(Policy):
+    name = "split"
+    splits = True
+
+
+def below_of(exchange):
+    return Below(Flow(None, exchange), Chain("made", [Step(policy_builder(Split), closed=True)]))
+
+
+def test_who_asks_for_a_stream_or_has_been_in_a_flight_does_not_go_on_by_itself():
+    assert below_of(exchange_builder(CHAT)).go_on()
+    assert not below_of(exchange_builder({**CHAT, "stream": True})).go_on()
     followed = exchange_builder(CHAT)
     followed.flight_of = exchange_builder(CHAT)
-    assert not lends(followed)
+    assert not below_of(followed).go_on()
 
 
 @pytest.mark.parametrize("loan", [True, False])
@@ -68,7 +78,9 @@ def test_what_was_received_does_not_go_into_a_flight_once_it_was_edited(loan):
     exchange.tree["messages"] = []
     exchange.body.touch()
     if loan:
-        assert lends(exchange)
+        below = below_of(exchange)
+        assert below.go_on()
+        assert below.join().exchange is exchange
         assert exchange.request.raw_body is None
     else:
         assert fork(exchange, None, alone=False).request.raw_body is None

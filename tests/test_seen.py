@@ -49,8 +49,18 @@ def chain_of(*policies: Policy, split: bool = True) -> Chain:
 
 
 async def run(chain: Chain, *exchanges: Exchange) -> None:
+    """Calls whose answers a cache finds."""
     for exchange in exchanges:
         await called(chain.down(exchange))
+        chain.came_again(exchange)
+
+
+def look(bodies: SeenBodies, exchange: Exchange) -> Any:
+    """What is known of a call's body; its answer is found."""
+    seen = bodies.of(exchange)
+    if seen is None:
+        bodies.came_again(exchange)
+    return seen
 
 
 async def test_the_same_bytes_are_judged_no_more_when_they_come_for_the_third_time():
@@ -163,32 +173,38 @@ async def test_model_stream_and_estimate_are_known_without_reading_the_body_agai
     assert not again.body.was_read
 
 
+async def test_a_body_whose_answer_is_not_found_is_not_remembered():
+    bodies = SeenBodies()
+    assert [bodies.of(exchange_builder(HELLO)) for _ in range(3)] == [None] * 3
+    assert len(bodies) == 0
+
+
 async def test_the_number_of_bodies_is_bounded_and_the_oldest_goes():
     bodies = SeenBodies(most=4)
     for number in range(9):
-        first, again = (bodies.of(exchange_builder({**HELLO, "n": number})) for _ in range(2))
+        first, again = (look(bodies, exchange_builder({**HELLO, "n": number})) for _ in range(2))
         assert first is None
         assert again is not None
         assert len(bodies) <= 4
-    assert bodies.of(exchange_builder({**HELLO, "n": 8})) is again
+    assert look(bodies, exchange_builder({**HELLO, "n": 8})) is again
     assert bodies.of(exchange_builder({**HELLO, "n": 0})) is None
 
 
 async def test_what_comes_again_and_again_is_not_forgotten():
     bodies = SeenBodies(most=4)
-    bodies.of(exchange_builder(HELLO))
-    popular = bodies.of(exchange_builder(HELLO))
+    look(bodies, exchange_builder(HELLO))
+    popular = look(bodies, exchange_builder(HELLO))
     assert popular is not None
     for number in range(20):
         for _ in range(2):
-            bodies.of(exchange_builder({**HELLO, "n": number}))
-        assert bodies.of(exchange_builder(HELLO)) is popular
+            look(bodies, exchange_builder({**HELLO, "n": number}))
+        assert look(bodies, exchange_builder(HELLO)) is popular
 
 
 async def test_a_large_body_is_not_remembered():
     body = {"model": "m", "messages": [{"role": "user", "content": "x" * LARGEST}]}
     bodies = SeenBodies()
-    assert [bodies.of(exchange_builder(body)) for _ in range(3)] == [None] * 3
+    assert [look(bodies, exchange_builder(body)) for _ in range(3)] == [None] * 3
     assert len(bodies) == 0
 
 
@@ -196,7 +212,7 @@ async def test_nothing_of_a_body_is_kept():
     bodies = SeenBodies()
     for _ in range(3):
         exchange = exchange_builder({"model": "m", "messages": [{"role": "user", "content": "walrus in moonlight"}]})
-        exchange.seen = bodies.of(exchange)
+        exchange.seen = look(bodies, exchange)
         exchange.input_estimate()
         assert exchange.streaming is False
         del exchange

@@ -26,10 +26,10 @@ class Call:
 
     name: of its answer. items: for embeddings, the inputs of the request; ``name`` is then that of all that are
     missing.
-    Of a call that asks the provider, target: what it asks for; tags: of its entry; epoch: the store's at that time.
+    Of a call that asks the provider, target: what it asks for; epoch: the store's at that time.
     """
 
-    __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "tags", "target")
+    __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "target")
 
     def __init__(
         self,
@@ -47,7 +47,6 @@ class Call:
         self.name = name
         self.items = items
         self.target: Target
-        self.tags: bytes
         self.epoch: int
 
 

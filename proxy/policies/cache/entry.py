@@ -26,6 +26,7 @@ USAGE: Final = 4
 TAG: Final = 8
 MAX_TAGS: Final = 40
 _TIMES: Final = struct.Struct(">ddH")
+_FRONTS: Final = [[bytes((MAGIC, flags, tags)) for flags in range(8)] for tags in range(MAX_TAGS + 1)]
 _MOST: Final = 256 * 1024 * 1024
 _PACKED_ON_LOOP: Final = 32 * 1024
 _NO_USAGE: Final = b"null"
@@ -88,7 +89,14 @@ class Entry:
         if len(body) > compress_above:
             body, flags = zlib.compress(body, 1), flags | COMPRESSED
         times = _TIMES.pack(self.stored_at, self.fresh_for, len(meta))
-        return b"".join((bytes((MAGIC, flags, len(tags) // TAG)), tags, times, meta, body))
+        return b"".join((_FRONTS[len(tags) // TAG][flags], tags, times, meta, body))
+
+    @staticmethod
+    def plain(body: bytes, stored_at: float, fresh_for: float, usage: object, tags: bytes) -> bytes:
+        """The same at once for a whole answer that is not compressed. usage: ``(counts, estimated)``, or None."""
+        meta = orjson.dumps(usage)
+        times = _TIMES.pack(stored_at, fresh_for, len(meta))
+        return b"".join((_FRONTS[len(tags) // TAG][0], tags, times, meta, body))
 
     @classmethod
     def decode(cls, data: bytes, start: int = 0) -> Entry:

@@ -65,8 +65,7 @@ class Items:
             await self._look(control.max_age)
         if policy.observe:
             policy.figures.would_hit += len(self.known) == len(set(self.names))
-            policy.pass_by(exchange)
-            return None
+            return policy.pass_by(exchange)
         self._ask_for({name for name in self.names if name not in self.known})
         if not self.missing:
             policy.figures.hits += 1

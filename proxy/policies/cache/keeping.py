@@ -16,11 +16,11 @@ from proxy.stream.sse import Parser
 
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
-    from proxy.dialects.base import Dialect, Finish
+    from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange, Target
     from proxy.flight import Flight
 
-__all__ = ["added_up", "openai_usage", "stream_entry", "whole_entry", "with_usage"]
+__all__ = ["added_up", "openai_usage", "stream_entry", "usage_of", "with_usage", "worth_keeping"]
 
 _CUT: Final = frozenset(
     {
@@ -43,20 +43,27 @@ _CALLS: Final = frozenset({"tool_calls", "function_call", "tool_use"})
 _CUT_OR_CALLS: Final = _CUT | _CALLS
 
 
-def whole_entry(
-    exchange: Exchange, answer: Answer, dialect: Dialect, target: Target, now: float, ttl: float, *, tool_calls: bool
-) -> Entry | None:
-    """What to store of a whole answer; None when it is not stored. target: what was asked for."""
+def worth_keeping(exchange: Exchange, answer: Answer, dialect: Dialect, target: Target, *, tool_calls: bool) -> bool:
+    """Whether a whole answer may be stored. target: what was asked for."""
     body = answer.body
     if answer.status != 200 or answer.error is not None or body is None or not _by(exchange, target):
-        return None
+        return False
     tree = body.lenient()
-    if type(tree) is not dict or tree.get("error") or not _ended_well(body.finish(dialect), tool_calls=tool_calls):
-        return None
-    usage = exchange.usage
+    if type(tree) is not dict or tree.get("error"):
+        return False
+    finish = body.finish(dialect)
+    return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
+
+
+def usage_of(exchange: Exchange) -> tuple[tuple[int, ...], bool] | None:
+    """What an entry says of a call's usage: its counts, and whether they are estimates. None: nobody counted."""
+    usage, served = exchange.usage, exchange.served_by
     if usage is None:
-        return Entry(body.encode(), now, ttl)
-    return Entry(body.encode(), now, ttl, usage.pack(), estimated=usage.estimated)
+        return None
+    bill = None if served is None else served.bill
+    if bill is not None and bill.paid and served is not None and served.usage is usage:
+        return bill.counts, usage.estimated  # packed already
+    return usage.pack(), usage.estimated
 
 
 def stream_entry(
@@ -72,9 +79,9 @@ def stream_entry(
     finish = pipe.finish_reason
     if pipe.error_event is not None or finish is None or finish in (_CUT if tool_calls else _CUT_OR_CALLS):
         return None
-    tree, usage = request.strict(), exchange.usage
-    counts = None if usage is None else usage.pack()
-    entry = Entry(data, now, ttl, counts, estimated=usage is not None and usage.estimated)
+    tree = request.strict()
+    counts, estimated = usage_of(exchange) or (None, False)
+    entry = Entry(data, now, ttl, counts, estimated=estimated)
     entry.events, entry.with_usage = True, dialect.asks_usage(tree)
     # Of several choices the pipe knows the last one's end only.
     if dialect.bound(tree).choices != 1 and added_up(entry, dialect, tool_calls=tool_calls) is None:
@@ -107,10 +114,9 @@ def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> N
 
 
 def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
-    return type(tree) is dict and not tree.get("error") and _ended_well(dialect.finish(tree), tool_calls=tool_calls)
-
-
-def _ended_well(finish: Finish, *, tool_calls: bool) -> bool:
+    if type(tree) is not dict or tree.get("error"):
+        return False
+    finish = dialect.finish(tree)
     return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
 
 

@@ -29,6 +29,8 @@ OVERHEAD: Final = 256
 SLICE: Final = 512
 _SHARD: Final = 2 * 1024 * 1024
 _DEADLINE: Final = struct.Struct(">d")
+_pack_deadline: Final = _DEADLINE.pack
+_EACH: Final = START + OVERHEAD
 _Shard = OrderedDict[bytes, bytes]
 
 
@@ -65,10 +67,10 @@ class ByteLru:
         if found is not None:
             shard.move_to_end(key)
         else:
-            found = self._old[number].pop(key, None)
-            if found is None:
+            old = self._old[number]
+            if key not in old:
                 return None
-            shard[key] = found
+            found = shard[key] = old.pop(key)
         if _DEADLINE.unpack_from(found)[0] <= self._monotonic():
             del shard[key]
             self._forget(key, found)
@@ -91,17 +93,17 @@ class ByteLru:
         made for others."""
         number = key[-1] & self._mask
         young = self._young[number]
-        before = young.pop(key, None) or self._old[number].pop(key, None)
-        if before is not None:
-            self._forget(key, before)
-        cost = len(key) + START + len(value) + OVERHEAD
+        if key in young or key in self._old[number]:
+            self.remove(key)
+        cost = len(key) + len(value) + _EACH
         size = self.bytes + cost
-        if cost > self.max_bytes or self.bytes > self.max_bytes:
+        most = self.max_bytes
+        if size > most and (cost > most or self.bytes > most):
             return False
-        young[key] = _DEADLINE.pack(self._monotonic() + ttl) + value
+        young[key] = _pack_deadline(self._monotonic() + ttl) + value
         self.bytes = size
         self.entries += 1
-        if size > self.max_bytes:
+        if size > most:
             self._trim()
         return True
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.exchange import Exchange
     from proxy.flight import Flight
+    from proxy.policies.cache.control import Control
     from proxy.policies.cache.stores import Store
     from proxy.policy import Later
     from proxy.services import Services
@@ -97,7 +98,7 @@ class Cache(Policy):
     def _use(self, found: Store) -> Store:
         self._store = found
         addresses = {name: upstream.base_url for name, upstream in self.services.config.upstreams.items()}
-        self._keys = Keyer(found.secret, self.options.scope, self.options.vary, addresses)
+        self._keys = Keyer(found.secret, self.options.scope, self.options.vary, addresses, shared=found.far)
         return found
 
     @property
@@ -147,26 +148,22 @@ class Cache(Policy):
         dialect, request = exchange.dialect, exchange.request
         document = request.body
         if dialect is None or document is None or dialect.name not in CACHED:
-            self.pass_by(exchange)
-            return None
+            return self.pass_by(exchange)
         control = controls.of(request)
         keys = self._keys or self.keys
         frame = keys.frame(exchange, below.digest)
-        seen = None if document.edited else exchange.seen
-        asks = frame[1], exchange.target.model
-        known = None if seen is None else seen.facts.get(self)
-        if known is not None and known[0] == asks and not (self._shared and below.unmasked):
-            name: bytes = known[1]  # the same bytes from the same caller: not even parsed
-        else:
+        seen = exchange.seen
+        name: bytes | None = None
+        if seen is not None and not document.edited and not (self._shared and below.unmasked):
+            known = seen.facts.get(self)
+            if known is not None and known[0] == frame[1] and known[1] == exchange.target.model:
+                name = known[2]  # the same bytes from the same caller: not even parsed
+        if name is None:
             tree = document.strict()
-            why = self._unfit(dialect, tree, below)
-            if why is not None:
-                if control.only_cached:
-                    raise not_cached(why)
-                if exchange.explain is not None:
-                    exchange.explain(self.label, f"not cached: {why}")
-                self.pass_by(exchange)
-                return None
+            if self._picky or dialect.stateful(tree):
+                why = self._unfit(dialect, tree, below)
+                if why is not None:
+                    return self._not_cached(exchange, control, why)
             if dialect.name == "openai_embeddings":
                 from proxy.policies.cache.items import Items  # noqa: PLC0415 - only for who embeds
 
@@ -174,22 +171,27 @@ class Cache(Policy):
                 if items is not None:
                     return items.answer(exchange, below, dialect, control)
             name = keys.named(frame, exchange, tree)
-            if seen is not None:
-                seen.facts[self] = asks, name
+            if seen is not None and not document.edited:
+                seen.facts[self] = frame[1], exchange.target.model, name
         if exchange.explain is not None:
             exchange.explain(self.label, f"the entry's key is {name.hex()}")
         call = Call(exchange, below, dialect, control, name)
-        found = None
-        if not control.fetch:
-            store = self._store or self.store
-            found = store.look(name)
-            if found is None and store.far:
-                return self._ask_further(call)
+        store = self._store or self.store
+        found = None if control.fetch else store.look(name)
         if found is None:
+            if store.far and not control.fetch:
+                return self._ask_further(call)
             return self._answer(call, None) if self.observe or control.only_cached else self.fly(call)
         return (
             self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, self._read(name, found))
         )
+
+    def _not_cached(self, exchange: Exchange, control: Control, why: str) -> Answer | None:
+        if control.only_cached:
+            raise not_cached(why)
+        if exchange.explain is not None:
+            exchange.explain(self.label, f"not cached: {why}")
+        return self.pass_by(exchange)
 
     async def _ask_further(self, call: Call) -> Answer | None:
         """For a store that has more than memory."""
@@ -208,14 +210,15 @@ class Cache(Policy):
             if self.observe:
                 self.figures.would_hit += age < entry.fresh_for
                 exchange.note(self.label, "would have answered from the store")
-                self.pass_by(exchange)
-                return None
+                return self.pass_by(exchange)
             most = control.max_age
             if age < entry.fresh_for if most is None else age <= min(most, entry.fresh_for):
                 answer = self._serve(call, entry, age)
                 if answer is not None:
                     self.figures.hits += 1
                     exchange.cache_status = "hit"
+                    if exchange.seen is None:
+                        call.below.came_again()
                     return answer
             elif most is None:
                 stale = entry
@@ -227,8 +230,7 @@ class Cache(Policy):
                         self.revalidate(call)
                         return answer
         elif self.observe:
-            self.pass_by(exchange)
-            return None
+            return self.pass_by(exchange)
         if control.only_cached:
             raise not_cached("nothing fresh is stored for this call")
         if stale is not None and age < stale.fresh_for + self.options.stale_if_error:
@@ -331,19 +333,18 @@ class Cache(Policy):
 
     # --- asking the provider -------------------------------------------------------------------
 
-    def pass_by(self, exchange: Exchange) -> None:
-        """On to what is below, as if the cache were not there."""
+    def pass_by(self, exchange: Exchange) -> Answer | None:
+        """None: on to what is below, as if the cache were not there."""
         self.figures.bypasses += 1
         exchange.cache_status = "bypass"
+        return None
 
     def fly(self, call: Call, *, back: bool = False) -> Later[Answer | None]:
         """The answer of somebody who asks the same, or the provider's. None: the call goes on and asks itself, unless
         ``back``, where what it brings is wanted here. Raises ProxyError."""
-        control = call.control
-        if self.options.coalesce and control.keep and not control.fetch:
-            running = self._running.get(call.name)
-            if running is not None and running.joinable:
-                return self._follow(call, running, back=back)
+        running = self._running.get(call.name)
+        if running is not None and call.control.keep and not call.control.fetch and running.joinable:
+            return self._follow(call, running, back=back)
         return self._ask(call, back=back)
 
     async def _follow(self, call: Call, running: Below, *, back: bool) -> Answer | None:
@@ -378,17 +379,14 @@ class Cache(Policy):
                 return None
             return below.start(shared=False, body=None if items is None else items.request).join(exchange)
         self._asks(call)
-        if back or not below.own_way:
+        if back or not below.go_on():
             return self._launch(call).join(exchange)
         exchange.local[self] = call
-        below.go_on()
         return None
 
     def _asks(self, call: Call) -> None:
         """From now on others find this call."""
-        exchange = call.exchange
-        call.target = exchange.target
-        call.tags = (self._keys or self.keys).tags(exchange)
+        call.target = call.exchange.target
         call.epoch = (self._store or self.store).epoch
         if self.options.coalesce:
             self._running[call.name] = call.below
@@ -432,7 +430,7 @@ class Cache(Policy):
             flight, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
         )
         if entry is not None and len(entry.body) <= options.max_entry:
-            self.keep(call.name, entry, call.tags)
+            self.keep(call.name, entry, self.keys.tags(flight.exchange))
 
     def _over(self, call: Call) -> bool:
         """Nobody joins it any more. False: the store was cleared meanwhile, and its answer is from before."""
@@ -441,17 +439,25 @@ class Cache(Policy):
         return (self._store or self.store).epoch == call.epoch
 
     def _keep_whole(self, call: Call, exchange: Exchange, answer: Answer) -> None:
-        options = self.options
-        entry = keeping.whole_entry(
-            exchange, answer, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
-        )
-        if entry is None:
+        options, dialect = self.options, call.dialect
+        if not keeping.worth_keeping(exchange, answer, dialect, call.target, tool_calls=options.tool_calls):
             return
+        document, tags = answer.body, (self._keys or self.keys).tags(exchange)
+        assert document is not None
         if call.items is not None:
-            assert answer.body is not None
-            call.items.keep(answer.body.lenient(), call.tags)
-        elif len(entry.body) <= options.max_entry:
-            self.keep(call.name, entry, call.tags)
+            call.items.keep(document.lenient(), tags)
+            return
+        body, usage = document.encode(), keeping.usage_of(exchange)
+        size = len(body)
+        if size > options.max_entry:
+            return
+        if size > options.compress_above:
+            counts, estimated = usage or (None, False)
+            self.keep(call.name, Entry(body, self._now(), options.ttl, counts, estimated=estimated), tags)
+            return
+        self.figures.stored += 1
+        data = Entry.plain(body, self._now(), options.ttl, usage, tags)
+        (self._store or self.store).put(call.name, data, options.ttl + self._grace)
 
     # --- what is not cached --------------------------------------------------------------------
 
@@ -459,8 +465,6 @@ class Cache(Policy):
         """Why this call is neither looked up nor stored; None when it is."""
         if dialect.stateful(tree):
             return "it refers to or leaves state at the provider"
-        if not self._picky:
-            return None
         options = self.options
         if options.max_temperature is not None:
             said = tree.get("temperature", 1)
