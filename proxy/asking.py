@@ -13,20 +13,18 @@ one round trip together. It stays as if they had been asked in turn:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ProxyError
 from proxy.policy import Veto, Wait, waits
-from proxy.step import Step, broken
+from proxy.step import broken
 
 if TYPE_CHECKING:
     from proxy.exchange import Attempt, Exchange
+    from proxy.phase import Entry
 
-__all__ = ["Entry", "ask", "ask_together"]
-
-Entry: TypeAlias = tuple[int, Callable[..., Any], Step]
-"""A policy's number in its chain, its hook, and its step."""
+__all__ = ["ask", "ask_together"]
 
 
 async def ask(entry: Entry, exchange: Exchange, attempt: Attempt) -> Veto | Wait | None:

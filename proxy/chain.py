@@ -1,4 +1,4 @@
-"""A chain, compiled at load: for each phase the list of policies that have it, in the order they are called.
+"""A chain, compiled at load: for each phase (``proxy.phase``) the policies that have it, in the order they are called.
 
 Requests go down the list, answers and events come back up it through exactly those policies that
 were entered above the place where the answer arose. A policy whose ``when`` does not hold is not
@@ -29,7 +29,8 @@ from proxy.asking import ask, ask_together
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.lockstep import COMPANY, LONG, Border
-from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, waits
+from proxy.phase import Entry, Phase
+from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, called, waits
 from proxy.seen import SeenBodies
 from proxy.step import Guarded, Step, broken, log_failure
 
@@ -59,12 +60,14 @@ class Chain:
         self.first, self.end = first, first + len(self.steps)
         self._least = COMPANY if max(whole, len(steps)) >= LONG else inf
 
-        # (index, function, step) for every policy that has the phase; going up: innermost first.
+        # Going down: (index, condition, hook, step), where a policy has a condition or the hook.
         self._request = [
             (i, step.when, step.policy.on_request if _has(step.policy, "on_request") else None, step)
             for i, step in enumerate(self.steps, first)
             if _has(step.policy, "on_request") or step.when is not None
         ]
+        # The same where none has a condition.
+        self._ask = None if any(when for _, when, _, _ in self._request) else self._phase("on_request")
         self._attempt = self._phase("on_attempt")
         self._result = self._phase("on_result", up=True)
         self._attempt_end = self._phase("on_attempt_end", up=True)
@@ -101,7 +104,7 @@ class Chain:
         self.attempts = bool(self._attempt or self._result or self._attempt_end)
         self.judges = bool(self._result)
         self.opens_streams = bool(self._stream)
-        self.reads_answer = any(step.policy.reads_answer for _, _, step in self._response)
+        self.reads_answer = any(step.policy.reads_answer for _, _, step in self._response.entries)
 
     def _up_from(self, below: Chain) -> Chain:
         """The chain of one who goes through the split: attempts are the lower part's, the way up is everybody's."""
@@ -111,17 +114,18 @@ class Chain:
         step = self.split
         assert step is not None
         landing = [(self.end - 1, step.policy.on_landing, step)] if _has(step.policy, "on_landing") else []
-        whole._response = [*below._response, *landing, *self._response]
-        whole._stream = [*below._stream, *self._stream]
-        whole._settle = [*below._settle, *self._settle]
-        whole._done = [*below._done, *self._done]
+        whole._response = Phase([*below._response.entries, *landing, *self._response.entries])
+        whole._stream = Phase([*below._stream.entries, *self._stream.entries])
+        whole._settle = Phase([*below._settle.entries, *self._settle.entries])
+        whole._done = Phase([*below._done.entries, *self._done.entries])
         whole._sum_up()
         return whole
 
-    def _phase(self, phase: str, *, up: bool = False) -> list[tuple[int, Any, Step]]:
+    def _phase(self, phase: str, *, up: bool = False) -> Phase:
+        """up: the innermost policy first."""
         steps = enumerate(self.steps, self.first)
         found = [(i, getattr(step.policy, phase), step) for i, step in steps if _has(step.policy, phase)]
-        return found[::-1] if up else found
+        return Phase(found[::-1] if up else found)
 
     @property
     def policies(self) -> list[Policy]:
@@ -145,6 +149,8 @@ class Chain:
         seen = None
         if self._seen is not None:
             exchange.seen = seen = self._seen.of(exchange)
+        if seen is None and self._ask is not None:
+            return self._ask_all(exchange, self._ask)
         left = iter(self._request)
         for index, when, hook, step in left:
             exchange.entered = index
@@ -166,6 +172,25 @@ class Chain:
                 return said  # type: ignore[no-any-return]
         exchange.entered = self.end
         return None
+
+    def _ask_all(self, exchange: Exchange, phase: Phase) -> Later[Answer | None]:
+        """The usual call: no policy has a condition, and nothing is known of the body."""
+        left = iter(phase.hooks)
+        said: Any
+        try:
+            for hook in left:
+                said = hook(exchange)
+                if said is not None:
+                    break
+            else:
+                exchange.entered = self.end
+                return None
+        except Exception as error:
+            said = _raising(error)
+        exchange.entered = phase.called(left)[0]
+        if waits(said):
+            return self._down(exchange, ((index, None, hook, step) for index, hook, step in phase.rest(left, said)))
+        return said  # type: ignore[no-any-return]
 
     async def _down(self, exchange: Exchange, left: Iterable[tuple[int, Any, Any, Step]]) -> Answer | None:
         timings = exchange.timings
@@ -217,30 +242,28 @@ class Chain:
     def begin_attempt(self, exchange: Exchange, attempt: Attempt) -> Later[Veto | Wait | None]:
         """Run on_attempt from the outside in, some side by side (``asking``). ``attempt.entered`` counts those that
         returned, but for the bits in ``attempt.broken``."""
+        phase = self._attempt
+        if exchange.skipped:
+            phase = phase.of(self.end, exchange.skipped)
         if exchange.timings is not None:
-            return self._begin_attempt(exchange, attempt, self._attempt)
-        skipped = exchange.skipped
-        left = iter(self._attempt)
-        for index, hook, step in left:
-            if skipped and skipped >> index & 1:
-                continue
-            said: Any
-            try:
+            return self._begin_attempt(exchange, attempt, phase.entries)
+        left = iter(phase.hooks)
+        said: Any
+        try:
+            for hook in left:
                 said = hook(exchange, attempt)
-            except Exception as error:
-                said = _raising(error)
-            if said is not None:
-                return self._begin_attempt(exchange, attempt, following([(index, _told(said), step)], left))
-            attempt.entered = index + 1
-        attempt.entered = self.end
-        return None
+                if said is not None:
+                    break
+            else:
+                attempt.entered = self.end
+                return None
+        except Exception as error:
+            said = _raising(error)
+        attempt.entered = phase.called(left)[0]
+        return self._begin_attempt(exchange, attempt, phase.rest(left, said))
 
-    async def _begin_attempt(
-        self, exchange: Exchange, attempt: Attempt, left: Iterable[tuple[int, Any, Step]]
-    ) -> Veto | Wait | None:
-        skipped = exchange.skipped
-        timings = exchange.timings
-        entries = [entry for entry in left if not skipped >> entry[0] & 1]
+    async def _begin_attempt(self, exchange: Exchange, attempt: Attempt, left: Iterable[Entry]) -> Veto | Wait | None:
+        entries, timings = list(left), exchange.timings
         if timings is not None:
             entries = [(index, partial(_timed, timings, step.label, hook), step) for index, hook, step in entries]
         for alongside, group in groupby(entries, lambda entry: entry[2].policy.alongside):
@@ -259,23 +282,39 @@ class Chain:
         attempt.entered = self.end
         return None
 
-    async def judge(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Decision | None:
+    def judge(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> Later[Decision | None]:
         """Ask on_result, innermost first: the first decision, but a Retry before a Fallback (rule 2), however the
         chain orders the two."""
-        skipped = exchange.skipped
+        phase = self._result
+        if exchange.skipped:
+            phase = phase.of(self.end, exchange.skipped)
+        left = iter(phase.hooks)
         decision: Decision | None = None
-        for index, hook, step in self._result:
-            if skipped >> index & 1:
-                continue
+        while True:
             try:
-                said = hook(exchange, attempt, verdict)
-                if said is not None and waits(said):
-                    said = await said
+                for hook in left:
+                    said = hook(exchange, attempt, verdict)
+                    if said is not None:
+                        if waits(said):
+                            return self._judge(exchange, attempt, verdict, phase.rest(left, said), decision)
+                        decision = _sooner(decision, said)
+                return decision
+            except Exception as error:
+                log_failure(phase.called(left)[2], "on_result", error, exchange)
+
+    async def _judge(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        verdict: Verdict,
+        left: Iterable[Entry],
+        decision: Decision | None,
+    ) -> Decision | None:
+        for _, hook, step in left:
+            try:
+                decision = _sooner(decision, await called(hook(exchange, attempt, verdict)))
             except Exception as error:
                 log_failure(step, "on_result", error, exchange)
-                continue
-            if said is not None and (decision is None or (isinstance(decision, Fallback) and isinstance(said, Retry))):
-                decision = said
         return decision
 
     def end_attempt(self, exchange: Exchange, attempt: Attempt) -> Awaitable[None] | None:
@@ -284,17 +323,25 @@ class Chain:
         if attempt.ended:
             return None
         attempt.ended = True
-        return self._each(
-            self._attempt_end, "on_attempt_end", attempt.entered, exchange.skipped | attempt.broken, exchange, attempt
-        )
+        phase, skipped = self._attempt_end, exchange.skipped | attempt.broken
+        if skipped or attempt.entered <= phase.last:
+            phase = phase.of(attempt.entered, skipped)
+        left = iter(phase.hooks)
+        while True:
+            try:
+                for hook in left:
+                    said = hook(exchange, attempt)
+                    if said is not None:
+                        return self._wait_each(phase.rest(left, said), "on_attempt_end", exchange, attempt)
+                return None
+            except Exception as error:
+                log_failure(phase.called(left)[2], "on_attempt_end", error, exchange)
 
     def used(self, exchange: Exchange, attempt: Attempt) -> ProxyError | None:
         """Run on_usage, innermost first. An error: the session has to end."""
-        skipped = exchange.skipped | attempt.broken
+        phase = self._usage.of(attempt.entered, exchange.skipped | attempt.broken)
         ends: ProxyError | None = None
-        for index, hook, step in self._usage:
-            if index >= attempt.entered or skipped >> index & 1:
-                continue
+        for _, hook, step in phase.entries:
             try:
                 said: ProxyError | None = hook(exchange, attempt)
             except Exception as error:
@@ -310,32 +357,26 @@ class Chain:
     def up(self, exchange: Exchange, answer: Answer) -> Later[Answer]:
         """Run on_response for a whole answer through the policies entered. A refusal on the way up
         becomes the answer for those above."""
+        phase = self._response
+        if exchange.skipped or exchange.entered <= phase.last:
+            phase = phase.of(exchange.entered, exchange.skipped)
         if exchange.timings is not None:
-            return self._up(exchange, answer, self._response)
-        entered = exchange.entered
-        skipped = exchange.skipped
-        left = iter(self._response)
-        for index, hook, step in left:
-            if index >= entered or skipped >> index & 1:
-                continue
-            changed: Any
-            try:
+            return self._up(exchange, answer, phase.entries)
+        left = iter(phase.hooks)
+        try:
+            for hook in left:
                 changed = hook(exchange, answer)
-            except Exception as error:
-                changed = _raising(error)
-            if changed is not None:
-                if waits(changed):
-                    return self._up(exchange, answer, following([(index, _told(changed), step)], left))
-                answer = changed
+                if changed is not None:
+                    if waits(changed):
+                        return self._up(exchange, answer, phase.rest(left, changed))
+                    answer = changed
+        except Exception as error:
+            return self._up(exchange, answer, phase.rest(left, _raising(error)))
         return answer
 
-    async def _up(self, exchange: Exchange, answer: Answer, left: Iterable[tuple[int, Any, Step]]) -> Answer:
-        entered = exchange.entered
-        skipped = exchange.skipped
+    async def _up(self, exchange: Exchange, answer: Answer, left: Iterable[Entry]) -> Answer:
         timings = exchange.timings
-        for index, hook, step in left:
-            if index >= entered or skipped >> index & 1:
-                continue
+        for _, hook, step in left:
             try:
                 changed: Any
                 if timings is None:
@@ -360,12 +401,11 @@ class Chain:
 
     def open_stages(self, exchange: Exchange, answer: Answer) -> list[Stage]:
         """The stages that this call's stream needs, innermost first. Raises ProxyError when one refuses."""
-        entered = exchange.entered
-        skipped = exchange.skipped
+        phase = self._stream
+        if exchange.skipped or exchange.entered <= phase.last:
+            phase = phase.of(exchange.entered, exchange.skipped)
         stages: list[Stage] = []
-        for index, hook, step in self._stream:
-            if index >= entered or skipped >> index & 1:
-                continue
+        for _, hook, step in phase.entries:
             try:
                 stage = hook(exchange, answer)
             except ProxyError as error:
@@ -382,50 +422,30 @@ class Chain:
 
     def settle(self, exchange: Exchange) -> Awaitable[None] | None:
         """Run on_settle through the policies entered. None: nothing has to be waited for."""
-        return self._each(self._settle, "on_settle", exchange.entered, exchange.skipped, exchange)
+        return self._each(self._settle, "on_settle", exchange)
 
     def done(self, exchange: Exchange) -> Awaitable[None] | None:
         """Run on_done through the policies entered. None: nothing has to be waited for."""
-        return self._each(self._done, "on_done", exchange.entered, exchange.skipped, exchange)
+        return self._each(self._done, "on_done", exchange)
 
-    def _each(
-        self,
-        hooks: Iterable[tuple[int, Any, Step]],
-        phase: str,
-        entered: int,
-        skipped: int,
-        exchange: Exchange,
-        *args: Any,
-    ) -> Awaitable[None] | None:
+    def _each(self, phase: Phase, name: str, exchange: Exchange) -> Awaitable[None] | None:
         """Run what has no say any more: all of it, whatever breaks or is cancelled."""
-        left = iter(hooks)
-        for index, hook, step in left:
-            if index >= entered or skipped >> index & 1:
-                continue
+        if exchange.skipped or exchange.entered <= phase.last:
+            phase = phase.of(exchange.entered, exchange.skipped)
+        left = iter(phase.hooks)
+        while True:
             try:
-                said = hook(exchange, *args)
+                for hook in left:
+                    said = hook(exchange)
+                    if said is not None:
+                        return self._wait_each(phase.rest(left, said), name, exchange)
+                return None
             except Exception as error:
-                log_failure(step, phase, error, exchange)
-                continue
-            if said is not None:
-                return self._wait_each(
-                    following([(index, _told(said), step)], left), phase, entered, skipped, exchange, *args
-                )
-        return None
+                log_failure(phase.called(left)[2], name, error, exchange)
 
-    async def _wait_each(
-        self,
-        left: Iterable[tuple[int, Any, Step]],
-        phase: str,
-        entered: int,
-        skipped: int,
-        exchange: Exchange,
-        *args: Any,
-    ) -> None:
+    async def _wait_each(self, left: Iterable[Entry], name: str, exchange: Exchange, *args: Any) -> None:
         cancelled: asyncio.CancelledError | None = None
-        for index, hook, step in left:
-            if index >= entered or skipped >> index & 1:
-                continue
+        for _, hook, step in left:
             try:
                 said = hook(exchange, *args)
                 if said is not None:
@@ -433,9 +453,15 @@ class Chain:
             except asyncio.CancelledError as error:
                 cancelled = error  # the client left in this very moment: the others still get theirs
             except Exception as error:
-                log_failure(step, phase, error, exchange)
+                log_failure(step, name, error, exchange)
         if cancelled is not None:
             raise cancelled
+
+
+def _sooner(decision: Decision | None, said: Decision | None) -> Decision | None:
+    """The first decision stands, but for a Fallback when another policy says Retry."""
+    retries = isinstance(decision, Fallback) and isinstance(said, Retry)
+    return said if decision is None or retries else decision
 
 
 async def _raising(error: Exception) -> Any:

@@ -111,7 +111,7 @@ async def test_a_retry_comes_before_a_fallback_wherever_it_stands(outer_first):
 
     order = [{"on_result": retry}, {"on_result": fall_back}]
     made = chain(*(order if outer_first else order[::-1]))
-    said = await made.judge(exchange_builder(), Attempt(1, 1, Target("up"), "up", 0.0), Verdict("timeout"))
+    said = await called(made.judge(exchange_builder(), Attempt(1, 1, Target("up"), "up", 0.0), Verdict("timeout")))
     assert said == Retry(1.0)
 
 
@@ -189,7 +189,7 @@ async def test_plain_and_waiting_phases_run_in_the_order_of_the_chain(first, sec
     answer = Answer(200, [], origin="upstream")
     assert await called(made.down(exchange)) is None
     assert await called(made.begin_attempt(exchange, attempt)) is None
-    await made.judge(exchange, attempt, Verdict(None, 200))
+    await called(made.judge(exchange, attempt, Verdict(None, 200)))
     await called(made.end_attempt(exchange, attempt))
     assert await called(made.up(exchange, answer)) is answer
     await called(made.settle(exchange))

@@ -95,7 +95,9 @@ class Attempts:
                     verdict = tried.verdict
                     if verdict.failure is None:
                         if chain.judges:
-                            await chain.judge(exchange, attempt, verdict)
+                            heard: Any = chain.judge(exchange, attempt, verdict)
+                            if heard is not None and waits(heard):
+                                await heard
                         return self._commit(attempt, tried)
                     other = await self._after(attempt, tried, verdict)
                 except BaseException:
@@ -127,7 +129,7 @@ class Attempts:
             self._tries += 1
             # Where one key alone was asked, its answer says more than that no key is left.
             refused = other if len(self._failed_keys) > 1 or tried.answer is None else None
-        decision = await chain.judge(exchange, attempt, verdict)
+        decision = await called(chain.judge(exchange, attempt, verdict))
         if decision is None or not self._replayable():
             return await self._give_up(attempt, tried, refused)
         await self._end(attempt, tried)
@@ -200,9 +202,8 @@ class Attempts:
         error = veto.error
         self._remember(error)
         self._excluded.add(self._target)
-        decision = await self._chain.judge(
-            self._exchange, attempt, Verdict(None, retry_after=error.retry_after, veto=veto, error=error)
-        )
+        verdict = Verdict(None, retry_after=error.retry_after, veto=veto, error=error)
+        decision = await called(self._chain.judge(self._exchange, attempt, verdict))
         if isinstance(decision, Fallback) and decision.target not in self._excluded and self._replayable():
             self._switch(decision.target)
             return None
