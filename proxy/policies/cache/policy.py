@@ -407,12 +407,14 @@ class Cache(Policy):
         call: Call | None = exchange.local.pop(self, None)
         if call is None:
             return
+        fresh = self._over(call)
+        if answer is None:
+            return
         try:
-            if self._over(call) and answer is not None:
+            if fresh:
                 self._keep_whole(call, exchange, answer)
         finally:
-            if answer is not None:
-                call.below.land(answer)
+            call.below.land(answer)
 
     def on_parting(self, exchange: Exchange) -> Callable[[Flight], None]:
         return partial(self._landed, exchange.local.pop(self))

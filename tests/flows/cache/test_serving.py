@@ -215,6 +215,25 @@ async def test_a_download_passes_through_untouched(cached):
             assert answer.headers["x-sidecar-cache"] == "bypass"
 
 
+@pytest.mark.parametrize(
+    ("headers", "fields", "status"),
+    [({"x-sidecar-cache": "no-store"}, {}, "miss"), ({}, {"temperature": 1.5}, "bypass")],
+    ids=["no-store", "unfit"],
+)
+async def test_a_stream_that_nobody_shares_is_its_callers_own(cached, headers, fields, status):
+    """What is masked above is put back, and the call is one call: nothing runs beside it."""
+    async with FakeUpstream(default=events(*chat_events(["Hi <EMAIL_1>"]))) as upstream:
+        caller = await cached(upstream, above=["account", {"pii": {"entities": ["EMAIL"]}}], max_temperature=1)
+        got = await caller.say("I am ann@corp-mail.net", headers=headers, stream=True, **fields)
+        assert got.cache == status
+        assert b"ann@corp-mail.net" not in upstream.calls[0].body
+        assert "ann@corp-mail.net" in got.text
+        await caller.until(lambda: len(caller.proxy.exchanges) == 1)
+        [exchange] = caller.proxy.exchanges
+        assert (exchange.flight_of, len(exchange.attempts), exchange.outcome) == (None, 1, "answered")
+        assert caller.cache.stats()["entries"] == 0
+
+
 async def test_a_large_answer_is_packed_and_served_as_it_came(cached):
     """What takes over a millisecond to pack or unpack is done in a thread."""
     text = "".join(Random(1).choices("abcdefghij klmno", k=400_000))
