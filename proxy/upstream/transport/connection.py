@@ -95,6 +95,11 @@ class Connection(asyncio.Protocol):
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._full = False  # the parser is in the middle of a body that will not come (HEAD, 204, 304)
 
+    @property
+    def usable(self) -> bool:
+        """Whether a call can begin here; one that was given to a call may close before that call wakes up."""
+        return not self._closed
+
     # --- the request ---
 
     def begin(
@@ -102,7 +107,7 @@ class Connection(asyncio.Protocol):
     ) -> asyncio.Future[Incoming]:
         """Send `request`, whose rendered head is `head`. The future's result is the answer with its head complete.
 
-        `deadline` is a loop time or `inf`. Whoever stops waiting for the future calls `give_up`.
+        `deadline` is a loop time or `inf`. Whoever stops waiting for the future calls `leave`.
         """
         incoming = Incoming(self, now, self.calls > 0, self.remote)
         self.calls += 1
@@ -302,8 +307,10 @@ class Connection(asyncio.Protocol):
             incoming.head_at = max(now, incoming.first_byte_at)
             if self._upload is not None:
                 self._stop_upload()
-            if not waiter.done():
-                waiter.set_result(incoming)
+            if waiter.done():
+                self.give_up()  # whoever asked has left in this very turn, and nobody will read this
+                return
+            waiter.set_result(incoming)
         self._stamp = now
 
         piece = None
@@ -427,6 +434,15 @@ class Connection(asyncio.Protocol):
                 return
             read += len(data)
             self.data_received(data)
+
+    def leave(self, waiter: asyncio.Future[Incoming]) -> None:
+        """Whoever waited with ``waiter`` does not any more. Close, if this connection is still at that call: when the
+        two came in the same turn, its answer may be over and the connection another call's."""
+        if not waiter.done() or waiter.cancelled():
+            if self._waiter is waiter:
+                self.give_up()
+        elif waiter.exception() is None:  # (asked for, so that nobody is warned of an error that came meanwhile)
+            self.give_up(waiter.result())
 
     def give_up(self, incoming: Incoming | None = None) -> None:
         """Close at once, telling nobody. With `incoming`, only while that one is the running call."""

@@ -100,18 +100,16 @@ class Pool:
             if not connection.slot_kept:
                 raise
         except BaseException:
-            _settle(waiter)
             if connection.slot_kept:
                 self._free_place()
-            connection.give_up()
+            connection.leave(waiter)
             raise
         connection = await self._dial(loop, times, deadline)
         waiter = connection.begin(request, head, times, deadline, loop.time())
         try:
             answer = await waiter
         except BaseException:
-            _settle(waiter)
-            connection.give_up()
+            connection.leave(waiter)
             raise
         answer.resent = True
         return answer
@@ -138,8 +136,7 @@ class Pool:
         try:
             answer = await waiter
         except BaseException:
-            _settle(waiter)
-            connection.give_up()
+            connection.leave(waiter)
             raise
         return answer, cast(Switching, connection).switched
 
@@ -192,7 +189,9 @@ class Pool:
             raise
         finally:
             timer.cancel()
-        return given if given is not None else await self._dial(loop, times, deadline, kind)
+        if given is None:
+            return await self._dial(loop, times, deadline, kind)
+        return given if given.usable else await self._acquire(loop, times, deadline, kind)
 
     def _waited_enough(self, waiter: asyncio.Future[Connection | None], deadline: float) -> None:
         if self._waiting.pop(waiter, _MISSING) is _MISSING or waiter.done():
@@ -216,7 +215,7 @@ class Pool:
         connection = waiter.result()
         if connection is None:
             self._free_place()
-        else:
+        elif connection.usable:
             self.release(connection, connection.loop.time())
 
     def _free_place(self) -> None:
@@ -338,9 +337,3 @@ class Pool:
 
 
 _MISSING = object()
-
-
-def _settle(waiter: asyncio.Future[Incoming]) -> None:
-    """Take note of an error that came at the same moment as a cancellation, so that nobody is warned of it."""
-    if waiter.done() and not waiter.cancelled():
-        waiter.exception()

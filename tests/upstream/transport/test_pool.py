@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from math import inf
 
 import pytest
 
@@ -165,6 +166,60 @@ async def test_nothing_is_left_after_many_cancelled_calls(world, get, post, coll
     gc.collect()
     left = [o for o in gc.get_objects() if isinstance(o, Connection | Incoming) and id(o) not in before]
     assert len(left) <= 1, left
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_who_leaves_in_the_moment_of_its_answer_leaves_the_connection_to_the_next(
+    world, get, monkeypatch, moment
+):
+    """The answer and the cancellation come in one turn of the loop; the connection is another call's already when the
+    one who left wakes up."""
+    gate, others = asyncio.Event(), []
+    received = Connection.data_received
+
+    def taken(connection, now):
+        release(connection, now)
+        if moment == "after" and not others:
+            first.cancel()
+            kept = pool._idle.pop()
+            others.append(kept.begin(get(), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", pool.timeouts, inf, now))
+
+    pool = world.pool(await world.upstream(_gated(gate)), limits=Limits(max_connections=1))
+    release = pool.release
+    monkeypatch.setattr(pool, "release", taken)
+    if moment == "before":
+        monkeypatch.setattr(Connection, "data_received", lambda self, data: (first.cancel(), received(self, data))[1])
+    first = asyncio.ensure_future(pool.send(get()))
+    await _until(lambda: pool.busy == 1 and world.open == 1)
+    if moment == "before":
+        others.append(asyncio.ensure_future(pool.send(get())))
+        await _until(lambda: pool.waiting == 1)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    monkeypatch.setattr(Connection, "data_received", received)
+    async with asyncio.timeout(5):
+        assert await (await others[0]).read() == b"hello"
+
+
+async def test_a_connection_that_closed_before_its_next_call_woke_up_is_not_used(world, get, monkeypatch):
+    gate = asyncio.Event()
+    pool = world.pool(await world.upstream(_gated(gate)), limits=Limits(max_connections=1))
+    first, second = asyncio.ensure_future(pool.send(get())), asyncio.ensure_future(pool.send(get()))
+    await _until(lambda: pool.busy == 1 and pool.waiting == 1)
+    release = pool.release
+
+    def and_close(connection, now):
+        release(connection, now)
+        if not second.done():
+            connection.close()
+
+    monkeypatch.setattr(pool, "release", and_close)
+    gate.set()
+    async with asyncio.timeout(5):
+        assert await (await first).read() == b"hello"
+        assert await (await second).read() == b"hello"
+    assert pool.dialled == 2
 
 
 @pytest.mark.parametrize("stage", ["head", "read"])
