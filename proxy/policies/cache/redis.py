@@ -43,6 +43,8 @@ PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 PENDING_BYTES: Final = 32 * 1024 * 1024
 """Entries on their way to Redis at most; what comes beyond is dropped."""
 _WRITE_TIMEOUT: Final = 1.0
+_SHORTEST: Final = 0.001
+"""Seconds: Redis refuses to keep anything for less."""
 _BATCH: Final = 500
 _BEFORE: Final = bytes(START)
 _HEAD: Final = 3 + MAX_TAGS * TAG
@@ -132,6 +134,8 @@ class RedisStore:
         return max(0.0, left / 1000) if isinstance(left, int) else 0.0
 
     def put(self, key: bytes, entry: bytes, ttl: float) -> None:
+        if ttl < _SHORTEST:
+            return
         if not self.up or self._pending_bytes + len(entry) > PENDING_BYTES:
             self.dropped += 1
             return

@@ -88,6 +88,18 @@ async def test_an_entry_on_its_way_is_already_there(redis):
     await store.close()
 
 
+@pytest.mark.parametrize("ttl", [0.0, 0.0009, 0.001])
+async def test_an_entry_that_is_as_good_as_over_does_not_make_redis_look_gone(redis, ttl):
+    store = RedisStore(redis.url, "test", ())
+    await store.start()
+    store.put(KEY, Entry(b"{}", 0, 60).encode(), ttl)
+    async with asyncio.timeout(5):
+        while store._pending:
+            await asyncio.sleep(0.005)
+    assert (store.up, store.errors) == (True, 0)
+    await store.close()
+
+
 async def test_a_namespace_is_demanded_and_aiocaches_clear_refused():
     with pytest.raises(ValueError, match="needs a namespace"):
         SharedCache("redis://127.0.0.1:1/0", "")
