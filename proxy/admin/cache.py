@@ -76,9 +76,9 @@ def add_routes(application: web.Application, app: App) -> None:
         count = 0
         done: set[int] = set()
         for _, policy in _caches(app):
-            if id(policy.store) in done:  # several chains share one store
+            if id(policy.shelf.store) in done:  # several chains share one store
                 continue
-            done.add(id(policy.store))
+            done.add(id(policy.shelf.store))
             count += await policy.clear(**selection)
         log.warning("cache cleared by hand", extra={"entries": count})
         return answer({"cleared": count})

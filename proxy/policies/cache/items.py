@@ -55,8 +55,8 @@ class Items:
         items = embeddings.batch_of(tree)
         if items is None:
             return None
-        base = policy.keys.name(exchange, {key: value for key, value in tree.items() if key != "input"}, digest)
-        return cls(policy, tree, items, [policy.keys.part(base, item) for item in items])
+        base = policy.shelf.keys.name(exchange, {key: value for key, value in tree.items() if key != "input"}, digest)
+        return cls(policy, tree, items, [policy.shelf.keys.part(base, item) for item in items])
 
     async def answer(self, exchange: Exchange, below: Below, dialect: Dialect, control: Control) -> Answer | None:
         """The whole answer, of parts from the store and from the provider. None: the provider is asked for all."""
@@ -119,26 +119,26 @@ class Items:
         policy = self._policy
         now, ttl = policy.services.clock.now(), policy.options.ttl
         for name, part in parts[:_AT_ONCE]:
-            policy.keep(name, embeddings.entry_of(part, now, ttl), tags)
+            policy.shelf.keep(name, embeddings.entry_of(part, now, ttl), tags)
         if len(parts) > _AT_ONCE:
             asyncio.get_running_loop().call_soon(self._keep, parts[_AT_ONCE:], tags)
 
     @property
     def _name(self) -> bytes:
         """The name of the request for what is missing."""
-        return self._policy.keys.part(b"batch", [self.names[place].hex() for place in self.missing])
+        return self._policy.shelf.keys.part(b"batch", [self.names[place].hex() for place in self.missing])
 
     async def _look(self, max_age: float | None) -> None:
         policy = self._policy
         names = list(dict.fromkeys(self.names))
         for start in range(0, len(names), _AT_ONCE):
             some = names[start : start + _AT_ONCE]
-            if policy.store.far:
-                for name, entry in zip(some, await asyncio.gather(*map(policy.find, some)), strict=True):
+            if policy.shelf.store.far:
+                for name, entry in zip(some, await asyncio.gather(*map(policy.shelf.find, some)), strict=True):
                     self._found(name, entry, max_age)
             else:
                 for name in some:
-                    self._found(name, await policy.find(name), max_age)
+                    self._found(name, await policy.shelf.find(name), max_age)
             if start + _AT_ONCE < len(names):
                 await asyncio.sleep(0)
 
@@ -148,7 +148,7 @@ class Items:
         try:
             part = embeddings.part_of(entry)
         except EntryError:
-            self._policy.damaged(name)
+            self._policy.shelf.damaged(name)
             return
         age = max(0.0, self._policy.services.clock.now() - entry.stored_at)
         if (age < entry.fresh_for) if max_age is None else age <= min(max_age, entry.fresh_for):

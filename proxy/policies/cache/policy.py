@@ -18,7 +18,6 @@ or for an answer, is a coroutine.
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -27,23 +26,23 @@ from proxy.exchange import Answer
 from proxy.policies.cache import control as controls
 from proxy.policies.cache import forms, keeping, serve, stores
 from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
-from proxy.policies.cache.entry import Entry, EntryError, packed
+from proxy.policies.cache.entry import packed
 from proxy.policies.cache.figures import Figures
-from proxy.policies.cache.key import Keyer
 from proxy.policies.cache.lru import START
 from proxy.policies.cache.options import CacheOptions
 from proxy.policies.cache.selection import Selection
+from proxy.policies.cache.shelf import Shelf
 from proxy.policy import Policy, called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Mapping
 
     from proxy.below import Below
     from proxy.dialects.base import Dialect
     from proxy.exchange import Exchange
     from proxy.flight import Flight
     from proxy.policies.cache.control import Control
-    from proxy.policies.cache.stores import Store
+    from proxy.policies.cache.entry import Entry
     from proxy.policy import Later
     from proxy.services import Services
 
@@ -52,8 +51,6 @@ __all__ = ["Cache"]
 CACHED: Final = frozenset(
     {"openai_chat", "openai_completions", "openai_responses", "anthropic_messages", "openai_embeddings"}
 )
-ON_LOOP: Final = 96 * 1024
-"""Bytes that are compressed on the loop (under 1 ms); more is left to a thread."""
 REVALIDATION: Final = 300.0
 """Seconds that a revalidation may take: nobody waits for it, so nobody else would end it."""
 
@@ -73,46 +70,19 @@ class Cache(Policy):
         super().__init__(options, services, label=label, observe=observe)
         stores.check(options, services)
         self.figures = Figures()
+        self.shelf = Shelf(options, services, self.figures)
         self._now = services.clock.now
-        self._grace = max(options.stale_if_error, options.stale_while_revalidate)
         self._new_ids = options.ids == "new"
         # Whether more than the dialect's word is needed to tell that a call may be cached.
         self._shared = options.store != "memory"
         self._picky = options.max_temperature is not None or not options.tool_calls or self._shared
         self._running: dict[bytes, Below] = {}
-        self._named: Hashable = None
-        self._store: Store | None = None
-        self._keys: Keyer | None = None
-
-    # --- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        self._named, found = await stores.acquire(self.options, self.services)
-        self._use(found)
+        await self.shelf.start()
 
     async def stop(self) -> None:
-        if self._named is not None:
-            named, self._named = self._named, None
-            await stores.release(named)
-
-    def _use(self, found: Store) -> Store:
-        self._store = found
-        addresses = {name: upstream.base_url for name, upstream in self.services.config.upstreams.items()}
-        self._keys = Keyer(found.secret, self.options.scope, self.options.vary, addresses, shared=found.far)
-        return found
-
-    @property
-    def store(self) -> Store:
-        """Where entries are kept."""
-        return self._store or self._use(stores.open_now(self.options, self.services))
-
-    @property
-    def keys(self) -> Keyer:
-        """What names entries and their tags."""
-        if self._keys is None:
-            self._use(stores.open_now(self.options, self.services))
-        assert self._keys is not None
-        return self._keys
+        await self.shelf.stop()
 
     # --- for the admin port --------------------------------------------------------------------
 
@@ -128,8 +98,8 @@ class Cache(Policy):
 
         An answer that is under way meanwhile is given to who waits for it and not stored.
         """
-        return await self.store.clear(
-            Selection.of(self.keys, model=model, project=project, tags=tags, key_prefix=key_prefix)
+        return await self.shelf.store.clear(
+            Selection.of(self.shelf.keys, model=model, project=project, tags=tags, key_prefix=key_prefix)
         )
 
     def stats(self) -> dict[str, Any]:
@@ -139,7 +109,7 @@ class Cache(Policy):
             "scope": self.options.scope,
             "in_flight": len(self._running),
             **self.figures.shown(),
-            **self.store.stats(),
+            **self.shelf.store.stats(),
         }
 
     # --- a call --------------------------------------------------------------------------------
@@ -150,8 +120,8 @@ class Cache(Policy):
         if dialect is None or document is None or dialect.name not in CACHED:
             return self.pass_by(exchange)
         control = controls.of(request)
-        keys = self._keys or self.keys
-        frame = keys.frame(exchange, below.digest)
+        shelf = self.shelf
+        frame = shelf.keys.frame(exchange, below.digest)
         seen = exchange.seen
         name: bytes | None = None
         if seen is not None and not document.edited and not (self._shared and below.unmasked):
@@ -170,20 +140,20 @@ class Cache(Policy):
                 items = Items.of(self, exchange, tree, below.digest)
                 if items is not None:
                     return items.answer(exchange, below, dialect, control)
-            name = keys.named(frame, exchange, tree)
+            name = shelf.keys.named(frame, exchange, tree)
             if seen is not None and not document.edited:
                 seen.facts[self] = frame[1], exchange.target.model, name
         if exchange.explain is not None:
             exchange.explain(self.label, f"the entry's key is {name.hex()}")
         call = Call(exchange, below, dialect, control, name)
-        store = self._store or self.store
+        store = shelf.store
         found = None if control.fetch else store.look(name)
         if found is None:
             if store.far and not control.fetch:
                 return self._ask_further(call)
             return self._answer(call, None) if self.observe or control.only_cached else self.fly(call)
         return (
-            self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, self._read(name, found))
+            self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, shelf.read(name, found))
         )
 
     def _not_cached(self, exchange: Exchange, control: Control, why: str) -> Answer | None:
@@ -195,10 +165,10 @@ class Cache(Policy):
 
     async def _ask_further(self, call: Call) -> Answer | None:
         """For a store that has more than memory."""
-        return await called(self._answer(call, await self.find(call.name)))
+        return await called(self._answer(call, await self.shelf.find(call.name)))
 
     async def _answer_unpacked(self, call: Call, found: bytes) -> Answer | None:
-        return await called(self._answer(call, await self._unpacked(call.name, found)))
+        return await called(self._answer(call, await self.shelf.unpacked(call.name, found)))
 
     def _answer(self, call: Call, entry: Entry | None) -> Later[Answer | None]:
         """What is known decides. entry: what is stored, fresh or not."""
@@ -264,38 +234,6 @@ class Cache(Policy):
         assert answer is not None
         return answer
 
-    # --- the store -----------------------------------------------------------------------------
-
-    async def find(self, name: bytes) -> Entry | None:
-        """The entry of this name; one that cannot be read is removed."""
-        store = self._store or self.store
-        found = store.look(name)
-        if found is None:
-            found = await store.fetch(name) if store.far else None
-            if found is None:
-                return None
-        return await self._unpacked(name, found) if packed(found, START) else self._read(name, found)
-
-    def _read(self, name: bytes, found: bytes) -> Entry | None:
-        try:
-            return Entry.decode(found, START)
-        except EntryError:
-            self.damaged(name)
-            return None
-
-    async def _unpacked(self, name: bytes, found: bytes) -> Entry | None:
-        """The same for an entry that may be many times as large as it lies there."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(None, Entry.decode, found, START)
-        except EntryError:
-            self.damaged(name)
-            return None
-
-    def damaged(self, name: bytes) -> None:
-        """An entry that cannot be read is a miss and goes."""
-        self.figures.damaged += 1
-        self.store.remove(name)
-
     def _serve(self, call: Call, entry: Entry, age: float) -> Answer | None:
         exchange, came_as_events = call.exchange, entry.events
         try:
@@ -303,33 +241,12 @@ class Cache(Policy):
             answer = serve.answer(exchange, call.dialect, entry, age, new_ids=self._new_ids)
         except ValueError:
             exchange.saved_usage = None
-            self.damaged(call.name)
+            self.shelf.damaged(call.name)
             return None
         if came_as_events and not entry.events:
             # Added up for this caller: kept so for the next, who most likely asks in the same way.
-            self.keep(call.name, entry, self.keys.tags(exchange), age)
+            self.shelf.keep(call.name, entry, self.shelf.keys.tags(exchange), age)
         return answer
-
-    def keep(self, name: bytes, entry: Entry, tags: bytes, age: float = 0.0) -> None:
-        """Store an entry. age: how old it is already."""
-        left = entry.fresh_for + self._grace - age
-        if left <= 0:
-            return
-        self.figures.stored += not age
-        above = self.options.compress_above
-        size = len(entry.body)
-        store = self._store or self.store
-        if size <= above or size <= ON_LOOP:
-            store.put(name, entry.encode(tags, compress_above=above), left)
-            return
-        work = asyncio.get_running_loop().run_in_executor(None, lambda: entry.encode(tags, compress_above=above))
-        epoch = store.epoch
-
-        def compressed(done: asyncio.Future[bytes]) -> None:
-            if not done.cancelled() and done.exception() is None and store.epoch == epoch:
-                store.put(name, done.result(), left)
-
-        work.add_done_callback(compressed)
 
     # --- asking the provider -------------------------------------------------------------------
 
@@ -387,7 +304,7 @@ class Cache(Policy):
     def _asks(self, call: Call) -> None:
         """From now on others find this call."""
         call.target = call.exchange.target
-        call.epoch = (self._store or self.store).epoch
+        call.epoch = self.shelf.store.epoch
         if self.options.coalesce:
             self._running[call.name] = call.below
 
@@ -432,34 +349,24 @@ class Cache(Policy):
             flight, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
         )
         if entry is not None and len(entry.body) <= options.max_entry:
-            self.keep(call.name, entry, self.keys.tags(flight.exchange))
+            self.shelf.keep(call.name, entry, self.shelf.keys.tags(flight.exchange))
 
     def _over(self, call: Call) -> bool:
         """Nobody joins it any more. False: the store was cleared meanwhile, and its answer is from before."""
         if self._running.get(call.name) is call.below:
             del self._running[call.name]
-        return (self._store or self.store).epoch == call.epoch
+        return self.shelf.store.epoch == call.epoch
 
     def _keep_whole(self, call: Call, exchange: Exchange, answer: Answer) -> None:
-        options, dialect = self.options, call.dialect
-        if not keeping.worth_keeping(exchange, answer, dialect, call.target, tool_calls=options.tool_calls):
+        tool_calls = self.options.tool_calls
+        if not keeping.worth_keeping(exchange, answer, call.dialect, call.target, tool_calls=tool_calls):
             return
-        document, tags = answer.body, (self._keys or self.keys).tags(exchange)
+        document = answer.body
         assert document is not None
-        if call.items is not None:
-            call.items.keep(document.lenient(), tags)
-            return
-        body, usage = document.encode(), keeping.usage_of(exchange)
-        size = len(body)
-        if size > options.max_entry:
-            return
-        if size > options.compress_above:
-            counts, estimated = usage or (None, False)
-            self.keep(call.name, Entry(body, self._now(), options.ttl, counts, estimated=estimated), tags)
-            return
-        self.figures.stored += 1
-        data = Entry.plain(body, self._now(), options.ttl, usage, tags)
-        (self._store or self.store).put(call.name, data, options.ttl + self._grace)
+        if call.items is None:
+            self.shelf.keep_whole(call.name, exchange, document)
+        else:
+            call.items.keep(document.lenient(), self.shelf.keys.tags(exchange))
 
     # --- what is not cached --------------------------------------------------------------------
 

@@ -241,13 +241,13 @@ async def test_a_large_answer_is_packed_and_served_as_it_came(cached):
         caller = await cached(upstream)
         first = await caller.say()
         await caller.until(lambda: caller.cache.stats()["entries"] == 1)
-        [(name, data)] = [pair for shard in caller.cache.store.lru.scan() for pair in shard]
+        [(name, data)] = [pair for shard in caller.cache.shelf.store.lru.scan() for pair in shard]
         assert 32 * 1024 < len(data) < 300_000
         again, streamed = await caller.say(), await caller.say(stream=True)
         assert (again.cache, again.text) == ("hit", first.text)
         said = [event for event in collect_sse(streamed.text.encode()) if isinstance(event, dict)]
         assert "".join(event["choices"][0]["delta"].get("content") or "" for event in said) == text
-        caller.cache.store.lru.put(name, data[8:-20], 100)
+        caller.cache.shelf.store.lru.put(name, data[8:-20], 100)
         assert (await caller.say()).cache == "miss"
         assert caller.cache.stats()["damaged"] == 1
         assert len(upstream.calls) == 2

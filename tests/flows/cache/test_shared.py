@@ -39,7 +39,7 @@ async def keys(redis) -> list[bytes]:
 
 async def settled(caller) -> None:
     """Until what is written in the background has been written."""
-    store = caller.cache.store
+    store = caller.cache.shelf.store
     await caller.until(lambda: not (getattr(store, "behind", store)._pending))
 
 

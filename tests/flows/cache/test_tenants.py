@@ -85,7 +85,7 @@ async def test_a_masked_value_is_no_part_of_the_question_and_each_gets_its_own_b
         assert streamed.cache == "hit"
         assert "eve@example.com" in streamed.text
         assert b"@example.com" not in upstream.calls[0].body
-        for shard in caller.cache.store.lru.scan():
+        for shard in caller.cache.shelf.store.lru.scan():
             assert all(b"@example.com" not in data for _, data in shard)
 
 
@@ -107,7 +107,7 @@ async def test_entries_are_cleared_by_model_project_tag_and_key(cached):
         assert await cache.clear(model="gpt-4o", project="red") == 1
         assert await cache.clear(project="blue") == 0
         assert await cache.clear(tags={"team": "a"}) == 1
-        [name] = [name for shard in cache.store.lru.scan() for name, _ in shard]
+        [name] = [name for shard in cache.shelf.store.lru.scan() for name, _ in shard]
         assert await cache.clear(key_prefix=("0" if name.hex()[0] != "0" else "1")) == 0
         assert await cache.clear(key_prefix=name.hex()[:6]) == 1
         await caller.say("again")
@@ -140,7 +140,7 @@ async def test_clears_and_calls_at_once_leave_a_store_that_adds_up(cached):
             await caller.cache.clear(**({} if number % 3 else {"model": "gpt-4o"}))
 
         await asyncio.gather(*(clear(n) if n % 10 == 0 else ask(n) for n in range(300)))
-        lru = caller.cache.store.lru
+        lru = caller.cache.shelf.store.lru
         entries = [pair for shard in lru.scan() for pair in shard]
         assert lru.entries == len(entries)
         await caller.cache.clear()
@@ -164,9 +164,9 @@ async def test_an_entry_that_cannot_be_read_is_a_miss_and_goes(cached):
         caller = await cached(upstream)
         await caller.say()
         cache = caller.cache
-        [(name, data)] = [pair for shard in cache.store.lru.scan() for pair in shard]
+        [(name, data)] = [pair for shard in cache.shelf.store.lru.scan() for pair in shard]
         for damage in (b"", b"\xce", data[8:40], b"\x00" * 50, data[8:-20]):
-            cache.store.lru.put(name, damage, 100)
+            cache.shelf.store.lru.put(name, damage, 100)
             got = await caller.say(stream=damage == data[8:-20])
             assert got.status == 200
             assert got.cache == "miss"

@@ -15,15 +15,15 @@ async def test_a_reload_keeps_what_was_stored():
     services = services_builder()
     old = policy_builder(Cache, {"ttl": "1h"}, services=services)
     await old.start()
-    old.keep(b"n" * 16, Entry(b"{}", services.clock.now(), 60), b"")
+    old.shelf.keep(b"n" * 16, Entry(b"{}", services.clock.now(), 60), b"")
     new = policy_builder(Cache, {"ttl": "2h"}, services=services)
     await new.start()
     await old.stop()
-    assert await new.find(b"n" * 16) is not None
+    assert await new.shelf.find(b"n" * 16) is not None
     await new.stop()
     again = policy_builder(Cache, {"ttl": "1h"}, services=services)
     await again.start()
-    assert await again.find(b"n" * 16) is None
+    assert await again.shelf.find(b"n" * 16) is None
     await again.stop()
 
 
