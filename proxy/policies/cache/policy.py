@@ -259,8 +259,9 @@ class Cache(Policy):
     def fly(self, call: Call, *, back: bool = False) -> Later[Answer | None]:
         """The answer of somebody who asks the same, or the provider's. None: the call goes on and asks itself, unless
         ``back``, where what it brings is wanted here. Raises ProxyError."""
+        control = call.control
         running = self._running.get(call.name)
-        if running is not None and call.control.keep and not call.control.fetch and running.joinable:
+        if running is not None and self.options.coalesce and control.keep and not control.fetch and running.joinable:
             return self._follow(call, running, back=back)
         return self._ask(call, back=back)
 
@@ -295,17 +296,17 @@ class Cache(Policy):
             if not back:
                 return None
             return below.start(shared=False, body=None if items is None else items.request).join(exchange)
-        self._asks(call)
+        self._asks(call, found=self.options.coalesce)
         if back or not below.go_on():
             return self._launch(call).join(exchange)
         exchange.local[self] = call
         return None
 
-    def _asks(self, call: Call) -> None:
-        """From now on others find this call."""
+    def _asks(self, call: Call, *, found: bool) -> None:
+        """This call is about to ask. found: by others who ask the same."""
         call.target = call.exchange.target
         call.epoch = self.shelf.store.epoch
-        if self.options.coalesce:
+        if found:
             self._running[call.name] = call.below
 
     def _launch(self, call: Call, *, deadline: float | None = None) -> Flight:
@@ -315,7 +316,7 @@ class Cache(Policy):
     def revalidate(self, call: Call) -> None:
         """Renew what is stored behind the back of a caller who has been served; one flight for all of them."""
         if call.name not in self._running:
-            self._asks(call)
+            self._asks(call, found=True)
             self._launch(call, deadline=REVALIDATION)
 
     # --- what the provider said ----------------------------------------------------------------

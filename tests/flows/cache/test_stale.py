@@ -74,9 +74,10 @@ async def test_followers_of_a_failed_flight_get_the_stale_answer_too(cached):
         assert len(upstream.calls) <= 3
 
 
-async def test_a_stale_answer_is_given_at_once_and_renewed_once_behind_it(cached):
+@pytest.mark.parametrize("coalesce", [True, False])
+async def test_a_stale_answer_is_given_at_once_and_renewed_once_behind_it(cached, coalesce):
     async with FakeUpstream(reply(chat_answer("old")), reply(chat_answer("new"), delay=0.6)) as upstream:
-        caller = await cached(upstream, ttl="1s", stale_while_revalidate="1h")
+        caller = await cached(upstream, ttl="1s", stale_while_revalidate="1h", coalesce=coalesce)
         await caller.say()
         await asyncio.sleep(1.01)
         got = await asyncio.gather(*(caller.say() for _ in range(5)))
