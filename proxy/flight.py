@@ -195,8 +195,8 @@ class Flight:
     # --- aboard a call that goes by itself -----------------------------------------------------------
 
     def land(self, answer: Answer) -> None:
-        """That call has brought a whole answer. Raises CancelledError when its client is gone, who is the only one it
-        does not matter to."""
+        """That call has brought a whole answer. Raises CancelledError when its client has left: it went on for the
+        others alone."""
         here = self._aboard
         self._over = True
         self._hand_over(answer)
