@@ -92,16 +92,17 @@ async def test_the_first_leaves_and_a_follower_stays_one_call_reached_an_upstrea
 
 
 async def test_who_left_before_anything_was_sent_is_no_call(cached):
-    """The flight still waits for a turn when its only caller leaves."""
+    """The call still waits for a turn when its client leaves."""
     async with FakeUpstream(hang()) as up:
         caller = await cached(up, above=ACCOUNT, below=[{"shed_load": {"max_in_flight": 1, "queue": 5}}])
-        waiting = [asyncio.create_task(caller.say(text)) for text in ("one", "two")]
-        await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
+        sent = asyncio.create_task(caller.say("one"))
         await up.call()
-        await leave(waiting[1])
+        waits = asyncio.create_task(caller.say("two"))
+        await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
+        await leave(waits)
         await caller.until(lambda: len(rows(caller)[0]) == 1)
         assert sums(caller).calls == 0
-        await leave(waiting[0])
+        await leave(sent)
         await settled(caller)
         assert sums(caller).calls == 1
 
