@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.document import Document
     from proxy.exchange import Answer
     from proxy.flow import Flow
+    from proxy.policy import Policy
 
 __all__ = ["Below"]
 
@@ -59,6 +60,13 @@ class Below:
             step.policy.protects and step.policy.edits_request and (step.policy.observe or skipped >> index & 1)
             for index, step in enumerate(self._whole.steps)
         )
+
+    @property
+    def _splits(self) -> Policy:
+        """The policy that splits the chain."""
+        step = self._whole.split
+        assert step is not None
+        return step.policy
 
     # --- a flight ----------------------------------------------------------------------------------
 
@@ -123,17 +131,13 @@ class Below:
     def part(self, answer: Answer) -> Awaitable[Answer]:
         """Its answer is a stream: from here on it is a flight's, and the call a subscriber."""
         self.flow.carries = None
-        step = self._whole.split
-        assert step is not None
-        return self.join().take_over(answer, self._whole, step.policy.on_parting(self.exchange))
+        return self.join().take_over(answer, self._whole, self._splits.on_parting(self.exchange))
 
     def lose(self) -> None:
         """It ends, and there was no answer."""
         self.flow.carries = None
         self._over = True
-        step = self._whole.split
-        assert step is not None
-        step.policy.on_landing(self.exchange, None)
+        self._splits.on_landing(self.exchange, None)
         if self.flight is not None:
             self.flight.lose()
 

@@ -29,7 +29,7 @@ from proxy.asking import ask, ask_together
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.lockstep import COMPANY, LONG, Border
-from proxy.phase import Entry, Phase
+from proxy.phase import Entry, Phase, told
 from proxy.policy import Decision, Fallback, Later, Policy, Retry, Stage, Verdict, Veto, Wait, called, waits
 from proxy.seen import SeenBodies
 from proxy.step import Guarded, Step, broken, log_failure
@@ -168,7 +168,7 @@ class Chain:
                 said = _raising(error)
             if said is not None:
                 if waits(said):
-                    return self._down(exchange, following([(index, None, _told(said), step)], left))
+                    return self._down(exchange, following([(index, None, told(said), step)], left))
                 return said  # type: ignore[no-any-return]
         exchange.entered = self.end
         return None
@@ -228,7 +228,7 @@ class Chain:
 
     def came_again(self, exchange: Exchange) -> None:
         """The answer of this call was found: its body is worth remembering (``proxy.seen``)."""
-        if self._seen is not None and exchange.seen is None:
+        if self._seen is not None:
             self._seen.came_again(exchange)
 
     def fall(self, exchange: Exchange, error: Exception) -> None:
@@ -467,11 +467,6 @@ def _sooner(decision: Decision | None, said: Decision | None) -> Decision | None
 async def _raising(error: Exception) -> Any:
     """What a plain hook raised, as an awaitable: handled where a coroutine's error is."""
     raise error
-
-
-def _told(said: Any) -> Callable[..., Any]:
-    """A hook that was called already, and what it said."""
-    return lambda *_: said
 
 
 async def _timed(timings: dict[str, float], label: str, hook: Callable[..., Any], *args: Any) -> Any:

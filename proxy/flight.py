@@ -41,7 +41,7 @@ from proxy.stream.fanout import FanOut, Tap
 from proxy.stream.plain import PlainSink
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from proxy.chain import Chain
     from proxy.exchange import Exchange
@@ -79,7 +79,7 @@ class Flight:
         self.starter = above.exchange
         self.chain = chain
         self.exchange = exchange
-        self.riders: list[Rider] | None = None
+        self.riders: list[Rider] = []
         self._above = above
         self._lent = lent
         self.flow = above if lent is not None else Flow(snapshot, exchange)
@@ -123,12 +123,9 @@ class Flight:
         """Whether the flight has ended."""
         return self._over
 
-    def join(self, exchange: Exchange) -> Awaitable[Answer]:
-        """This caller's own Answer, to be awaited at once. Raises ProxyError when the flight failed without one."""
+    async def join(self, exchange: Exchange) -> Answer:
+        """This caller's own Answer. Raises ProxyError when the flight failed without one."""
         self.subscribers += 1
-        return self._wait(exchange)
-
-    async def _wait(self, exchange: Exchange) -> Answer:
         answer: Answer | None
         if not self._arrived:
             # Each caller waits for a future of its own: cancelling one must not cancel the others.
@@ -256,27 +253,15 @@ class Flight:
             else:
                 await self._plain(answer)
         except asyncio.CancelledError:
-            self._cancelled()
+            exchange.outcome = "cancelled"
+            self._cut()
         except Exception as error:
-            self._broken(error)
+            exchange.outcome = "failed"
+            self.snapshot.log.exception("internal error in a shared call", extra={"request_id": exchange.id})
+            exchange.error = ProxyError("internal_error", f"The proxy failed ({type(error).__name__}).")
+            self._cut()
         finally:
-            wait = self._close()
-            if wait is not None:
-                await wait
-
-    # --- the work ------------------------------------------------------------------------------------
-
-    def _cancelled(self) -> None:
-        self.exchange.outcome = "cancelled"
-        self._cut()
-
-    def _broken(self, error: Exception) -> ProxyError:
-        exchange = self.exchange
-        exchange.outcome = "failed"
-        self.snapshot.log.exception("internal error in a shared call", extra={"request_id": exchange.id})
-        exchange.error = told = ProxyError("internal_error", f"The proxy failed ({type(error).__name__}).")
-        self._cut()
-        return told
+            await self._close()
 
     async def _whole(self, answer: Answer) -> None:
         self.exchange.outcome = outcome_of(answer)
@@ -289,9 +274,7 @@ class Flight:
         self.answer = answer
         if self._landed is not None:
             self._land()
-        self._arrived = True
-        if self._waiting:
-            self._arrive(answer)
+        self._arrive(answer)
         self.answer = self.flow.answer = None
 
     async def _plain(self, answer: Answer) -> None:
@@ -389,40 +372,24 @@ class Flight:
         if self.fan is not None and not self.fan.ended:
             self.fan.fail(self.exchange.error or ProxyError("internal_error", "The shared call was given up."))
 
-    def _close(self) -> Awaitable[None] | None:
-        """The end, whatever came of it. None: nothing has to be waited for."""
+    async def _close(self) -> None:
+        """The end of the task, whatever came of it. A cancellation meanwhile skips none of it."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
         if self.fan is not None:
             self.fan.let_go()
-        if self._lent is not None and self.riders:
+        if self._lent is not None:
             self._tell()  # before the caller settles, whose account of it is then complete
-        flow = self.flow
-        if self._detached or not flow.settled or (flow.attempt is not None and not flow.attempt.ended):
-            return self._close_late()
-        self.exchange.ended_at = monotonic()
-        wait = self.chain.done(self.exchange) if self.chain.finishes else None
-        if wait is not None:
-            return self._close_late(wait)
-        if self._task is not None or self._landed is not None:
-            self._gone()
-        if self.riders:
-            self._tell()
-        return None
-
-    async def _close_late(self, done: Awaitable[None] | None = None) -> None:
-        """The same where something has to be waited for. done: the last phase, where it has begun."""
         exchange, chain, flow = self.exchange, self.chain, self.flow
         cut: asyncio.CancelledError | None = None
         try:
-            if done is None:
-                cut = await whatever(flow.end_attempt("cancelled"))
-                flow.measure()
-                cut = await whatever(flow.settle()) or cut
-                exchange.ended_at = monotonic()
-                done = chain.done(exchange) if chain.finishes else None
-            cut = await whatever(done) or cut
+            cut = await whatever(flow.end_attempt("cancelled"))
+            flow.measure()
+            cut = await whatever(flow.settle()) or cut
+            exchange.ended_at = monotonic()
+            if chain.finishes:
+                cut = await whatever(chain.done(exchange)) or cut
         except Exception:  # what waits for the landing must learn of it whatever happens here
             self.snapshot.log.exception("internal error at the end of a shared call", extra={"request_id": exchange.id})
         self._gone()
@@ -433,10 +400,9 @@ class Flight:
             raise cut
 
     def _tell(self) -> None:
-        """Those who came along learn that it is over: once. (Where the starter did the work itself, its call goes on
-        and its policies are told in their turn.)"""
-        riders, self.riders = self.riders, None
-        for rider in riders or ():
+        """Those who came along learn that it is over: once."""
+        riders, self.riders = self.riders, []
+        for rider in riders:
             rider.landed(self.exchange)
 
     def _gone(self) -> None:

@@ -15,13 +15,18 @@ from typing import Any, Final, TypeAlias
 
 from proxy.step import Step
 
-__all__ = ["Entry", "Phase"]
+__all__ = ["Entry", "Phase", "told"]
 
 Entry: TypeAlias = tuple[int, Callable[..., Any], Step]
 """A policy's number in its chain, its hook, and its step."""
 
 _KEPT: Final = 256
 """Combinations that are remembered: a chain has few conditions, but they multiply."""
+
+
+def told(said: Any) -> Callable[..., Any]:
+    """A hook that was called already, and what it said."""
+    return lambda *_: said
 
 
 class Phase:
@@ -52,11 +57,14 @@ class Phase:
 
     def called(self, left: Iterator[Any]) -> Entry:
         """The entry whose hook a loop called last. left: the loop's iterator over ``hooks``."""
-        return self.entries[len(self.hooks) - length_hint(left) - 1]
+        return self.entries[self._place(left)]
 
     def rest(self, left: Iterator[Any], said: Any) -> Iterator[Entry]:
         """The entries that a loop has not finished with: the one that it called last, which is not called again (it
         ``said`` so), and those to come."""
-        at = len(self.hooks) - length_hint(left) - 1
-        index, _, step = self.entries[at]
-        return following([(index, lambda *_: said, step)], self.entries[at + 1 :])
+        place = self._place(left)
+        index, _, step = self.entries[place]
+        return following([(index, told(said), step)], self.entries[place + 1 :])
+
+    def _place(self, left: Iterator[Any]) -> int:
+        return len(self.hooks) - length_hint(left) - 1

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import settings
 
@@ -77,6 +78,33 @@ async def sidecar(tmp_path: Path) -> AsyncIterator[Start]:
     yield start
     for app in running:
         await app.stop()
+
+
+@pytest.fixture
+async def posting(sidecar: Start) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """Start a proxy with one chain: ``post = await posting(upstream, chain)``. ``await post(**fields)`` asks for a chat
+    completion and gives status and text; ``post.proxy`` and ``post.snapshot`` are what answers."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(upstream: FakeUpstream, chain: list[Any]) -> Any:
+            proxy = await sidecar(
+                {
+                    "upstreams": {"up": {"api": "openai", "base_url": upstream.url}},
+                    "routes": [{"match": {"path": "/v1/*"}, "upstream": "up", "chain": "main"}],
+                    "chains": {"main": chain},
+                }
+            )
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+
+            async def post(**fields: Any) -> tuple[int, str]:
+                body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **fields}
+                async with session.post(proxy.base_url + "/chat/completions", json=body) as answer:
+                    return answer.status, await answer.text()
+
+            post.proxy, post.snapshot = proxy, proxy.app.snapshot  # type: ignore[attr-defined]
+            return post
+
+        yield start
 
 
 # --- a client that writes bytes by hand ----------------------------------------------------------------

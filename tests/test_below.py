@@ -6,7 +6,6 @@ import asyncio
 import sys
 from typing import Any
 
-import aiohttp
 import pytest
 
 from proxy.errors import ProxyError
@@ -74,40 +73,12 @@ class Watch(Policy):
 
 
 @pytest.fixture
-async def split(sidecar, monkeypatch):
+async def split(posting, monkeypatch):
     """A proxy whose chain is [upper, split, lower]; gives ``post``."""
     monkeypatch.setitem(sys.modules, "below_policies", sys.modules[HERE])
     Split.running, Split.breaks, Split.landed, Watch.seen, Watch.refuses = None, "", [], [], False
-    sessions = []
-
-    async def start(upstream):
-        proxy = await sidecar(
-            {
-                "upstreams": {"up": {"api": "openai", "base_url": upstream.url}},
-                "routes": [{"match": {"path": "/v1/*"}, "upstream": "up", "chain": "main"}],
-                "chains": {
-                    "main": [
-                        {"below_policies:Watch": {"name": "upper"}},
-                        "below_policies:Split",
-                        {"below_policies:Watch": {"name": "lower"}},
-                    ]
-                },
-            }
-        )
-        session = aiohttp.ClientSession()
-        sessions.append(session)
-
-        async def post():
-            body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
-            async with session.post(proxy.base_url + "/chat/completions", json=body) as answer:
-                return answer.status, await answer.text()
-
-        post.proxy, post.snapshot = proxy, proxy.app.snapshot
-        return post
-
-    yield start
-    for session in sessions:
-        await session.close()
+    upper, lower = ({"below_policies:Watch": {"name": name}} for name in ("upper", "lower"))
+    return lambda upstream: posting(upstream, [upper, "below_policies:Split", lower])
 
 
 async def until(what):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
 import pytest
 
 from proxy.policy import Policy
@@ -62,36 +61,13 @@ class Watch(Policy):
 
 
 @pytest.fixture
-async def flying(sidecar, monkeypatch):
-    """A proxy whose chain is [split, watch]; returns (post, flights, seen)."""
+async def flying(posting, monkeypatch):
+    """A proxy whose chain is [split, watch]; gives ``post``."""
     import sys
 
     monkeypatch.setitem(sys.modules, "flight_policies", sys.modules[HERE])
     Split.flights, Split.riders, Split.how, Watch.seen = [], [], {}, []
-    sessions = []
-
-    async def start(upstream):
-        proxy = await sidecar(
-            {
-                "upstreams": {"up": {"api": "openai", "base_url": upstream.url}},
-                "routes": [{"match": {"path": "/v1/*"}, "upstream": "up", "chain": "main"}],
-                "chains": {"main": ["flight_policies:Split", "flight_policies:Watch"]},
-            }
-        )
-        session = aiohttp.ClientSession()
-        sessions.append(session)
-
-        async def post(**fields):
-            body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **fields}
-            async with session.post(proxy.base_url + "/chat/completions", json=body) as answer:
-                return answer.status, await answer.text()
-
-        post.proxy = proxy
-        return post
-
-    yield start
-    for session in sessions:
-        await session.close()
+    return lambda upstream: posting(upstream, ["flight_policies:Split", "flight_policies:Watch"])
 
 
 async def until(what):

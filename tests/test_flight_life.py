@@ -513,12 +513,18 @@ async def test_those_who_wait_learn_that_the_starters_task_was_cancelled_unasked
     assert play.job.outcome == "cancelled"
 
 
-async def test_the_starters_call_goes_on_for_the_others_and_ends_with_them(snapshot):
+async def followed(snapshot: Any) -> Play:
+    """A whole answer will come, and one follower waits for it."""
     play = await Play.begin(snapshot, Random(0))
     play.ending, play.streams = "well", False
     play.join()
     for _ in range(3):
         await asyncio.sleep(0)
+    return play
+
+
+async def test_the_starters_call_goes_on_for_the_others_and_ends_with_them(snapshot):
+    play = await followed(snapshot)
     starter, follower = play.callers
     starter.leave()
     await asyncio.sleep(0)
@@ -533,11 +539,7 @@ async def test_the_starters_call_goes_on_for_the_others_and_ends_with_them(snaps
 
 
 async def test_nobody_joins_what_was_handed_over(snapshot):
-    play = await Play.begin(snapshot, Random(0))
-    play.ending, play.streams = "well", False
-    play.join()
-    for _ in range(3):
-        await asyncio.sleep(0)
+    play = await followed(snapshot)
     play.work()
     await play.landing()
     assert not play.below.joinable

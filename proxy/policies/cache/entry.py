@@ -17,7 +17,7 @@ import orjson
 
 from proxy.accounting.usage import Usage
 
-__all__ = ["MAX_TAGS", "TAG", "Entry", "EntryError", "packed", "tags_end", "tags_of"]
+__all__ = ["MAX_TAGS", "TAG", "Entry", "EntryError", "laid_out", "packed", "tags_end", "tags_of"]
 
 MAGIC: Final = 0xCE
 COMPRESSED: Final = 1
@@ -88,15 +88,7 @@ class Entry:
         meta, body, flags = self._meta, self.body, self.events * EVENTS | self.with_usage * USAGE
         if len(body) > compress_above:
             body, flags = zlib.compress(body, 1), flags | COMPRESSED
-        times = _TIMES.pack(self.stored_at, self.fresh_for, len(meta))
-        return b"".join((_FRONTS[len(tags) // TAG][flags], tags, times, meta, body))
-
-    @staticmethod
-    def plain(body: bytes, stored_at: float, fresh_for: float, usage: object, tags: bytes) -> bytes:
-        """The same at once for a whole answer that is not compressed. usage: ``(counts, estimated)``, or None."""
-        meta = orjson.dumps(usage)
-        times = _TIMES.pack(stored_at, fresh_for, len(meta))
-        return b"".join((_FRONTS[len(tags) // TAG][0], tags, times, meta, body))
+        return laid_out(flags, tags, self.stored_at, self.fresh_for, meta, body)
 
     @classmethod
     def decode(cls, data: bytes, start: int = 0) -> Entry:
@@ -118,6 +110,12 @@ class Entry:
             raise
         except (IndexError, struct.error, zlib.error) as error:
             raise EntryError(f"a damaged entry ({type(error).__name__})") from None
+
+
+def laid_out(flags: int, tags: bytes, stored_at: float, fresh_for: float, meta: bytes, body: bytes) -> bytes:
+    """An entry's bytes, from its parts (see the module's text)."""
+    times = _TIMES.pack(stored_at, fresh_for, len(meta))
+    return b"".join((_FRONTS[len(tags) // TAG][flags], tags, times, meta, body))
 
 
 _REMEMBERED: Final = 512

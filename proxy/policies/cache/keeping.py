@@ -16,7 +16,7 @@ from proxy.stream.sse import Parser
 
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
-    from proxy.dialects.base import Dialect
+    from proxy.dialects.base import Dialect, Finish
     from proxy.exchange import Answer, Exchange, Target
     from proxy.flight import Flight
 
@@ -51,8 +51,7 @@ def worth_keeping(exchange: Exchange, answer: Answer, dialect: Dialect, target: 
     tree = body.lenient()
     if type(tree) is not dict or tree.get("error"):
         return False
-    finish = body.finish(dialect)
-    return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
+    return _ended_well(body.finish(dialect), tool_calls=tool_calls)
 
 
 def usage_of(exchange: Exchange) -> tuple[tuple[int, ...], bool] | None:
@@ -116,7 +115,10 @@ def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> N
 def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
     if type(tree) is not dict or tree.get("error"):
         return False
-    finish = dialect.finish(tree)
+    return _ended_well(dialect.finish(tree), tool_calls=tool_calls)
+
+
+def _ended_well(finish: Finish, *, tool_calls: bool) -> bool:
     return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from proxy.policies.cache import keeping, stores
-from proxy.policies.cache.entry import Entry, EntryError, packed
+from proxy.policies.cache.entry import Entry, EntryError, laid_out, packed
 from proxy.policies.cache.key import Keyer
 from proxy.policies.cache.lru import START
 
@@ -111,7 +113,7 @@ class Shelf:
             self.keep(name, Entry(body, self._now(), options.ttl, counts, estimated=estimated), tags)
             return
         self._figures.stored += 1
-        data = Entry.plain(body, self._now(), options.ttl, usage, tags)
+        data = laid_out(0, tags, self._now(), options.ttl, orjson.dumps(usage), body)
         self.store.put(name, data, options.ttl + self._grace)
 
     def keep(self, name: bytes, entry: Entry, tags: bytes, age: float = 0.0) -> None:
