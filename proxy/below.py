@@ -39,17 +39,22 @@ class Below:
     """What stands below a split, for one call. digest: of the policies there that change bodies, part of a cache's
     key. flight: None while nobody shares the work."""
 
-    __slots__ = ("_kept", "_over", "_whole", "chain", "digest", "exchange", "flight", "flow")
+    __slots__ = ("_kept", "_over", "_whole", "digest", "exchange", "flight", "flow")
 
     def __init__(self, flow: Flow, chain: Chain) -> None:
-        assert chain.below is not None
         self.flow = flow
         self.exchange = flow.exchange
-        self.chain = below = chain.below
-        self.digest = below.digest
+        self.digest = chain.digest
         self.flight: Flight | None = None
         self._whole = chain
         self._over = False
+
+    @property
+    def chain(self) -> Chain:
+        """What stands there."""
+        below = self._whole.below
+        assert below is not None
+        return below
 
     @property
     def unmasked(self) -> bool:
@@ -110,7 +115,7 @@ class Below:
         """The call goes on by itself, and can still be joined: the policy's ``on_landing`` is called with its whole
         answer, and calls ``land``. False: it cannot, and a flight has to do the work."""
         exchange = self.exchange
-        if self.chain.edits_request or exchange.streaming or exchange.flight_of is not None:
+        if exchange.streaming or exchange.flight_of is not None or self.chain.edits_request:
             return False
         self._kept = len(exchange.local)
         self.flow.carries = self

@@ -108,10 +108,9 @@ class Family(Dialect):
 
         A provider's own default for ``store`` is not read as the client's wish.
         """
-        fields = as_dict(body)
-        if fields.get("store") is True:
-            return True
-        return not _STATE.isdisjoint(fields) and any(fields.get(key) for key in _STATE)
+        if type(body) is not dict:
+            return False
+        return body.get("store") is True or (not _STATE.isdisjoint(body) and any(body.get(key) for key in _STATE))
 
     def add_system(self, body: Json, text: str) -> None:
         return

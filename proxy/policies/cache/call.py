@@ -26,7 +26,7 @@ class Call:
 
     name: of its answer. items: for embeddings, the inputs of the request; ``name`` is then that of all that are
     missing.
-    Of a call that asks the provider, target: what it asks for; epoch: the store's at that time.
+    target: what the provider is asked for; epoch: the store's at the time when it is asked.
     """
 
     __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "target")
@@ -46,8 +46,14 @@ class Call:
         self.control = control
         self.name = name
         self.items = items
-        self.target: Target
+        self.target: Target = exchange.target
         self.epoch: int
+
+    def forget_failure(self) -> None:
+        """What failed, for whomever it was asked and of whatever target, is not what this call is answered with."""
+        exchange = self.exchange
+        exchange.target = self.target
+        exchange.served_by = exchange.flight_of = exchange.saved_usage = exchange.error = None
 
 
 def curable(answer: Answer) -> bool:

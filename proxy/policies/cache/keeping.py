@@ -16,11 +16,13 @@ from proxy.stream.sse import Parser
 
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
-    from proxy.dialects.base import Dialect, Finish
+    from proxy.dialects.base import Dialect
+    from proxy.document import Document
     from proxy.exchange import Answer, Exchange, Target
     from proxy.flight import Flight
+    from proxy.policies.cache.call import Call
 
-__all__ = ["added_up", "openai_usage", "stream_entry", "usage_of", "with_usage", "worth_keeping"]
+__all__ = ["added_up", "cut", "openai_usage", "stream_entry", "usage_of", "with_usage", "worth_keeping"]
 
 _CUT: Final = frozenset(
     {
@@ -43,15 +45,17 @@ _CALLS: Final = frozenset({"tool_calls", "function_call", "tool_use"})
 _CUT_OR_CALLS: Final = _CUT | _CALLS
 
 
-def worth_keeping(exchange: Exchange, answer: Answer, dialect: Dialect, target: Target, *, tool_calls: bool) -> bool:
-    """Whether a whole answer may be stored. target: what was asked for."""
-    body = answer.body
-    if answer.status != 200 or answer.error is not None or body is None or not _by(exchange, target):
+def cut(*, tool_calls: bool) -> frozenset[str]:
+    """The finish reasons of answers that are not stored."""
+    return _CUT if tool_calls else _CUT_OR_CALLS
+
+
+def worth_keeping(exchange: Exchange, answer: Answer, body: Document, call: Call, cut: frozenset[str]) -> bool:
+    """Whether a call's whole answer may be stored. exchange: of who asked the provider. body: the answer's."""
+    if answer.status != 200 or answer.error is not None or not _by(exchange, call.target):
         return False
-    tree = body.lenient()
-    if type(tree) is not dict or tree.get("error"):
-        return False
-    return _ended_well(body.finish(dialect), tool_calls=tool_calls)
+    finish = body.finish(call.dialect)
+    return finish.complete and cut.isdisjoint(finish.reasons) and not body.peek("error")
 
 
 def usage_of(exchange: Exchange) -> tuple[tuple[int, ...], bool] | None:
@@ -65,25 +69,24 @@ def usage_of(exchange: Exchange) -> tuple[tuple[int, ...], bool] | None:
     return usage.pack(), usage.estimated
 
 
-def stream_entry(
-    flight: Flight, dialect: Dialect, target: Target, now: float, ttl: float, *, tool_calls: bool
-) -> Entry | None:
-    """The same of the stream that a flight brought."""
+def stream_entry(flight: Flight, call: Call, now: float, ttl: float, cut: frozenset[str]) -> Entry | None:
+    """What to store of the stream that a flight brought for a call; None when it is not worth it."""
+    dialect = call.dialect
     answer, exchange, pipe, request = flight.answer, flight.exchange, flight.flow.pipe, flight.exchange.request.body
-    if answer is None or answer.status != 200 or exchange.outcome != "answered" or not _by(exchange, target):
+    if answer is None or answer.status != 200 or exchange.outcome != "answered" or not _by(exchange, call.target):
         return None
     data = None if flight.fan is None else flight.fan.whole
     if not answer.events or data is None or pipe is None or request is None:
         return None
     finish = pipe.finish_reason
-    if pipe.error_event is not None or finish is None or finish in (_CUT if tool_calls else _CUT_OR_CALLS):
+    if pipe.error_event is not None or finish is None or finish in cut:
         return None
     tree = request.strict()
     counts, estimated = usage_of(exchange) or (None, False)
     entry = Entry(data, now, ttl, counts, estimated=estimated)
     entry.events, entry.with_usage = True, dialect.asks_usage(tree)
     # Of several choices the pipe knows the last one's end only.
-    if dialect.bound(tree).choices != 1 and added_up(entry, dialect, tool_calls=tool_calls) is None:
+    if dialect.bound(tree).choices != 1 and added_up(entry, dialect, cut) is None:
         return None
     return entry
 
@@ -94,11 +97,14 @@ def _by(exchange: Exchange, target: Target) -> bool:
     return served is None or served.target is target or served.target == target
 
 
-def added_up(entry: Entry, dialect: Dialect, *, tool_calls: bool = True) -> dict[str, Any] | None:
+def added_up(entry: Entry, dialect: Dialect, cut: frozenset[str] = _CUT) -> dict[str, Any] | None:
     """The whole answer that stored events amount to; None when they do not."""
     parser = Parser()
     tree: Any = dialect.collect([*parser.feed(entry.body), *parser.end()])
-    if not _good(dialect, tree, tool_calls=tool_calls):
+    if type(tree) is not dict or tree.get("error"):
+        return None
+    finish = dialect.finish(tree)
+    if not finish.complete or not cut.isdisjoint(finish.reasons):
         return None
     with_usage(tree, dialect, entry.usage)
     answer: dict[str, Any] = tree
@@ -110,16 +116,6 @@ def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> N
     event was hidden from the client that had not asked."""
     if usage is not None and not usage.estimated and tree.get("usage") is None and dialect.name in _OPENAI:
         tree["usage"] = openai_usage(usage)
-
-
-def _good(dialect: Dialect, tree: Any, *, tool_calls: bool) -> bool:
-    if type(tree) is not dict or tree.get("error"):
-        return False
-    return _ended_well(dialect.finish(tree), tool_calls=tool_calls)
-
-
-def _ended_well(finish: Finish, *, tool_calls: bool) -> bool:
-    return finish.complete and (_CUT if tool_calls else _CUT_OR_CALLS).isdisjoint(finish.reasons)
 
 
 _OPENAI: Final = frozenset({"openai_chat", "openai_completions"})

@@ -85,11 +85,9 @@ class Keyer:
         model = exchange.target.model
         if model is not None:  # an alias and its model share their answers
             tree = {**tree, "model": model}
-        for value in tree.values():
-            if type(value) is float and value.is_integer():  # 1.0 and 1 are one number
-                tree = {name: _shortest(value) for name, value in tree.items()}
-                break
         said = orjson.dumps(tree, None, _SORTED)
+        if b".0" in said:  # 1.0 and 1 are one number
+            said = orjson.dumps({name: _shortest(value) for name, value in tree.items()}, None, _SORTED)
         if self._quick:
             return quick_hash(frame[1] + said)
         hashed = frame[0].copy()
@@ -136,11 +134,12 @@ class Keyer:
 
     def frame(self, exchange: Exchange, digest: str) -> Frame:
         """What a name is made of beside the body. Kept with the head where that may come again."""
-        request, principal = exchange.request, exchange.principal
+        request = exchange.request
         head = request.head
         if head is None or head.sent_up is None or request.edits is not None or not self._framed_by_head:
             return self._hash(self._told(exchange, digest))
-        who = (self, principal, exchange.project, exchange.target.upstream, digest)  # the head says which dialect
+        # The head says which dialect.
+        who = (self, exchange.principal, exchange.project, exchange.target.upstream, digest)
         known = head.framed
         if known is None or known[0] != who:
             known = head.framed = who, self._hash(self._told(exchange, digest))

@@ -38,8 +38,8 @@ class ByteLru:
     """max_bytes: bound of names, values and ``OVERHEAD`` together. monotonic: seconds that only move forward."""
 
     __slots__ = (
-        "_gone", "_hand", "_mask", "_monotonic", "_old", "_trimming", "_young", "bytes", "entries", "evicted",
-        "expired", "max_bytes",
+        "_gone", "_hand", "_mask", "_monotonic", "_old", "_trimming", "_young", "bytes", "evicted", "expired",
+        "max_bytes",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
@@ -48,7 +48,6 @@ class ByteLru:
             shards *= 2
         self.max_bytes = max_bytes
         self.bytes = 0
-        self.entries = 0
         self.evicted = 0
         self.expired = 0
         self._mask = shards - 1
@@ -58,6 +57,11 @@ class ByteLru:
         self._gone: list[_Shard] = []
         self._hand = 0
         self._trimming = False
+
+    @property
+    def entries(self) -> int:
+        """How many are here."""
+        return sum(map(len, self._young)) + sum(map(len, self._old))
 
     def peek(self, key: bytes) -> bytes | None:
         """Eight bytes and the value, as they lie here (no copy): the value begins at ``START``. None: not here."""
@@ -97,13 +101,11 @@ class ByteLru:
             self.remove(key)
         cost = len(key) + len(value) + _EACH
         size = self.bytes + cost
-        most = self.max_bytes
-        if size > most and (cost > most or self.bytes > most):
+        if size > self.max_bytes and (cost > self.max_bytes or self.bytes > self.max_bytes):
             return False
         young[key] = _pack_deadline(self._monotonic() + ttl) + value
         self.bytes = size
-        self.entries += 1
-        if size > most:
+        if size > self.max_bytes:
             self._trim()
         return True
 
@@ -125,7 +127,7 @@ class ByteLru:
         self._gone += [shard for shard in (*self._young, *self._old) if shard]
         self._young = [OrderedDict() for _ in range(shards)]
         self._old = [OrderedDict() for _ in range(shards)]
-        self.bytes = self.entries = 0
+        self.bytes = 0
         self._later()
         return count
 
@@ -138,7 +140,6 @@ class ByteLru:
 
     def _forget(self, key: bytes, found: bytes) -> None:
         self.bytes -= len(key) + len(found) + OVERHEAD
-        self.entries -= 1
 
     def _trim(self) -> None:
         """Let the least recently used go until all fits, ``SLICE`` of them at most."""

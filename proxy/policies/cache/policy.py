@@ -76,6 +76,8 @@ class Cache(Policy):
         # Whether more than the dialect's word is needed to tell that a call may be cached.
         self._shared = options.store != "memory"
         self._picky = options.max_temperature is not None or not options.tool_calls or self._shared
+        self._coalesce = options.coalesce
+        self._cut = keeping.cut(tool_calls=options.tool_calls)
         self._running: dict[bytes, Below] = {}
 
     async def start(self) -> None:
@@ -219,15 +221,13 @@ class Cache(Policy):
             if failed.code not in CURABLE:
                 raise
             error = failed
+        call.forget_failure()
         old = self._serve(call, stale, age)
         if old is not None:
             if answer is not None and answer.source is not None:
                 answer.source.abort()
-            exchange = call.exchange
             self.figures.stale += 1
-            exchange.cache_status = "stale"
-            exchange.served_by = None
-            exchange.error = None
+            call.exchange.cache_status = "stale"
             return old
         if error is not None:
             raise error
@@ -261,7 +261,7 @@ class Cache(Policy):
         ``back``, where what it brings is wanted here. Raises ProxyError."""
         control = call.control
         running = self._running.get(call.name)
-        if running is not None and self.options.coalesce and control.keep and not control.fetch and running.joinable:
+        if running is not None and self._coalesce and control.keep and not control.fetch and running.joinable:
             return self._follow(call, running, back=back)
         return self._ask(call, back=back)
 
@@ -283,6 +283,7 @@ class Cache(Policy):
                     raise
             # It failed: the first of those who waited finds nothing here and asks, the others find him.
             again = True
+            call.forget_failure()
             found = self._running.get(call.name)
             if found is None or not found.joinable:
                 return await called(self._ask(call, back=back))
@@ -290,24 +291,20 @@ class Cache(Policy):
 
     def _ask(self, call: Call, *, back: bool) -> Later[Answer | None]:
         self.figures.misses += 1
-        exchange, below, items = call.exchange, call.below, call.items
+        exchange, below = call.exchange, call.below
         exchange.cache_status = "miss"
         if not call.control.keep:
             if not back:
                 return None
+            items = call.items
             return below.start(shared=False, body=None if items is None else items.request).join(exchange)
-        self._asks(call, found=self.options.coalesce)
+        if self._coalesce:
+            self._running[call.name] = below
+        call.epoch = self.shelf.store.epoch
         if back or not below.go_on():
             return self._launch(call).join(exchange)
         exchange.local[self] = call
         return None
-
-    def _asks(self, call: Call, *, found: bool) -> None:
-        """This call is about to ask. found: by others who ask the same."""
-        call.target = call.exchange.target
-        call.epoch = self.shelf.store.epoch
-        if found:
-            self._running[call.name] = call.below
 
     def _launch(self, call: Call, *, deadline: float | None = None) -> Flight:
         body = None if call.items is None else call.items.request
@@ -316,7 +313,8 @@ class Cache(Policy):
     def revalidate(self, call: Call) -> None:
         """Renew what is stored behind the back of a caller who has been served; one flight for all of them."""
         if call.name not in self._running:
-            self._asks(call, found=True)
+            self._running[call.name] = call.below
+            call.epoch = self.shelf.store.epoch
             self._launch(call, deadline=REVALIDATION)
 
     # --- what the provider said ----------------------------------------------------------------
@@ -326,13 +324,12 @@ class Cache(Policy):
         if call is None:
             return
         fresh = self._over(call)
-        if answer is None:
-            return
-        try:
-            if fresh:
-                self._keep_whole(call, exchange, answer)
-        finally:
-            call.below.land(answer)
+        if answer is not None:
+            try:
+                if fresh:
+                    self._keep_whole(call, exchange, answer)
+            finally:
+                call.below.land(answer)
 
     def on_parting(self, exchange: Exchange) -> Callable[[Flight], None]:
         return partial(self._landed, exchange.local.pop(self))
@@ -346,9 +343,7 @@ class Cache(Policy):
                 self._keep_whole(call, flight.exchange, flight.answer)
             return
         options = self.options
-        entry = keeping.stream_entry(
-            flight, call.dialect, call.target, self._now(), options.ttl, tool_calls=options.tool_calls
-        )
+        entry = keeping.stream_entry(flight, call, self._now(), options.ttl, self._cut)
         if entry is not None and len(entry.body) <= options.max_entry:
             self.shelf.keep(call.name, entry, self.shelf.keys.tags(flight.exchange))
 
@@ -359,13 +354,11 @@ class Cache(Policy):
         return self.shelf.store.epoch == call.epoch
 
     def _keep_whole(self, call: Call, exchange: Exchange, answer: Answer) -> None:
-        tool_calls = self.options.tool_calls
-        if not keeping.worth_keeping(exchange, answer, call.dialect, call.target, tool_calls=tool_calls):
-            return
         document = answer.body
-        assert document is not None
+        if document is None or not keeping.worth_keeping(exchange, answer, document, call, self._cut):
+            return
         if call.items is None:
-            self.shelf.keep_whole(call.name, exchange, document)
+            self.shelf.keep_whole(call.name, exchange, document.encode())
         else:
             call.items.keep(document.lenient(), self.shelf.keys.tags(exchange))
 

@@ -15,7 +15,6 @@ from proxy.policies.cache.lru import START
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from proxy.document import Document
     from proxy.exchange import Exchange
     from proxy.policies.cache.figures import Figures
     from proxy.policies.cache.options import CacheOptions
@@ -101,9 +100,9 @@ class Shelf:
 
     # --- what is put there ---------------------------------------------------------------------
 
-    def keep_whole(self, name: bytes, exchange: Exchange, document: Document) -> None:
+    def keep_whole(self, name: bytes, exchange: Exchange, body: bytes) -> None:
         """Store the whole answer of a call, if it is not too large."""
-        options, body = self._options, document.encode()
+        options = self._options
         size = len(body)
         if size > options.max_entry:
             return

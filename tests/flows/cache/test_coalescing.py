@@ -136,6 +136,22 @@ async def test_a_failed_flight_lets_one_of_those_who_waited_start_anew(cached):
         assert len(upstream.calls) == 2
 
 
+async def test_who_starts_anew_asks_for_what_he_asked_and_not_for_what_failed_last(cached):
+    fallback = [{"fallback": {"targets": [{"upstream": "up", "model": "gpt-small"}]}}]
+    failed = {"error": {}}
+    async with FakeUpstream(
+        reply(failed, status=500), reply(failed, status=500, delay=0.1), default=reply(chat_answer("Hi"))
+    ) as upstream:
+        caller = await cached(upstream, above=["account"], below=fallback)
+        got = await asyncio.gather(*(caller.say() for _ in range(2)))
+        assert sorted(one.status for one in got) == [200, 500]
+        assert [call.json["model"] for call in upstream.calls] == ["gpt-4o", "gpt-small", "gpt-4o"]
+        assert (await caller.say()).cache == "hit"
+        await caller.until(lambda: len(caller.proxy.exchanges) == 3)
+        paid = next(one for one in caller.proxy.exchanges if one.usage is not None and not one.usage.estimated)
+        assert (paid.usage.input, paid.saved_usage, paid.error) == (9, None, None)
+
+
 async def test_when_it_fails_again_all_get_the_error(cached):
     async with FakeUpstream(default=reply({"error": {"message": "down"}}, status=503, delay=0.05)) as upstream:
         caller = await cached(upstream)
