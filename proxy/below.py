@@ -36,7 +36,7 @@ __all__ = ["Below"]
 
 
 class Below:
-    """What stands below a split, for one call. digest: of the policies there that change bodies, part of a cache's
+    """What stands below a split, for one call. digest: of what the policies there do to this call, part of a cache's
     key. flight: None while nobody shares the work."""
 
     __slots__ = ("_kept", "_over", "_whole", "digest", "exchange", "flight", "flow")
@@ -44,7 +44,7 @@ class Below:
     def __init__(self, flow: Flow, chain: Chain) -> None:
         self.flow = flow
         self.exchange = flow.exchange
-        self.digest = chain.digest
+        self.digest = chain.digest if chain.conditions is None else chain.digest + chain.conditions(flow.exchange)
         self.flight: Flight | None = None
         self._whole = chain
         self._over = False

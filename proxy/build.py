@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from proxy.chain import Chain, Step
-from proxy.match import compile_when
+from proxy.config.match import Match
+from proxy.config.plain import plain
+from proxy.match import compile_when, conditions
 from proxy.policy import Policy, find
 
 if TYPE_CHECKING:
@@ -20,9 +25,10 @@ class ChainError(ValueError):
 
 def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) -> Chain:
     """A chain from its entries; an entry with ``mode: off`` is not there. Its digest is of the policies that change
-    bodies, below a split where there is one. Raises ChainError."""
+    what is asked and answered, below a split where there is one; its conditions are theirs. Raises ChainError."""
     steps: list[Step] = []
     digest = hashlib.blake2b(digest_size=16)
+    matches: list[Match] = []
     for entry in entries:
         if entry.mode == "off":
             continue
@@ -40,9 +46,26 @@ def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) 
         steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
         if policy.splits:
             digest = hashlib.blake2b(digest_size=16)  # what stands above is in the body already
-        elif policy.edits_request or policy.edits_answer:
-            digest.update(f"{entry.policy}|{entry.mode}|{entry.when!r}|{entry.options!r}\n".encode())
-    return Chain(name, steps, digest=digest.hexdigest())
+            matches.clear()
+        elif policy.edits_request or policy.edits_answer or policy.steers:
+            said = f"{entry.policy}|{entry.mode}|{entry.when!r}|{plain(entry.options)}\n"
+            digest.update(said.encode("utf-8", "surrogatepass"))
+            matches += _matches((entry.when, entry.options))
+    return Chain(name, steps, digest=digest.hexdigest(), conditions=conditions(matches))
+
+
+def _matches(options: Any) -> Iterator[Match]:
+    """The matches that stand somewhere in options."""
+    if isinstance(options, Match):
+        yield options
+    elif isinstance(options, BaseModel):
+        for name in type(options).model_fields:
+            yield from _matches(getattr(options, name))
+    elif isinstance(options, Mapping):
+        yield from _matches(tuple(options.values()))
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from _matches(value)
 
 
 def overrides(policy: Any, phase: str) -> bool:

@@ -47,12 +47,23 @@ def _has(policy: Policy, phase: str) -> bool:
 
 class Chain:
     """The compiled chain. ``steps`` in YAML order, numbered from ``first`` to ``end - 1``; ``below`` what stands below
-    a split, and ``through`` the way up from there for a caller who goes down itself; else None. whole: how many
-    policies the chain has of which this is the lower part."""
+    a split, and ``through`` the way up from there for a caller who goes down itself; else None. digest: of what the
+    policies there do to a call; conditions: which of theirs hold for it. whole: how many policies the chain has of
+    which this is the lower part."""
 
-    def __init__(self, name: str, steps: Sequence[Step], *, digest: str = "", first: int = 0, whole: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        steps: Sequence[Step],
+        *,
+        digest: str = "",
+        conditions: Callable[[Exchange], str] | None = None,
+        first: int = 0,
+        whole: int = 0,
+    ) -> None:
         self.name = name
         self.digest = digest
+        self.conditions = conditions
         self.all_steps = tuple(steps)
         split = next((i for i, step in enumerate(steps) if step.policy.splits), None)
         self.split: Step | None = None if split is None else steps[split]

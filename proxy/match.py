@@ -7,7 +7,7 @@ characters, ``/`` included. Most patterns are an exact text or ``prefix*`` and a
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -97,6 +97,22 @@ def compile_match(match: Match) -> Rule | None:
 def compile_when(when: When) -> Rule:
     """The rule of a ``when:``."""
     return compile_match(when) or (lambda exchange: True)
+
+
+def conditions(matches: Iterable[Match]) -> Callable[[Exchange], str] | None:
+    """What tells two calls apart for these matches: which of their single conditions hold for a call, a ``0`` or ``1``
+    each, those inside of ``not`` too. None: there are none."""
+    rules = [rule for match in matches for rule in _single(match)]
+    if not rules:
+        return None
+    return lambda exchange: "".join(["1" if rule(exchange) else "0" for rule in rules])
+
+
+def _single(match: Match) -> Iterator[Rule]:
+    turned = match.not_
+    yield from (rule for _, rule in _rules(match if turned is None else match.model_copy(update={"not_": None})))
+    if turned is not None:
+        yield from _single(turned)
 
 
 def why_not(match: Match, exchange: Exchange) -> str | None:

@@ -43,7 +43,8 @@ def warnings(config: Config) -> Iterator[Found]:
                 why = "in observe mode" if entry.mode == "observe" else "under `when`"
                 yield (
                     entry.path,
-                    f"pii {why} stands above a shared cache: calls that it does not mask bypass the cache's store",
+                    f"pii {why} stands above a shared cache: calls that it does not mask bypass the cache's store, "
+                    "unless nobody but their own caller is answered from it",
                 )
 
 

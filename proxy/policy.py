@@ -163,10 +163,11 @@ class Policy:
 
     name: as written in YAML. Options: its pydantic model. protects: it fails closed by default.
     observable: ``mode: observe`` is accepted. edits_request / edits_answer: it changes bodies (part of cache
-    keys). reads_answer: its on_response wants the body, not only status and headers. needs_usage: token
-    counts must be measured. late_commit: answers may still be retried after the head (rule 3). splits: it
-    has ``on_flight``. selects_key: it sets ``attempt.key``. body_alone: its on_request judges the body, the path and
-    the target's model, nothing else, and may call ``exchange.seen_through(self)`` (see ``proxy.seen``).
+    keys). steers: it changes what is asked for without editing bodies: headers that go up, tags that the conditions of
+    others read (part of cache keys, too). reads_answer: its on_response wants the body, not only status and headers.
+    needs_usage: token counts must be measured. late_commit: answers may still be retried after the head (rule 3).
+    splits: it has ``on_flight``. selects_key: it sets ``attempt.key``. body_alone: its on_request judges the body, the
+    path and the target's model, nothing else, and may call ``exchange.seen_through(self)`` (see ``proxy.seen``).
     """
 
     name: ClassVar[str]
@@ -175,6 +176,7 @@ class Policy:
     observable: ClassVar[bool] = True
     edits_request: ClassVar[bool] = False
     edits_answer: ClassVar[bool] = False
+    steers: ClassVar[bool] = False
     reads_answer: ClassVar[bool] = True
     needs_usage: ClassVar[bool] = False
     late_commit: ClassVar[bool] = False

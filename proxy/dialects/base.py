@@ -206,6 +206,9 @@ class Dialect:
     streams_end_with_done: bool = False
     """Whether a whole stream has a ``[DONE]`` event or another final event of its own."""
 
+    echoes: frozenset[str] = frozenset()
+    """Fields of a request that say who asks or how, and that its answer repeats."""
+
     prompted: frozenset[str] = frozenset()
     """Fields of a request that providers turn into a prompt, but which are no texts of a conversation."""
 

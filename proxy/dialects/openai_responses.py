@@ -41,6 +41,7 @@ class OpenAIResponses(Family):
     operation = "chat"
     streams_end_with_done = True
     described_keys = Family.described_keys | {"text"}
+    echoes = frozenset({"metadata", "user", "safety_identifier", "prompt_cache_key"})
 
     # --- request -----------------------------------------------------------------------
     def _field_texts(self, body: dict[str, Any], key: str) -> Iterator[Slot]:

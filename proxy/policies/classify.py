@@ -105,6 +105,7 @@ class Classify(Policy):
 
     name = "classify"
     Options: ClassVar[type[PolicyOptions]] = ClassifyOptions
+    steers: ClassVar[bool] = True
 
     options: ClassifyOptions
 

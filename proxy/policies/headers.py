@@ -93,6 +93,7 @@ class Headers(Policy):
     name: ClassVar[str] = "headers"
     Options = HeadersOptions
     reads_answer: ClassVar[bool] = False
+    steers: ClassVar[bool] = True
     options: HeadersOptions
 
     def __init__(

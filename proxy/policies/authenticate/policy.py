@@ -74,10 +74,10 @@ class Authenticate(Policy):
         if method == "none":
             return None
         request = exchange.request
-        given = credential(request)
         if method == "passthrough":
-            exchange.principal = self._hashed(given)
+            exchange.principal = self._hashed(_all_credentials(request))
             return None
+        given = credential(request)
         if given is None:
             raise ProxyError(
                 "invalid_api_key",
@@ -200,6 +200,15 @@ def credential(request: Request) -> str | None:
         if given:
             return given
     return request.header("x-api-key") or request.header("api-key") or None
+
+
+def _all_credentials(request: Request) -> str | None:
+    """All that goes up to say who calls: two callers are one only if all of it is the same. None without any."""
+    given = credential(request)
+    told = [value for name in ("authorization", "x-api-key", "api-key") if (value := request.header(name))]
+    if len(told) < 2 and given is not None:
+        return given  # the usual: one key, wherever it stands
+    return "\n".join(told) or None
 
 
 def _principal(key: VirtualKey) -> Principal:

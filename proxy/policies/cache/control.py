@@ -21,6 +21,8 @@ class Control(NamedTuple):
 
 
 DEFAULT: Final = Control()
+_NAME: Final = "x-sidecar-cache"
+_LONGEST: Final = 200
 _FORM: Final = "no-cache, no-store, max-age=SECONDS or only-if-cached, separated by commas"
 
 
@@ -29,7 +31,10 @@ def of(request: Request) -> Control:
     head = request.head
     if head is not None and not head.ours and request.edits is None:
         return DEFAULT
-    return parse(request.header("x-sidecar-cache"))
+    if request.edits is not None and _NAME in request.edits:
+        return parse(request.edits[_NAME])
+    said = [value for name, value in request.headers.items() if name.lower() == _NAME]
+    return parse(", ".join(said) if said else None)
 
 
 def parse(header: str | None) -> Control:
@@ -38,21 +43,22 @@ def parse(header: str | None) -> Control:
         return DEFAULT
     fetch, keep, only = False, True, False
     age: float | None = None
-    for part in header[:200].split(","):
-        word, _, value = part.strip().lower().partition("=")
-        if word == "no-cache":
+    if len(header) > _LONGEST:
+        raise ProxyError("invalid_value", f"{_NAME}: longer than {_LONGEST} characters.", param=_NAME)
+    for part in header.split(","):
+        word, _, value = (said := part.strip().lower()).partition("=")
+        if said == "no-cache":
             fetch = True
-        elif word == "no-store":
+        elif said == "no-store":
             keep = False
-        elif word == "only-if-cached":
+        elif said == "only-if-cached":
             only = True
-        elif word == "max-age" and value.strip().isdecimal():
+        elif word.strip() == "max-age" and value.strip().isdecimal():
             age = float(value)
-        elif word:
+        elif said:
             raise ProxyError(
-                "invalid_value", f"x-sidecar-cache: {part.strip()[:40]!r} is not known; it takes {_FORM}.",
-                param="x-sidecar-cache",
-            )  # fmt: skip
+                "invalid_value", f"{_NAME}: {part.strip()[:40]!r} is not known; it takes {_FORM}.", param=_NAME
+            )
     if age == 0:
         fetch = True
     return Control(fetch, keep, age, only)

@@ -22,40 +22,59 @@ if TYPE_CHECKING:
     from proxy.flight import Flight
     from proxy.policies.cache.call import Call
 
-__all__ = ["added_up", "cut", "openai_usage", "stream_entry", "usage_of", "with_usage", "worth_keeping"]
+__all__ = ["added_up", "openai_usage", "stream_entry", "usage_of", "with_usage", "worth_keeping"]
 
-_CUT: Final = frozenset(
+_WHOLE: Final = frozenset(
     {
-        "length",
-        "max_tokens",
-        "max_output_tokens",
-        "model_length",
-        "model_context_window_exceeded",
-        "content_filter",
-        "incomplete",
-        "pause_turn",
-        "refusal",
-        "error",
-        "cancelled",
-        "abort",
+        "stop",
+        "end_turn",
+        "stop_sequence",
+        "end_of_turn",
+        "eos",
+        "eos_token",
+        "complete",
+        "completed",
+        "done",
+        "tool_calls",
+        "tool_call",
+        "tool_use",
+        "function_call",
     }
 )
-"""Finish reasons of answers that were cut short or suppressed: asking again may give more."""
-_CALLS: Final = frozenset({"tool_calls", "function_call", "tool_use"})
-_CUT_OR_CALLS: Final = _CUT | _CALLS
+"""Finish reasons of answers that came to their own end. Any other means, or may mean, that the answer was cut short or
+suppressed, and that asking again may give more: providers have many words for that, and invent new ones."""
 
 
-def cut(*, tool_calls: bool) -> frozenset[str]:
-    """The finish reasons of answers that are not stored."""
-    return _CUT if tool_calls else _CUT_OR_CALLS
-
-
-def worth_keeping(exchange: Exchange, answer: Answer, body: Document, call: Call, cut: frozenset[str]) -> bool:
-    """Whether a call's whole answer may be stored. exchange: of who asked the provider. body: the answer's."""
+def worth_keeping(exchange: Exchange, answer: Answer, body: Document, call: Call, *, tool_calls: bool) -> bool:
+    """Whether a call's whole answer may be stored. exchange: of who asked the provider. body: the answer's. tool_calls:
+    also when it calls tools."""
     if answer.status != 200 or answer.error is not None or not _by(exchange, call.target):
         return False
     finish = body.finish(call.dialect)
-    return finish.complete and cut.isdisjoint(finish.reasons) and not body.peek("error")
+    if not finish.complete or not _ended_well(finish.reasons) or body.peek("error"):
+        return False
+    return tool_calls or not _calls_tools(body.lenient())
+
+
+def _ended_well(reasons: list[str]) -> bool:
+    return _WHOLE.issuperset(reasons) or _WHOLE.issuperset([reason.lower() for reason in reasons])
+
+
+def _calls_tools(tree: Any) -> bool:
+    """Whether a whole answer calls a tool, whatever it says of its end: one whose tool was chosen by the client ends
+    with ``stop``."""
+    for choice in _listed(tree, "choices"):
+        message = choice.get("message")
+        if type(message) is dict and (message.get("tool_calls") or message.get("function_call")):
+            return True
+    items = [*_listed(tree, "content"), *_listed(tree, "output")]
+    return any(str(item.get("type")).endswith(("tool_use", "_call")) for item in items)
+
+
+def _listed(tree: Any, name: str) -> list[dict[str, Any]]:
+    """The objects in a list of the tree."""
+    found = tree.get(name)
+    return [one for one in found if type(one) is dict] if type(found) is list else []
 
 
 def usage_of(exchange: Exchange) -> tuple[tuple[int, ...], bool] | None:
@@ -69,7 +88,7 @@ def usage_of(exchange: Exchange) -> tuple[tuple[int, ...], bool] | None:
     return usage.pack(), usage.estimated
 
 
-def stream_entry(flight: Flight, call: Call, now: float, ttl: float, cut: frozenset[str]) -> Entry | None:
+def stream_entry(flight: Flight, call: Call, now: float, ttl: float, *, tool_calls: bool) -> Entry | None:
     """What to store of the stream that a flight brought for a call; None when it is not worth it."""
     dialect = call.dialect
     answer, exchange, pipe, request = flight.answer, flight.exchange, flight.flow.pipe, flight.exchange.request.body
@@ -79,15 +98,17 @@ def stream_entry(flight: Flight, call: Call, now: float, ttl: float, cut: frozen
     if not answer.events or data is None or pipe is None or request is None:
         return None
     finish = pipe.finish_reason
-    if pipe.error_event is not None or finish is None or finish in cut:
+    if pipe.error_event is not None or finish is None or not _ended_well([finish]):
         return None
     tree = request.strict()
     counts, estimated = usage_of(exchange) or (None, False)
     entry = Entry(data, now, ttl, counts, estimated=estimated)
     entry.events, entry.with_usage = True, dialect.asks_usage(tree)
-    # Of several choices the pipe knows the last one's end only.
-    if dialect.bound(tree).choices != 1 and added_up(entry, dialect, cut) is None:
-        return None
+    # Of several choices the pipe knows the last one's end only, and of tool calls what the finish says.
+    if dialect.bound(tree).choices != 1 or not tool_calls:
+        whole = added_up(entry, dialect)
+        if whole is None or (not tool_calls and _calls_tools(whole)):
+            return None
     return entry
 
 
@@ -97,14 +118,14 @@ def _by(exchange: Exchange, target: Target) -> bool:
     return served is None or served.target is target or served.target == target
 
 
-def added_up(entry: Entry, dialect: Dialect, cut: frozenset[str] = _CUT) -> dict[str, Any] | None:
+def added_up(entry: Entry, dialect: Dialect) -> dict[str, Any] | None:
     """The whole answer that stored events amount to; None when they do not."""
     parser = Parser()
     tree: Any = dialect.collect([*parser.feed(entry.body), *parser.end()])
     if type(tree) is not dict or tree.get("error"):
         return None
     finish = dialect.finish(tree)
-    if not finish.complete or not cut.isdisjoint(finish.reasons):
+    if not finish.complete or not _ended_well(finish.reasons):
         return None
     with_usage(tree, dialect, entry.usage)
     answer: dict[str, Any] = tree

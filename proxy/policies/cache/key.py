@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from proxy.policies.cache.entry import MAX_TAGS, TAG
+from proxy.policies.cache.entry import TAG
 from proxy.quick_hash import quick_hash
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ Frame = tuple[blake2b, bytes]
 KEY: Final = 16
 """Bytes of a name: 128 bits, keyed, so that nobody can look for two questions with the same name."""
 LEFT_OUT: Final = frozenset({"stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key"})
-"""Fields that do not change the answer."""
+"""Fields that do not change the answer, unless its dialect repeats them there: nobody is given what another said of
+himself."""
 _CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 _HEADERS: Final = frozenset({"anthropic-version", "openai-organization", "openai-project"})
 _SETTLED: Final = frozenset({"keys", "jwt"})
@@ -51,8 +52,12 @@ def _shortest(value: Any) -> Any:
 
 
 class Keyer:
-    """Makes names. secret: 16 to 64 bytes; equal on all replicas that share a store. addresses: base URLs of upstreams
-    by name, since a name may lead elsewhere tomorrow. shared: other processes must come to the same names."""
+    """Makes names.
+
+    secret: 16 to 64 bytes; equal on all replicas that share a store. addresses: of upstreams by name, since a name may
+    lead elsewhere tomorrow. rules: what else decides which answers are good enough. shared: other processes must come
+    to the same names.
+    """
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Keyer:
         vary: Iterable[str] = (),
         addresses: Mapping[str, str | None] | None = None,
         *,
+        rules: Iterable[str] = (),
         shared: bool = True,
     ) -> None:
         self._addresses = addresses or {}
@@ -68,6 +74,7 @@ class Keyer:
         self._tag_hash = blake2b(digest_size=TAG, key=secret[:64], person=b"cache tag")
         self._quick = not shared
         self._scope = scope
+        self._rules = (scope, *rules)
         self._vary = frozenset(name.lower() for name in vary)
         self._framed_by_head = "content-length" not in self._vary  # it differs where the rest of a head is the same
         self._roles: dict[bytes, str] = {}
@@ -81,7 +88,9 @@ class Keyer:
     def named(self, frame: Frame, exchange: Exchange, tree: Mapping[str, Any]) -> bytes:
         """The same for a frame that is known."""
         if not LEFT_OUT.isdisjoint(tree):
-            tree = {key: value for key, value in tree.items() if key not in LEFT_OUT}
+            assert exchange.dialect is not None
+            left_out = LEFT_OUT - exchange.dialect.echoes
+            tree = {key: value for key, value in tree.items() if key not in left_out}
         model = exchange.target.model
         if model is not None:  # an alias and its model share their answers
             tree = {**tree, "model": model}
@@ -129,7 +138,6 @@ class Keyer:
                 self._joined[which] = joined
         if exchange.tags:
             joined += b"".join([self.tag("tag", f"{name}={value}") for name, value in exchange.tags.items()])
-            joined = joined[: MAX_TAGS * TAG]
         return joined
 
     def frame(self, exchange: Exchange, digest: str) -> Frame:
@@ -154,14 +162,14 @@ class Keyer:
     def _told(self, exchange: Exchange, digest: str) -> bytes:
         request, principal = exchange.request, exchange.principal
         roles = self._roles
-        # Without a principal that stands for the credential, the credential itself is who asks.
-        anonymous = self._scope != "global" and principal.method == "none"
+        # Where no key or token of ours says who asks, whatever credential goes up to the provider does.
+        anonymous = self._scope != "global" and principal.method not in _SETTLED
         said: list[tuple[str, str]] = []
         for name, value in request.raw_headers:
             role = roles.get(name)
             if role is None:
                 role = self._role(name)
-            if role and (role not in _CREDENTIALS or anonymous):
+            if role and (role not in _CREDENTIALS or anonymous or role in self._vary):
                 said.append((role, value.decode("latin-1")))
         if request.edits is not None:
             said = [pair for pair in said if pair[0] not in request.edits]
@@ -170,7 +178,7 @@ class Keyer:
                 for name, value in request.edits.items()
                 if value is not None
                 and (role := self._role(name.encode("latin-1", "replace")))
-                and (role not in _CREDENTIALS or anonymous)
+                and (role not in _CREDENTIALS or anonymous or role in self._vary)
             )
         if len(said) > 1:
             said.sort()
@@ -194,7 +202,7 @@ class Keyer:
                 exchange.target.upstream,
                 self._addresses.get(exchange.target.upstream),
                 digest,
-                self._scope,
+                self._rules,
                 who,
                 said,
             )

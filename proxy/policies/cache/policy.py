@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
+from proxy.match import any_glob
 from proxy.policies.cache import control as controls
 from proxy.policies.cache import forms, keeping, serve, stores
 from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
-from proxy.policies.cache.entry import packed
+from proxy.policies.cache.entry import MAX_TAGS, packed
 from proxy.policies.cache.figures import Figures
 from proxy.policies.cache.lru import START
 from proxy.policies.cache.options import CacheOptions
@@ -35,7 +36,7 @@ from proxy.policies.cache.shelf import Shelf
 from proxy.policy import Policy, called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from proxy.below import Below
     from proxy.dialects.base import Dialect
@@ -51,6 +52,8 @@ __all__ = ["Cache"]
 CACHED: Final = frozenset(
     {"openai_chat", "openai_completions", "openai_responses", "anthropic_messages", "openai_embeddings"}
 )
+MOST_TAGS: Final = MAX_TAGS - 3
+"""Tags of a call that its entry has room for, beside two models and the project: all of them must be found again."""
 REVALIDATION: Final = 300.0
 """Seconds that a revalidation may take: nobody waits for it, so nobody else would end it."""
 
@@ -73,11 +76,13 @@ class Cache(Policy):
         self.shelf = Shelf(options, services, self.figures)
         self._now = services.clock.now
         self._new_ids = options.ids == "new"
+        # Others than the one who asked may read what is stored: in the store, or by asking the same.
+        self._shared = options.store != "memory" or options.scope != "principal"
         # Whether more than the dialect's word is needed to tell that a call may be cached.
-        self._shared = options.store != "memory"
         self._picky = options.max_temperature is not None or not options.tool_calls or self._shared
+        self._ttl = options.ttl
         self._coalesce = options.coalesce
-        self._cut = keeping.cut(tool_calls=options.tool_calls)
+        self._tool_calls = options.tool_calls
         self._running: dict[bytes, Below] = {}
 
     async def start(self) -> None:
@@ -98,11 +103,26 @@ class Cache(Policy):
     ) -> int:
         """Forget the entries for which all that is given holds; nothing given: every entry. How many went.
 
-        An answer that is under way meanwhile is given to who waits for it and not stored.
+        model: as a call asks for it or as it is sent, the one that a route sends in its place included. project: of the
+        call whose answer was stored. An answer that is under way meanwhile is given to who waits for it and not stored.
         """
+        models = () if model is None else (model, *self._sent_for(model))
         return await self.shelf.store.clear(
-            Selection.of(self.shelf.keys, model=model, project=project, tags=tags, key_prefix=key_prefix)
+            Selection.of(self.shelf.keys, models=models, project=project, tags=tags, key_prefix=key_prefix)
         )
+
+    def _sent_for(self, model: str) -> Iterator[str]:
+        """What may be sent instead of a model."""
+        config = self.services.config
+        if model in config.models:
+            yield config.models[model].model
+        for route in config.routes:
+            if (
+                route.enabled
+                and route.model is not None
+                and (not route.match.model or any_glob(route.match.model)(model))
+            ):
+                yield route.model
 
     def stats(self) -> dict[str, Any]:
         """Figures of this policy and of its store, as a plain object."""
@@ -118,10 +138,12 @@ class Cache(Policy):
 
     def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer | None]:
         dialect, request = exchange.dialect, exchange.request
+        control = controls.of(request) if not self.observe else self._overheard(exchange)
         document = request.body
         if dialect is None or document is None or dialect.name not in CACHED:
-            return self.pass_by(exchange)
-        control = controls.of(request)
+            return self._not_cached(exchange, control, "answers of this API are not cached")
+        if len(exchange.tags) > MOST_TAGS:
+            return self._not_cached(exchange, control, f"it has more than {MOST_TAGS} tags")
         shelf = self.shelf
         frame = shelf.keys.frame(exchange, below.digest)
         seen = exchange.seen
@@ -145,8 +167,8 @@ class Cache(Policy):
             name = shelf.keys.named(frame, exchange, tree)
             if seen is not None and not document.edited:
                 seen.facts[self] = frame[1], exchange.target.model, name
-        if exchange.explain is not None:
-            exchange.explain(self.label, f"the entry's key is {name.hex()}")
+        if exchange.timings is not None:
+            exchange.note(self.label, f"the entry's key is {name.hex()}")
         call = Call(exchange, below, dialect, control, name)
         store = shelf.store
         found = None if control.fetch else store.look(name)
@@ -158,11 +180,19 @@ class Cache(Policy):
             self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, shelf.read(name, found))
         )
 
+    def _overheard(self, exchange: Exchange) -> Control:
+        """What the client says, for a cache that only looks on and must refuse nothing."""
+        try:
+            return controls.of(exchange.request)._replace(only_cached=False)
+        except ProxyError as error:
+            exchange.note(self.label, f"would have refused: {error.message}")
+            return controls.DEFAULT
+
     def _not_cached(self, exchange: Exchange, control: Control, why: str) -> Answer | None:
         if control.only_cached:
             raise not_cached(why)
-        if exchange.explain is not None:
-            exchange.explain(self.label, f"not cached: {why}")
+        if exchange.timings is not None:
+            exchange.note(self.label, f"not cached: {why}")
         return self.pass_by(exchange)
 
     async def _ask_further(self, call: Call) -> Answer | None:
@@ -179,12 +209,14 @@ class Cache(Policy):
         age = 0.0
         if entry is not None:
             age = max(0.0, self._now() - entry.stored_at)
+            # It may have been stored when the configuration said otherwise, or by another chain.
+            fresh_for = min(entry.fresh_for, self._ttl)
             if self.observe:
-                self.figures.would_hit += age < entry.fresh_for
+                self.figures.would_hit += age < fresh_for
                 exchange.note(self.label, "would have answered from the store")
                 return self.pass_by(exchange)
             most = control.max_age
-            if age < entry.fresh_for if most is None else age <= min(most, entry.fresh_for):
+            if age < fresh_for if most is None else age <= min(most, fresh_for):
                 answer = self._serve(call, entry, age)
                 if answer is not None:
                     self.figures.hits += 1
@@ -193,8 +225,9 @@ class Cache(Policy):
                         call.below.came_again()
                     return answer
             elif most is None:
-                stale = entry
-                if control.keep and age < entry.fresh_for + self.options.stale_while_revalidate:
+                if age < fresh_for + self.options.stale_if_error:
+                    stale = entry
+                if control.keep and age < fresh_for + self.options.stale_while_revalidate:
                     answer = self._serve(call, entry, age)
                     if answer is not None:
                         self.figures.stale += 1
@@ -205,7 +238,7 @@ class Cache(Policy):
             return self.pass_by(exchange)
         if control.only_cached:
             raise not_cached("nothing fresh is stored for this call")
-        if stale is not None and age < stale.fresh_for + self.options.stale_if_error:
+        if stale is not None:
             return self._fly_or_stale(call, stale, age)
         return self.fly(call)
 
@@ -343,7 +376,7 @@ class Cache(Policy):
                 self._keep_whole(call, flight.exchange, flight.answer)
             return
         options = self.options
-        entry = keeping.stream_entry(flight, call, self._now(), options.ttl, self._cut)
+        entry = keeping.stream_entry(flight, call, self._now(), options.ttl, tool_calls=self._tool_calls)
         if entry is not None and len(entry.body) <= options.max_entry:
             self.shelf.keep(call.name, entry, self.shelf.keys.tags(flight.exchange))
 
@@ -355,7 +388,7 @@ class Cache(Policy):
 
     def _keep_whole(self, call: Call, exchange: Exchange, answer: Answer) -> None:
         document = answer.body
-        if document is None or not keeping.worth_keeping(exchange, answer, document, call, self._cut):
+        if document is None or not keeping.worth_keeping(exchange, answer, document, call, tool_calls=self._tool_calls):
             return
         if call.items is None:
             self.shelf.keep_whole(call.name, exchange, document.encode())
@@ -369,12 +402,14 @@ class Cache(Policy):
         if dialect.stateful(tree):
             return "it refers to or leaves state at the provider"
         options = self.options
-        if options.max_temperature is not None:
-            said = tree.get("temperature", 1)
+        if options.max_temperature is not None and dialect.operation != "embeddings":
+            said = tree.get("temperature")
+            if said is None:
+                said = 1
             if not isinstance(said, int | float) or said > options.max_temperature:
                 return "its temperature is above max_temperature"
         if not options.tool_calls and (tree.get("tools") or tree.get("functions")):
             return "it offers tools"
         if self._shared and below.unmasked:
-            return "it was not masked, and the store is shared"
+            return "it was not masked, and others may read what is stored"
         return None

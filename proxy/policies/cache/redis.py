@@ -205,7 +205,7 @@ class RedisStore:
     # --- inside ------------------------------------------------------------------------------------
 
     async def _chosen(self, names: list[bytes], skip: int, which: Selection) -> list[bytes]:
-        if not which.tags or not names:
+        if not which.by_tags or not names:
             return names
         async with self._cache.client.pipeline(transaction=False) as pipe:
             for name in names:

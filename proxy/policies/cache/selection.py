@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,11 @@ __all__ = ["EVERYTHING", "Selection"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """tags: all of them must be on an entry. prefix: hexadecimal digits that its name begins with."""
+    """tags: all of them must be on an entry. models: one of them must, if there are any. prefix: hexadecimal digits
+    that its name begins with."""
 
     tags: frozenset[bytes] = frozenset()
+    models: frozenset[bytes] = frozenset()
     prefix: str = ""
 
     @classmethod
@@ -26,34 +28,40 @@ class Selection:
         cls,
         keyer: Keyer,
         *,
-        model: str | None,
+        models: Iterable[str],
         project: str | None,
         tags: Mapping[str, str] | None,
         key_prefix: str | None,
     ) -> Selection:
         """From what an operator says."""
         found = set()
-        if model:
-            found.add(keyer.tag("model", model))
         if project:
             found.add(keyer.tag("project", project))
         for name, value in (tags or {}).items():
             found.add(keyer.tag("tag", f"{name}={value}"))
-        return cls(frozenset(found), (key_prefix or "").lower())
+        return cls(
+            frozenset(found), frozenset(keyer.tag("model", model) for model in models), (key_prefix or "").lower()
+        )
+
+    @property
+    def by_tags(self) -> bool:
+        """Whether an entry's beginning has to be looked at."""
+        return bool(self.tags or self.models)
 
     @property
     def everything(self) -> bool:
         """Whether there is no condition."""
-        return not self.tags and not self.prefix
+        return not self.by_tags and not self.prefix
 
     def takes(self, key: bytes, data: bytes, start: int = 0) -> bool:
         """Whether the entry goes. data: at least its beginning, from ``start``; what cannot be read goes, too."""
         if self.prefix and not key.hex().startswith(self.prefix):
             return False
-        if not self.tags:
+        if not self.by_tags:
             return True
         try:
-            return self.tags <= tags_of(data, start)
+            has = tags_of(data, start)
+            return self.tags <= has and not (self.models and self.models.isdisjoint(has))
         except EntryError:
             return True
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from proxy.config.plain import plain
 from proxy.policies.cache import keeping, stores
 from proxy.policies.cache.entry import Entry, EntryError, laid_out, packed
 from proxy.policies.cache.key import Keyer
@@ -55,9 +56,13 @@ class Shelf:
 
     def _use(self, found: Store) -> None:
         options = self._options
-        addresses = {name: upstream.base_url for name, upstream in self._services.config.upstreams.items()}
+        addresses = {
+            name: plain((upstream.api, upstream.base_url, upstream.headers, upstream.query))
+            for name, upstream in self._services.config.upstreams.items()
+        }
+        rules = () if options.tool_calls else ("no tool calls",)
         self.store = found
-        self.keys = Keyer(found.secret, options.scope, options.vary, addresses, shared=found.far)
+        self.keys = Keyer(found.secret, options.scope, options.vary, addresses, rules=rules, shared=found.far)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("store", "keys"):

@@ -72,6 +72,43 @@ async def test_a_claimed_project_opens_nobody_elses_entries(cached):
         assert got == ["miss", "miss"]
 
 
+@pytest.mark.parametrize(
+    ("ann", "bob"),
+    [
+        ({"authorization": "sk-ann"}, {"authorization": "sk-bob"}),
+        ({"authorization": "Basic ann"}, {"authorization": "Basic bob"}),
+        ({"authorization": "Bearer one", "x-api-key": "ann"}, {"authorization": "Bearer one", "x-api-key": "bob"}),
+        ({"authorization": "Bearer one", "api-key": "ann"}, {"authorization": "Bearer one", "api-key": "bob"}),
+        ({"x-api-key": "ann"}, {"x-api-key": "bob"}),
+    ],
+)
+async def test_whatever_credential_goes_up_is_the_tenant(cached, ann, bob):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=["account", {"authenticate": {"method": "passthrough"}}])
+        assert [(await caller.say(headers=one)).cache for one in (ann, bob, ann)] == ["miss", "miss", "hit"]
+        await caller.until(lambda: len(caller.proxy.exchanges) == 3)
+        first, second, third = [exchange.principal.id for exchange in caller.proxy.exchanges]
+        assert first == third != second
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
+async def test_answers_vary_by_a_credential_when_told_to(cached, name):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=auth(key("ann"), key("bob")), scope="global", vary=[name])
+        got = [(await caller.say(headers={name: f"Bearer sk-{one}" if name != "X-Api-Key" else f"sk-{one}"})).cache
+               for one in ("ann", "bob", "ann")]  # fmt: skip
+        assert got == ["miss", "miss", "hit"]
+
+
+@pytest.mark.parametrize("scope", ["principal", "global"])
+@pytest.mark.parametrize("entry", [{"mode": "observe"}, {"when": {"model": "other"}}])
+async def test_what_was_not_masked_is_kept_for_its_own_caller_only(cached, scope, entry):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=[{"pii": {"entities": ["EMAIL"], **entry}}], scope=scope)
+        got = [(await caller.say("I am ann@example.com")).cache for _ in range(2)]
+        assert got == (["miss", "hit"] if scope == "principal" else ["bypass", "bypass"])
+
+
 async def test_a_masked_value_is_no_part_of_the_question_and_each_gets_its_own_back(cached):
     async def echo(call):
         await reply(chat_answer("You are " + call.json["messages"][0]["content"]))(call)
@@ -113,6 +150,45 @@ async def test_entries_are_cleared_by_model_project_tag_and_key(cached):
         await caller.say("again")
         assert await cache.clear() == 1
         assert (await caller.say("again")).cache == "miss"
+
+
+async def test_a_model_is_cleared_by_any_name_that_leads_to_it(cached):
+    more = {
+        "models": {"quick": {"model": "gpt-4o"}},
+        "routes": [
+            {"match": {"model": "fast"}, "upstream": "up", "chain": "main", "model": "gpt-4o"},
+            {"match": {"path": "/v1/*"}, "upstream": "up", "chain": "main"},
+        ],
+    }
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, more=more)
+        for alias in ("fast", "quick"):
+            assert (await caller.say(model="gpt-4o")).cache == "miss"
+            assert (await caller.say(model=alias)).cache == "hit"
+            assert await caller.cache.clear(model="other") == 0
+            assert await caller.cache.clear(model=alias) == 1
+            assert (await caller.say(model=alias)).cache == "miss"
+            await caller.cache.clear()
+
+
+async def test_a_call_with_more_tags_than_an_entry_has_room_for_is_not_stored(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream)
+        for count, kept in ((37, 1), (38, 0)):
+            tags = ",".join(f"t{number}=v" for number in range(count))
+            await caller.say(f"with {count}", headers={"x-sidecar-tags": tags})
+            assert await caller.cache.clear(tags={f"t{count - 1}": "v"}) == kept
+            assert caller.cache.stats()["entries"] == 0
+
+
+async def test_a_call_that_is_debugged_notes_the_key_of_its_entry(cached):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        caller = await cached(upstream, above=["account"])
+        await caller.say(headers={"x-sidecar-debug": "1"})
+        await caller.until(lambda: len(caller.proxy.exchanges) == 1)
+        [(policy, said)] = caller.proxy.exchanges[0].notes
+        assert policy == "cache"
+        assert await caller.cache.clear(key_prefix=said.rpartition(" ")[2]) == 1
 
 
 async def test_an_answer_under_way_while_the_cache_is_cleared_is_given_and_not_stored(cached):
