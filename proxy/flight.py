@@ -156,6 +156,11 @@ class Flight:
             exchange.error = answer.error
         return answer
 
+    def forget(self, exchange: Exchange) -> None:
+        """A caller who joined is not answered by it after all."""
+        if exchange in self._followers:
+            self._followers.remove(exchange)
+
     def _leave(self, waiter: asyncio.Future[Answer | None], exchange: Exchange) -> None:
         """One who waited has gone."""
         if exchange is self.exchange:
@@ -266,7 +271,7 @@ class Flight:
     async def _whole(self, answer: Answer) -> None:
         self.exchange.outcome = outcome_of(answer)
         await called(self.flow.settle())
-        self._share_usage()
+        self._share()
         self._hand_over(answer)
 
     def _hand_over(self, answer: Answer) -> None:
@@ -288,7 +293,7 @@ class Flight:
         source.start(sink)
         failure = await sink.ended()
         await flow.end_plain(answer, failure)
-        self._share_usage()
+        self._share()
         if failure is None:
             sink.release()
             fan.end()
@@ -316,7 +321,7 @@ class Flight:
         end = await pipe.wait_end()
         error = await flow.end_stream(end)
         await called(flow.settle())
-        self._share_usage()
+        self._share()
         pipe.release()
         if end.reason == "finished":
             fan.end()
@@ -331,10 +336,13 @@ class Flight:
         self._arrive(answer)
         return fan
 
-    def _share_usage(self) -> None:
-        """The starter pays, the others are saved. A revalidation's starter was served from the store and has used
-        nothing itself."""
-        usage = self.exchange.usage
+    def _share(self) -> None:
+        """The starter pays, the others are saved, and what policies noted is the starter's. A revalidation's starter
+        was served from the store and has used nothing itself."""
+        exchange = self.exchange
+        if exchange is not self.starter and not self._detached:
+            self.starter.notes += exchange.notes
+        usage = exchange.usage
         if usage is None:
             return
         if not self._detached:
@@ -346,6 +354,8 @@ class Flight:
         """Each of those who wait gets an answer of its own; None: there is none."""
         self._arrived = True
         waiting = [waiter for waiter in self._waiting if not waiter.done()]
+        if answer is None or answer.status >= 400:
+            waiting.reverse()  # who came last has most time left to ask again, and wakes first
         fan = self.fan
         if fan is not None and answer is not None:
             for waiter in waiting:

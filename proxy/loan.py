@@ -83,7 +83,7 @@ def fork(starter: Exchange, body: Document | None, *, alone: bool) -> Exchange:
     other.priority = starter.priority
     other.target = starter.target
     other.deadline = starter.deadline
-    other.estimated_input = starter.estimated_input
+    other.estimated_input = starter.estimated_input if body is None else None
     other.timings = starter.timings
     other.before_send = starter.before_send
     other._model, other._streaming = starter._model, starter._streaming

@@ -307,8 +307,9 @@ class Ticket:
             usage = exchange.flight_of.usage
         if usage is None:
             return 0
-        model = exchange.target.model or exchange.model_asked or ""
-        return self.desk.tariff.model_price(model, exchange.target.upstream).cost(usage)
+        served = exchange.served_by
+        target = exchange.target if served is None else served.target
+        return self.desk.tariff.model_price(target.model or exchange.model_asked or "", target.upstream).cost(usage)
 
 
 def _counted(attempt: Attempt) -> bool:

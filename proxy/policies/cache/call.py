@@ -26,7 +26,7 @@ class Call:
 
     name: of its answer. items: for embeddings, the inputs of the request; ``name`` is then that of all that are
     missing.
-    target: what the provider is asked for; epoch: the store's at the time when it is asked.
+    target: what the provider is asked for; epoch: the store's when the call looked there, or asked.
     """
 
     __slots__ = ("below", "control", "dialect", "epoch", "exchange", "items", "name", "target")
@@ -48,6 +48,14 @@ class Call:
         self.items = items
         self.target: Target = exchange.target
         self.epoch: int
+
+    def was_refused(self, error: ProxyError | None) -> bool:
+        """Whether an answer that could not be read was the provider's word that it will not do this."""
+        if error is None or error.code != "upstream_invalid_response":
+            return False
+        attempts = self.exchange.attempts
+        status = attempts[-1].status if attempts else None
+        return status is not None and 400 <= status < 500 and status != 429
 
     def forget_failure(self) -> None:
         """What failed, for whomever it was asked and of whatever target, is not what this call is answered with."""

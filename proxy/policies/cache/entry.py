@@ -38,9 +38,10 @@ class EntryError(ValueError):
 
 class Entry:
     """stored_at: wall seconds. fresh_for: seconds. counts, estimated: what the original used. body: not compressed;
-    JSON, or with ``events`` server-sent events, of which one holds usage if ``with_usage``."""
+    JSON, or with ``events`` server-sent events, of which one holds usage if ``with_usage``. tags: those that it was
+    stored with."""
 
-    __slots__ = ("_meta", "body", "events", "fresh_for", "stored_at", "with_usage")
+    __slots__ = ("_meta", "body", "events", "fresh_for", "stored_at", "tags", "with_usage")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Entry:
         self.stored_at = stored_at
         self.fresh_for = fresh_for
         self.events = self.with_usage = False
+        self.tags = b""
         self._meta = _NO_USAGE if counts is None else orjson.dumps((counts, estimated))
 
     @property
@@ -101,6 +103,7 @@ class Entry:
             entry = cls.__new__(cls)
             entry.stored_at, entry.fresh_for, length = _TIMES.unpack_from(data, place)
             place += _TIMES.size
+            entry.tags = data[start + 3 : place - _TIMES.size]
             entry._meta = data[place : place + length]
             body = data[place + length :]
             entry.body = _unpack(body) if flags & COMPRESSED else body

@@ -55,6 +55,8 @@ def _as_events(answer: Answer, call: Call) -> Answer:
     tree = None if body is None else body.lenient()
     if type(tree) is not dict:
         return answer
+    if tree.get("error") or not call.dialect.finish(tree).complete:
+        raise ProxyError("upstream_invalid_response", "The shared answer is none that could be told as events.")
     told = serve.events(call.exchange, call.dialect, tree)
     told.origin, told.headers = answer.origin, _retyped(answer.headers, told.headers)
     return told

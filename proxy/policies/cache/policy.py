@@ -25,10 +25,11 @@ from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.match import any_glob
 from proxy.policies.cache import control as controls
-from proxy.policies.cache import forms, keeping, serve, stores
+from proxy.policies.cache import keeping, serve, stores
 from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
 from proxy.policies.cache.entry import MAX_TAGS, packed
 from proxy.policies.cache.figures import Figures
+from proxy.policies.cache.following import follow
 from proxy.policies.cache.lru import START
 from proxy.policies.cache.options import CacheOptions
 from proxy.policies.cache.selection import Selection
@@ -83,7 +84,7 @@ class Cache(Policy):
         self._ttl = options.ttl
         self._coalesce = options.coalesce
         self._tool_calls = options.tool_calls
-        self._running: dict[bytes, Below] = {}
+        self.running: dict[bytes, Below] = {}
 
     async def start(self) -> None:
         await self.shelf.start()
@@ -129,7 +130,7 @@ class Cache(Policy):
         return {
             "policy": self.label,
             "scope": self.options.scope,
-            "in_flight": len(self._running),
+            "in_flight": len(self.running),
             **self.figures.shown(),
             **self.shelf.store.stats(),
         }
@@ -169,8 +170,9 @@ class Cache(Policy):
                 seen.facts[self] = frame[1], exchange.target.model, name
         if exchange.timings is not None:
             exchange.note(self.label, f"the entry's key is {name.hex()}")
-        call = Call(exchange, below, dialect, control, name)
         store = shelf.store
+        call = Call(exchange, below, dialect, control, name)
+        call.epoch = store.epoch
         found = None if control.fetch else store.look(name)
         if found is None:
             if store.far and not control.fetch:
@@ -232,30 +234,34 @@ class Cache(Policy):
                     if answer is not None:
                         self.figures.stale += 1
                         exchange.cache_status = "stale"
-                        self.revalidate(call)
+                        if not control.only_cached:
+                            self.revalidate(call)
                         return answer
         elif self.observe:
             return self.pass_by(exchange)
         if control.only_cached:
             raise not_cached("nothing fresh is stored for this call")
         if stale is not None:
-            return self._fly_or_stale(call, stale, age)
+            return self._fly_or_stale(call, stale)
         return self.fly(call)
 
-    async def _fly_or_stale(self, call: Call, stale: Entry, age: float) -> Answer:
+    async def _fly_or_stale(self, call: Call, stale: Entry) -> Answer:
         error: ProxyError | None = None
         answer: Answer | None = None
         try:
             answer = await called(self.fly(call, back=True))
             assert answer is not None
-            if not curable(answer):
+            if not curable(answer) or call.was_refused(answer.error):
                 return answer
         except ProxyError as failed:
-            if failed.code not in CURABLE:
+            if failed.code not in CURABLE or call.was_refused(failed):
                 raise
             error = failed
-        call.forget_failure()
-        old = self._serve(call, stale, age)
+        age = max(0.0, self._now() - stale.stored_at)  # the provider has had its time
+        old: Answer | None = None
+        if age < min(stale.fresh_for, self._ttl) + self.options.stale_if_error:
+            call.forget_failure()
+            old = self._serve(call, stale, age, keep=False)
         if old is not None:
             if answer is not None and answer.source is not None:
                 answer.source.abort()
@@ -267,7 +273,8 @@ class Cache(Policy):
         assert answer is not None
         return answer
 
-    def _serve(self, call: Call, entry: Entry, age: float) -> Answer | None:
+    def _serve(self, call: Call, entry: Entry, age: float, *, keep: bool = True) -> Answer | None:
+        """The stored answer for this caller; None when it cannot be read. keep: it was read just now."""
         exchange, came_as_events = call.exchange, entry.events
         try:
             exchange.saved_usage = entry.usage
@@ -276,9 +283,9 @@ class Cache(Policy):
             exchange.saved_usage = None
             self.shelf.damaged(call.name)
             return None
-        if came_as_events and not entry.events:
+        if keep and came_as_events and not entry.events and call.epoch == self.shelf.store.epoch:
             # Added up for this caller: kept so for the next, who most likely asks in the same way.
-            self.shelf.keep(call.name, entry, self.shelf.keys.tags(exchange), age)
+            self.shelf.keep(call.name, entry, entry.tags, age)
         return answer
 
     # --- asking the provider -------------------------------------------------------------------
@@ -293,36 +300,13 @@ class Cache(Policy):
         """The answer of somebody who asks the same, or the provider's. None: the call goes on and asks itself, unless
         ``back``, where what it brings is wanted here. Raises ProxyError."""
         control = call.control
-        running = self._running.get(call.name)
+        running = self.running.get(call.name)
         if running is not None and self._coalesce and control.keep and not control.fetch and running.joinable:
-            return self._follow(call, running, back=back)
-        return self._ask(call, back=back)
+            return follow(self, call, running, back=back)
+        return self.ask(call, back=back)
 
-    async def _follow(self, call: Call, running: Below, *, back: bool) -> Answer | None:
-        exchange = call.exchange
-        again = False
-        while True:
-            exchange.cache_status = "coalesced"
-            try:
-                answer = await forms.joined(running.join(), call)
-                # A refusal may be meant for who started the flight alone.
-                if again or (answer.error is None and not curable(answer)):
-                    self.figures.coalesced += 1
-                    return answer
-                if answer.source is not None:
-                    answer.source.abort()
-            except ProxyError:
-                if again:
-                    raise
-            # It failed: the first of those who waited finds nothing here and asks, the others find him.
-            again = True
-            call.forget_failure()
-            found = self._running.get(call.name)
-            if found is None or not found.joinable:
-                return await called(self._ask(call, back=back))
-            running = found
-
-    def _ask(self, call: Call, *, back: bool) -> Later[Answer | None]:
+    def ask(self, call: Call, *, back: bool) -> Later[Answer | None]:
+        """The same of a call that has nobody to follow."""
         self.figures.misses += 1
         exchange, below = call.exchange, call.below
         exchange.cache_status = "miss"
@@ -332,7 +316,7 @@ class Cache(Policy):
             items = call.items
             return below.start(shared=False, body=None if items is None else items.request).join(exchange)
         if self._coalesce:
-            self._running[call.name] = below
+            self.running[call.name] = below
         call.epoch = self.shelf.store.epoch
         if back or not below.go_on():
             return self._launch(call).join(exchange)
@@ -345,8 +329,8 @@ class Cache(Policy):
 
     def revalidate(self, call: Call) -> None:
         """Renew what is stored behind the back of a caller who has been served; one flight for all of them."""
-        if call.name not in self._running:
-            self._running[call.name] = call.below
+        if call.name not in self.running:
+            self.running[call.name] = call.below
             call.epoch = self.shelf.store.epoch
             self._launch(call, deadline=REVALIDATION)
 
@@ -381,9 +365,12 @@ class Cache(Policy):
             self.shelf.keep(call.name, entry, self.shelf.keys.tags(flight.exchange))
 
     def _over(self, call: Call) -> bool:
-        """Nobody joins it any more. False: the store was cleared meanwhile, and its answer is from before."""
-        if self._running.get(call.name) is call.below:
-            del self._running[call.name]
+        """Nobody joins it any more. False: its answer is not to be stored, since it was asked for before the store was
+        cleared, or before another call that asked the provider anew."""
+        if self.running.get(call.name) is call.below:
+            del self.running[call.name]
+        elif self._coalesce:
+            return False
         return self.shelf.store.epoch == call.epoch
 
     def _keep_whole(self, call: Call, exchange: Exchange, answer: Answer) -> None:
