@@ -14,8 +14,8 @@ __all__ = ["PENDING_BYTES", "Line", "Outbox"]
 
 PENDING_BYTES: Final = 32 * 1024 * 1024
 """Entries on their way to Redis at most; what comes beyond is dropped."""
-_LINES: Final = 256
-_BYTES: Final = 256 * 1024
+_LINES: Final = 128
+_BYTES: Final = 128 * 1024
 """One pipeline at most, but for a single entry that is larger: sealing and writing so much takes under 1 ms."""
 
 Line = tuple[bytes | None, float]

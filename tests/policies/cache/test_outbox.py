@@ -33,7 +33,7 @@ async def emptied(box: Outbox) -> None:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("count", "size", "sizes"), [(3, 10, [3]), (600, 10, [256, 256, 88]), (5, 100_000, [2, 2, 1])])
+@pytest.mark.parametrize(("count", "size", "sizes"), [(3, 10, [3]), (300, 10, [128, 128, 44]), (5, 50_000, [2, 2, 1])])
 async def test_what_is_put_in_one_turn_goes_in_pipelines_of_bounded_size(count, size, sizes):
     redis = Sent()
     box = Outbox(redis)
