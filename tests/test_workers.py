@@ -274,6 +274,16 @@ async def test_a_budget_of_all_workers_is_one_row_also_after_a_restart(gang: Sta
         assert 45 <= statuses.count(200) <= 60  # 30 each; the kernel does not deal connections out evenly
 
 
+async def test_what_a_clear_has_taken_from_all_workers_is_said(gang: Start) -> None:
+    async with FakeUpstream(default=reply(chat_answer("x"))) as upstream:
+        whole = await gang(upstream, chain=[{"cache": {"ttl": "1h"}}])
+        await asyncio.gather(*(whole.call(messages=[], seed=number) for number in range(40)))
+        entries = [cache["entries"] for cache in (await whole.ask("/api/v1/cache"))[1]]
+        assert len(entries) == 2
+        async with whole.session.post(f"http://127.0.0.1:{whole.admin}/api/v1/cache/clear") as answer:
+            assert await answer.json() == {"cleared": sum(entries)} == {"cleared": 40}
+
+
 async def test_limits_are_shown_for_each_worker(gang: Start) -> None:
     """In memory each worker has half of the limit, so a call takes twice its share of that."""
     chain = [{"rate_limit": {"per": "all", "rpm": 1000}}]

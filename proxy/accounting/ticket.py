@@ -296,6 +296,8 @@ class Ticket:
         if cached:
             flags |= record.CACHED
             saved = exchange.saved_nanos = self._saved(exchange)
+        elif exchange.saved_usage:  # a part of the answer was stored
+            saved = exchange.saved_nanos = self._saved(exchange)
         return _who(exchange, attempt), flags, sent, cost, saved, version, counts, extras
 
     def _saved(self, exchange: Exchange) -> int:

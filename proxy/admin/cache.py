@@ -56,7 +56,11 @@ PATHS: Paths = {
                 "prefix": "string",
                 "key_prefix": "string",
             },
-            errors={400: "The selection cannot be read; nothing was forgotten."},
+            errors={
+                400: "The selection cannot be read; nothing was forgotten.",
+                503: "A part could not be reached: the message says which. It is cleared before anything is served "
+                "from it again, as long as this process lives.",
+            },
         )
     },
 }
@@ -73,14 +77,13 @@ def add_routes(application: web.Application, app: App) -> None:
             selection = _selection(await request.read())
         except ValueError as error:
             return refused(400, f"{error}; nothing was forgotten")
-        count = 0
-        done: set[int] = set()
-        for _, policy in _caches(app):
-            if id(policy.shelf.store) in done:  # several chains share one store
-                continue
-            done.add(id(policy.shelf.store))
-            count += await policy.clear(**selection)
-        log.warning("cache cleared by hand", extra={"entries": count})
+        count, left = await _clear(app, selection)
+        log.warning("cache cleared by hand", extra={"entries": count, "not_cleared": left})
+        if left:
+            what = " and ".join(left)
+            return refused(
+                503, f"entries forgotten: {count}; {what} could not be cleared, and will be before it is used again"
+            )
         return answer({"cleared": count})
 
     application.router.add_get("/api/v1/cache", caches)
@@ -91,6 +94,25 @@ def _caches(app: App) -> list[tuple[str, Any]]:
     assert app.snapshot is not None
     chains = app.snapshot.chains.values()
     return [(chain.name, policy) for chain in chains for policy in chain.policies if policy.name == "cache"]
+
+
+async def _clear(app: App, selection: dict[str, Any]) -> tuple[int, list[str]]:
+    """How many entries went, and what could not be reached."""
+    from proxy.policies.cache.stores import UnclearedError  # noqa: PLC0415 - only for who has a cache
+
+    count = 0
+    left: list[str] = []
+    done: set[int] = set()
+    for _, policy in _caches(app):
+        if id(policy.shelf.store) in done:  # several chains share one store
+            continue
+        done.add(id(policy.shelf.store))
+        try:
+            count += await policy.clear(**selection)
+        except UnclearedError as error:
+            count += error.count
+            left.append(error.where)
+    return count, left
 
 
 def _selection(body: bytes) -> dict[str, Any]:
@@ -114,7 +136,7 @@ def _selection(body: bytes) -> dict[str, Any]:
         if name in given and not (isinstance(given[name], str) and given[name]):
             raise ValueError(f"{name} must be a text that is not empty")
     tags = given.get("tags")
-    if tags is not None and not (
+    if "tags" in given and not (
         isinstance(tags, dict) and tags and all(isinstance(value, str) for value in tags.values())
     ):
         raise ValueError("tags must be an object of texts that is not empty")

@@ -123,7 +123,8 @@ class Metrics:
                     pair = (attempt.upstream, attempt.failure)
                     self._failures[pair] = self._failures.get(pair, 0) + 1
         usage = exchange.usage
-        if usage is not None and exchange.saved_usage is None:
+        # A miss of which a part was stored has both.
+        if usage is not None and (exchange.saved_usage is None or exchange.cache_status == "miss"):
             cell.input += usage.input
             cell.output += usage.output
             cell.cached += usage.cached_input

@@ -5,6 +5,8 @@ pages       those that are a picture of one process (``OF_ONE_PROCESS``): their 
             with its ``worker``; anything else is of the first worker: what it says is the same in all, or shared
 budgets     a budget is one for all: what each worker counted is added up, unless they count together
 keys        likewise a key (``key_rows``)
+cleared     what each worker has forgotten is added up: memory is each one's own, and of what is shared each counts what
+            it took away itself
 events      whole events, in the order in which they come
 """
 
@@ -104,6 +106,11 @@ def budgets(said: Sequence[tuple[int, Any]]) -> list[dict[str, Any]]:
             row["remaining"] = max(0, row["limit"] - row["spent"] - row["reserved"])
             row["share"] = round(row["spent"] / row["limit"], 6)
     return sorted(found.values(), key=lambda row: -row["share"])
+
+
+def cleared(said: Sequence[tuple[int, Any]]) -> dict[str, int]:
+    """What all workers say that were told to clear their caches."""
+    return {"cleared": sum(page["cleared"] for _, page in said)}
 
 
 def _joined(said: Sequence[tuple[int, Any]]) -> list[Any]:

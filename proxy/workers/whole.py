@@ -2,7 +2,8 @@
 
 ``/healthz`` and ``/readyz`` are answered here. Everything else is asked of the workers, with the client's own headers:
 they check Host, Origin and token as ever, and the first refusal is the answer. A GET is asked of all and merged (see
-``merge``), ``?worker=N`` asks one; what changes something is told to all.
+``merge``), ``?worker=N`` asks one; what changes something is told to all, and the first one's answer given, but for
+how many entries were cleared.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -152,13 +153,12 @@ class WholeAdmin:
                 return await self._stream(request, [answer for _, answer in answers])
             headers = CIMultiDict((k, v) for k, v in first.headers.items() if k.lower() not in _HOP)
             whole = await first.read()
-            if refused is None and request.method == "GET" and len(answers) > 1:
-                name = request.path.removeprefix("/api/v1/").partition("/")[0]
-                together = _OF_ALL.get(name) or (merge.pages if name in merge.OF_ONE_PROCESS else None)
+            if refused is None and len(answers) > 1:
+                together = _together(request)
                 if kind.startswith("application/json") and together is not None:
                     said = [(n, orjson.loads(whole if n == number else await a.read())) for n, a in answers]
                     whole = orjson.dumps(together(said))
-                elif request.path == "/metrics":
+                elif request.method == "GET" and request.path == "/metrics":
                     whole = merge.metrics({n: (await a.read()).decode() for n, a in answers}).encode()
             return web.Response(body=whole, status=first.status, headers=headers)
 
@@ -209,6 +209,15 @@ class WholeAdmin:
             for task in tasks:
                 task.cancel()
         return out
+
+
+def _together(request: web.Request) -> Callable[[Sequence[tuple[int, Any]]], Any] | None:
+    """What makes one JSON page of the workers'; None: the first one's is it."""
+    page = request.path.removeprefix("/api/v1/")
+    if request.method != "GET":
+        return merge.cleared if page == "cache/clear" else None
+    name = page.partition("/")[0]
+    return _OF_ALL.get(name) or (merge.pages if name in merge.OF_ONE_PROCESS else None)
 
 
 async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -120,6 +120,12 @@ async def test_entries_can_be_forgotten_by_how_their_names_begin(operator, whole
     [
         {"modle": "gpt-4o"},
         {"model": ""},
+        {"model": None},
+        {"project": None},
+        {"tags": None},
+        {"tag": None},
+        {"prefix": None},
+        {"key_prefix": None},
         {"tags": {}},
         {"tags": {"a": 1}},
         {"tag": "team"},

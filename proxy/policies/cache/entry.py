@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import struct
 import zlib
+from math import inf
 from typing import Final
 
 import orjson
 
 from proxy.accounting.usage import Usage
 
-__all__ = ["MAX_TAGS", "TAG", "Entry", "EntryError", "laid_out", "packed", "tags_end", "tags_of"]
+__all__ = ["MAX_TAGS", "TAG", "Entry", "EntryError", "laid_out", "packed", "tags_end", "tags_of", "times_of"]
 
 MAGIC: Final = 0xCE
 COMPRESSED: Final = 1
@@ -137,6 +138,16 @@ def _meta(data: bytes) -> tuple[tuple[int, ...], bool] | None:
 def packed(data: bytes, start: int = 0) -> bool:
     """Whether reading the entry that stands in ``data`` from ``start`` on may take over a millisecond."""
     return len(data) > _PACKED_ON_LOOP and bool(data[start + 1] & COMPRESSED)
+
+
+def times_of(data: bytes, start: int = 0) -> tuple[float, float]:
+    """When the entry that stands in ``data`` from ``start`` on was stored (wall seconds), and until when it is fresh.
+    Endlessly for what is no entry: whoever reads it will find out."""
+    try:
+        stored_at, fresh_for, _ = _TIMES.unpack_from(data, start + 3 + data[start + 2] * TAG)
+    except (IndexError, struct.error):
+        return inf, inf
+    return stored_at, stored_at + fresh_for
 
 
 def _unpack(body: bytes) -> bytes:

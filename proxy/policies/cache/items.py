@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy.accounting.usage import Usage
+from proxy.accounting.usage import Usage, estimate_tokens
 from proxy.document import Document
 from proxy.errors import ProxyError
 from proxy.policies.cache import embeddings, serve
 from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
-from proxy.policies.cache.entry import EntryError
+from proxy.policies.cache.entry import Entry, EntryError
+from proxy.policies.cache.entry import packed as is_packed
+from proxy.policies.cache.lru import START
+from proxy.policies.cache.pace import EACH, TURN, Pace
 from proxy.policy import called
 
 if TYPE_CHECKING:
@@ -19,14 +22,13 @@ if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
     from proxy.exchange import Answer, Exchange
     from proxy.policies.cache.control import Control
-    from proxy.policies.cache.embeddings import Part
-    from proxy.policies.cache.entry import Entry
+    from proxy.policies.cache.embeddings import Part, Row
     from proxy.policies.cache.policy import Cache
 
 __all__ = ["Items"]
 
-_AT_ONCE: Final = 256
-"""Items looked up or kept in one turn of the loop (under 1 ms)."""
+_PACKED: Final = 1024 * 1024
+"""Compressed bytes that one visit to a thread unpacks."""
 
 
 class Items:
@@ -97,31 +99,56 @@ class Items:
             assert parts is not None
             policy.figures.stale += 1
             exchange.cache_status = "stale"
-            exchange.served_by = exchange.error = None
+            call.forget_failure()
             return self._from(exchange, parts)
         if self.request is None or answer.status != 200 or answer.body is None:
             return answer
-        found = embeddings.parts_of(answer.body.lenient(), [self.items[place] for place in self.missing])
-        if found is None:
+        rows = embeddings.rows_of(answer.body.lenient(), [self.items[place] for place in self.missing])
+        if rows is None:
             raise ProxyError("upstream_invalid_response", "The upstream's embeddings do not fit its inputs.")
-        fresh = {self.names[place]: part for place, part in zip(self.missing, found, strict=True)}
-        answer.body = Document(embeddings.merged([fresh.get(name) or self.known[name] for name in self.names]))
+        all_parts = dict(self.known)
+        pace = Pace()
+        for place, row in zip(self.missing, rows, strict=True):
+            part = row.part()
+            if part is None:
+                raise ProxyError("upstream_invalid_response", "The upstream's embeddings are no numbers.")
+            all_parts[self.names[place]] = part
+            await pace.took(len(part.body))
+        answer.body = Document(embeddings.merged([all_parts[name] for name in self.names]))
+        self._save(exchange, self.known)
         return answer
 
     def keep(self, tree: Any, tags: bytes) -> None:
         """Store what was brought, over several turns of the loop when it is much."""
         asked = self.missing if self.request is not None else range(len(self.items))
-        parts = embeddings.parts_of(tree, [self.items[place] for place in asked])
-        if parts is not None:
-            self._keep([(self.names[place], part) for place, part in zip(asked, parts, strict=True)], tags)
+        rows = embeddings.rows_of(tree, [self.items[place] for place in asked])
+        if rows is not None:
+            named = zip((self.names[place] for place in asked), rows, strict=True)
+            self._keep(named, tags, self._policy.shelf.store.epoch)
 
-    def _keep(self, parts: list[tuple[bytes, Part]], tags: bytes) -> None:
+    def _keep(self, rows: Iterator[tuple[bytes, Row]], tags: bytes, epoch: int) -> None:
         policy = self._policy
+        if policy.shelf.store.epoch != epoch:
+            return  # it was cleared between two turns
         now, ttl = policy.services.clock.now(), policy.options.ttl
-        for name, part in parts[:_AT_ONCE]:
-            policy.shelf.keep(name, embeddings.entry_of(part, now, ttl), tags)
-        if len(parts) > _AT_ONCE:
-            asyncio.get_running_loop().call_soon(self._keep, parts[_AT_ONCE:], tags)
+        entries: list[tuple[bytes, Entry]] = []
+        left = TURN
+        for name, row in rows:
+            part = row.part()
+            if part is not None:
+                entries.append((name, embeddings.entry_of(part, now, ttl)))
+                left -= len(part.body)
+            left -= EACH
+            if left <= 0:
+                break
+        working = policy.shelf.keep_all(entries, tags) if entries else None
+        if left > 0:
+            return
+        if working is None:
+            asyncio.get_running_loop().call_soon(self._keep, rows, tags, epoch)
+        else:
+            # One thread at a time: nobody waits for it, and the others are for those who do.
+            working.add_done_callback(lambda done: None if done.cancelled() else self._keep(rows, tags, epoch))
 
     @property
     def _name(self) -> bytes:
@@ -129,18 +156,47 @@ class Items:
         return self._policy.shelf.keys.part(b"batch", [self.names[place].hex() for place in self.missing])
 
     async def _look(self, max_age: float | None) -> None:
-        policy = self._policy
-        names = list(dict.fromkeys(self.names))
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
-            if policy.shelf.store.far:
-                for name, entry in zip(some, await asyncio.gather(*map(policy.shelf.find, some)), strict=True):
-                    self._found(name, entry, max_age)
-            else:
-                for name in some:
-                    self._found(name, await policy.shelf.find(name), max_age)
-            if start + _AT_ONCE < len(names):
-                await asyncio.sleep(0)
+        store, pace = self._policy.shelf.store, Pace()
+        packed: list[tuple[bytes, bytes]] = []
+        unknown: list[bytes] = []
+        for name in dict.fromkeys(self.names):
+            found = store.look(name)
+            if found is None:
+                unknown.append(name)
+            await self._read(name, found, packed, pace, max_age)
+        if unknown and store.far:
+            for name, found in zip(unknown, await store.fetch_many(unknown), strict=True):
+                await self._read(name, found, packed, pace, max_age)
+        await self._unpack(packed, max_age)
+
+    async def _read(
+        self,
+        name: bytes,
+        found: bytes | None,
+        packed: list[tuple[bytes, bytes]],
+        pace: Pace,
+        max_age: float | None,
+    ) -> None:
+        if found is None:
+            await pace.took(0)
+        elif is_packed(found, START):
+            packed.append((name, found))
+            if sum(len(one) for _, one in packed) > _PACKED:
+                await self._unpack(packed, max_age)
+        else:
+            self._found(name, self._policy.shelf.read(name, found), max_age)
+            await pace.took(len(found))
+
+    async def _unpack(self, packed: list[tuple[bytes, bytes]], max_age: float | None) -> None:
+        """Reads what is compressed, in a thread; the list is empty then."""
+        if not packed:
+            return
+        read = await asyncio.get_running_loop().run_in_executor(None, lambda: [_entry(found) for _, found in packed])
+        for (name, _), entry in zip(packed, read, strict=True):
+            if entry is None:
+                self._policy.shelf.damaged(name)
+            self._found(name, entry, max_age)
+        packed.clear()
 
     def _found(self, name: bytes, entry: Entry | None, max_age: float | None) -> None:
         if entry is None:
@@ -181,8 +237,29 @@ class Items:
         return parts
 
     def _from(self, exchange: Exchange, parts: Mapping[bytes, Part]) -> Answer:
-        self._save(exchange, parts.values())
+        self._save(exchange, parts)
         return serve.whole(embeddings.merged([parts[name] for name in self.names]), self.age)
 
-    def _save(self, exchange: Exchange, parts: Any) -> None:
-        exchange.saved_usage = Usage(input=sum(part.tokens for part in parts))
+    def _save(self, exchange: Exchange, parts: Mapping[bytes, Part]) -> None:
+        """What these parts would have used is saved, beside what a shared flight has saved this caller."""
+        if not parts:
+            return
+        tokens, estimated = 0, False
+        for name, item in dict(zip(self.names, self.items, strict=True)).items():
+            part = parts.get(name)
+            if part is None:
+                continue
+            if part.tokens is None:
+                tokens += estimate_tokens(item) if type(item) is str else len(item)
+                estimated = True
+            else:
+                tokens += part.tokens
+        saved = Usage(input=tokens, estimated=estimated)
+        exchange.saved_usage = saved if exchange.saved_usage is None else exchange.saved_usage + saved
+
+
+def _entry(found: bytes) -> Entry | None:
+    try:
+        return Entry.decode(found, START)
+    except EntryError:
+        return None

@@ -2,9 +2,12 @@
 
 The entry's first bytes (magic, flags, tags) stay readable for invalidation; the rest is sealed:
 
-    head | checksum 4 | rest                                 without a key (CRC-32: damage, not malice)
-    head | key id 4 | nonce 12 | AES-256-GCM of the rest     with one; the head and the entry's key are authenticated,
-                                                             so no entry can be put in another one's place
+    head | kind 1 | checksum 4 | rest                        without a key (CRC-32: damage, not malice)
+    head | kind 1 | key id 4 | nonce 12 | AES-256-GCM of     with one
+                                          the rest
+
+Head and the entry's key are part of the checksum, and authenticated: no entry can be put in another one's place, and
+one whose tags are damaged, so that a clear by tag would pass it by, cannot be read.
 
 Several master keys may be set, newest first: the newest seals, each opens what it sealed.
 """
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sealer", "derive"]
 
-_CHECKED: Final = b"\x00"
+_CHECKED: Final = b"\x02"
+"""Zero was a checksum that left the head out."""
 _ENCRYPTED: Final = b"\x01"
 
 
@@ -58,7 +62,7 @@ class Sealer:
         end = tags_end(entry)
         head, rest = entry[:end], entry[end:]
         if not self._keys:
-            return b"".join((head, _CHECKED, zlib.crc32(rest, zlib.crc32(key)).to_bytes(4, "big"), rest))
+            return b"".join((head, _CHECKED, _checksum(key, head, rest), rest))
         nonce = os.urandom(12)
         return b"".join(
             (head, _ENCRYPTED, self._first, nonce, self._keys[self._first].encrypt(nonce, rest, key + head))
@@ -70,7 +74,7 @@ class Sealer:
         head, kind = sealed[:end], sealed[end : end + 1]
         if kind == _CHECKED and not self._keys:
             rest = sealed[end + 5 :]
-            if zlib.crc32(rest, zlib.crc32(key)).to_bytes(4, "big") != sealed[end + 1 : end + 5]:
+            if _checksum(key, head, rest) != sealed[end + 1 : end + 5]:
                 raise EntryError("a damaged entry (its checksum differs)")
             return head + rest
         if kind != _ENCRYPTED:
@@ -83,3 +87,7 @@ class Sealer:
             return head + cipher.decrypt(sealed[end + 5 : end + 17], sealed[end + 17 :], key + head)
         except Exception as error:
             raise EntryError(f"an entry that cannot be decrypted ({type(error).__name__})") from None
+
+
+def _checksum(key: bytes, head: bytes, rest: bytes) -> bytes:
+    return zlib.crc32(rest, zlib.crc32(head, zlib.crc32(key))).to_bytes(4, "big")

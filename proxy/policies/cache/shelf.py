@@ -14,7 +14,7 @@ from proxy.policies.cache.key import Keyer
 from proxy.policies.cache.lru import START
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from proxy.exchange import Exchange
     from proxy.policies.cache.figures import Figures
@@ -132,11 +132,31 @@ class Shelf:
         if size <= above or size <= ON_LOOP:
             store.put(name, entry.encode(tags, compress_above=above), left)
             return
-        work = asyncio.get_running_loop().run_in_executor(None, lambda: entry.encode(tags, compress_above=above))
+        self._put_later(lambda: [(name, entry.encode(tags, compress_above=above))], left)
+
+    def keep_all(self, entries: Sequence[tuple[bytes, Entry]], tags: bytes) -> asyncio.Future[Any] | None:
+        """Store several that were made just now and are fresh for the same time. What is compressed is so in a thread,
+        whatever its size: there may be hundreds of the next. Returns what to wait for before these."""
+        left = entries[0][1].fresh_for + self._grace
+        above = self._options.compress_above
+        self._figures.stored += len(entries)
+        encoded = ((name, entry.encode(tags, compress_above=above)) for name, entry in entries)
+        if any(len(entry.body) > above for _, entry in entries):
+            return self._put_later(lambda: list(encoded), left)
+        for name, data in encoded:
+            self.store.put(name, data, left)
+        return None
+
+    def _put_later(self, encoded: Callable[[], list[tuple[bytes, bytes]]], left: float) -> asyncio.Future[Any]:
+        """Store what a thread lays out, unless the store is cleared meanwhile."""
+        store = self.store
         epoch = store.epoch
+        work = asyncio.get_running_loop().run_in_executor(None, encoded)
 
-        def compressed(done: asyncio.Future[bytes]) -> None:
+        def put(done: asyncio.Future[list[tuple[bytes, bytes]]]) -> None:
             if not done.cancelled() and done.exception() is None and store.epoch == epoch:
-                store.put(name, done.result(), left)
+                for name, data in done.result():
+                    store.put(name, data, left)
 
-        work.add_done_callback(compressed)
+        work.add_done_callback(put)
+        return work

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from proxy.policies.cache.lru import START, ByteLru
@@ -19,18 +19,30 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.state.interface import State
 
-__all__ = ["MemoryStore", "Store", "StoreError", "acquire", "check", "open_now", "release"]
+__all__ = ["MemoryStore", "Store", "StoreError", "UnclearedError", "acquire", "check", "open_now", "release"]
 
 
 class StoreError(ValueError):
     """A store that cannot be opened as configured; the message says what to change."""
 
 
+class UnclearedError(Exception):
+    """A clear that did not come to its end. count: entries that went. where: what it did not reach. Nothing is served
+    from there until the clear has been carried out, as long as this process lives."""
+
+    def __init__(self, count: int, where: str) -> None:
+        super().__init__(f"{where} could not be cleared")
+        self.count = count
+        self.where = where
+
+
 class Store(Protocol):
     """``look`` is what memory knows, at once; ``fetch`` asks further where ``far`` says that there is further to ask.
 
-    No method raises but for cancellation: a store that is slow or gone has nothing, and what it cannot keep is dropped.
-    epoch: grows with every ``clear``, so that an answer that was under way can be told from one asked for after it.
+    No method but ``clear`` raises, save for cancellation: a store that is slow or gone has nothing, and what it cannot
+    keep is dropped.
+    epoch: grows with every ``clear``, so that an answer that was under way can be told from one asked for after it. A
+    store that is shared knows of the clears of other replicas, too, where they share their state.
     """
 
     far: bool
@@ -46,14 +58,18 @@ class Store(Protocol):
     async def fetch(self, key: bytes) -> bytes | None:
         """What others know; within 50 ms. The entry begins at ``START``."""
 
+    async def fetch_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The same for several, in their order; in vain within 50 ms."""
+
     def put(self, key: bytes, entry: bytes, ttl: float) -> object:
-        """Keep an entry for ``ttl`` seconds. Returns at once; Redis gets it in the background."""
+        """Keep an entry for ``ttl`` seconds. Returns at once; Redis gets it in the background, what is put in one turn
+        of the loop together."""
 
     def remove(self, key: bytes) -> object:
         """Forget one entry."""
 
     async def clear(self, which: Selection) -> int:
-        """Forget entries; how many."""
+        """Forget entries; how many. Raises UnclearedError."""
 
     async def start(self) -> None:
         """Called by the first who uses it."""
@@ -83,6 +99,9 @@ class MemoryStore:
 
     async def fetch(self, key: bytes) -> bytes | None:
         return self.lru.peek(key)
+
+    async def fetch_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.lru.peek(key) for key in keys]
 
     async def clear(self, which: Selection) -> int:
         self.epoch += 1
@@ -169,7 +188,7 @@ def check(options: CacheOptions, services: Services) -> None:
 
 def _told_through(options: CacheOptions, services: Services) -> State | None:
     """How replicas tell each other of a clear; None when there is nobody to tell."""
-    if options.store != "tiered" or services.config.state == "memory" or services.dry:
+    if options.store == "memory" or services.config.state == "memory" or services.dry:
         return None
     state: State = services.get("state")
     return state
@@ -199,7 +218,9 @@ def _plan(options: CacheOptions, services: Services) -> tuple[Hashable, Callable
         from proxy.policies.cache.tiered import TieredStore  # noqa: PLC0415
 
         far = RedisStore(url, options.namespace, secrets, log=services.log)
-        return far if options.store == "redis" else TieredStore(far, options.max_bytes, options.local_ttl, monotonic)
+        if options.store == "redis":
+            return far
+        return TieredStore(far, options.max_bytes, options.local_ttl, services.clock)
 
     return (options.store, url, options.namespace, secrets, options.max_bytes, options.local_ttl), shared
 

@@ -1,66 +1,74 @@
 """Two levels: memory in front of Redis. Looked up here first, kept in both, cleared in both and on every replica.
 
-What Redis had is kept in memory for ``local_ttl`` at most. A clear on another replica empties the memory of this one
-within a second where the replicas share their state (``state: redis://...``), else after ``local_ttl``.
+What Redis had is kept in memory for ``local_ttl`` at most. A copy that is not fresh any more does not hide what Redis
+has, since another replica may have renewed it there; it is given when Redis has nothing, or is gone. A clear on another
+replica empties the memory of this one within a second where the replicas share their state (``state: redis://...``),
+else after ``local_ttl``.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from proxy.policies.cache.backend import ByteBoundedCache
+from proxy.policies.cache.entry import times_of
 from proxy.policies.cache.lru import START
-from proxy.policies.cache.stores import clear_lru, lru_stats
+from proxy.policies.cache.pace import Pace
+from proxy.policies.cache.stores import UnclearedError, clear_lru, lru_stats
 
 if TYPE_CHECKING:
+    from proxy.clock import Clock
     from proxy.policies.cache.redis import RedisStore
     from proxy.policies.cache.selection import Selection
     from proxy.state.interface import State
 
 __all__ = ["TieredStore"]
 
-_NOTED_FOR: Final = 3600.0
-
 
 class TieredStore:
-    """far: the second level."""
+    """behind: the second level. local_ttl: seconds."""
 
     far = True
 
-    def __init__(self, far: RedisStore, max_bytes: int, local_ttl: float, monotonic: Callable[[], float]) -> None:
+    def __init__(self, far: RedisStore, max_bytes: int, local_ttl: float, clock: Clock) -> None:
         self.secret = far.secret
         self.behind = far
-        self.near = ByteBoundedCache(max_bytes, monotonic=monotonic)
+        self.near = ByteBoundedCache(max_bytes, monotonic=clock.monotonic)
         self._lru = self.near.lru
         self._local_ttl = local_ttl
-        self._state: State | None = None
-        self._note = f"cache.cleared.{far.namespace}"
-        self._noted: bytes | None = None
-        self._epoch = 0
+        self._now = clock.now
+        self._heed = far.clears.heed
+        # Nothing in this memory is sure any more; Redis has what is left.
+        far.clears.by_others.append(self._lru.clear)
 
     def tell_through(self, state: State) -> None:
-        """How replicas tell each other of a clear; said again by each new configuration, whose state it is."""
-        self._state = state
-        self._noted = state.read(self._note) or self._noted
+        """How replicas tell each other of a clear."""
+        self.behind.tell_through(state)
 
     @property
     def epoch(self) -> int:
         """Grows with every clear, on this replica or another."""
-        self._heed()
-        return self._epoch
+        return self._heed()
 
     def look(self, key: bytes) -> bytes | None:
         self._heed()
         found = self._lru.peek(key)
-        return found if found is not None else self.behind.look(key)
+        if found is None or times_of(found, START)[1] <= self._now():
+            return self.behind.look(key)
+        return found
 
     async def fetch(self, key: bytes) -> bytes | None:
-        epoch = self._epoch
-        found = await self.behind.fetch(key)
-        if found is not None and epoch == self._epoch:
-            await self.near.set(key, found[START:], ttl=self._local_ttl)
+        epoch = self._heed()
+        return self._later(key, await self.behind.fetch(key), epoch)
+
+    async def fetch_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        epoch = self._heed()
+        pace = Pace()
+        found = await self.behind.fetch_many(keys)
+        for place, key in enumerate(keys):
+            found[place] = one = self._later(key, found[place], epoch)
+            await pace.took(0 if one is None else len(one))
         return found
 
     def put(self, key: bytes, entry: bytes, ttl: float) -> None:
@@ -72,15 +80,16 @@ class TieredStore:
         self.behind.remove(key)
 
     async def clear(self, which: Selection) -> int:
-        self._epoch += 1
+        self.behind.clears.count += 1
         count = await clear_lru(self._lru, which)
-        behind = await self.behind.clear(which)
-        if self._state is not None:
-            self._noted = uuid.uuid4().bytes
-            self._state.post(self._note, self._noted, _NOTED_FOR)
-        # Between the two, a look-up may have brought an entry from Redis back into memory.
-        await clear_lru(self._lru, which)
-        return max(count, behind)
+        try:
+            return max(count, await self.behind.clear(which))
+        except UnclearedError as error:
+            error.count = max(count, error.count)
+            raise
+        finally:
+            # Between the two, a look-up may have brought an entry from Redis back into memory.
+            await clear_lru(self._lru, which)
 
     async def start(self) -> None:
         await self.behind.start()
@@ -92,12 +101,12 @@ class TieredStore:
     def stats(self) -> dict[str, Any]:
         return {**self.behind.stats(), "store": "tiered", **lru_stats(self._lru)}
 
-    def _heed(self) -> None:
-        """Another replica has cleared: nothing in this memory is sure any more; Redis has what is left."""
-        if self._state is None:
-            return
-        noted = self._state.read(self._note)
-        if noted is not None and noted != self._noted:
-            self._noted = noted
-            self._epoch += 1
-            self._lru.clear()
+    def _later(self, key: bytes, found: bytes | None, epoch: int) -> bytes | None:
+        """The later one of what Redis had and of what is here, which may be past its time; kept here unless there was
+        a clear meanwhile."""
+        kept = self._lru.peek(key)
+        if found is None or (kept is not None and times_of(kept, START)[0] > times_of(found, START)[0]):
+            return kept
+        if epoch == self._heed():
+            self._lru.put(key, found[START:], self._local_ttl)
+        return found

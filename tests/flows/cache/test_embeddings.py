@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 
@@ -24,6 +26,15 @@ async def answering(call):
     said = call.json["input"]
     items = said if isinstance(said, list) and not isinstance(said[0], int) else [said]
     await reply(vectors(items))(call)
+
+
+async def uncounted(call):
+    await reply({key: value for key, value in vectors(call.json["input"]).items() if key != "usage"})(call)
+
+
+async def held(call):
+    await call.turn()
+    await answering(call)
 
 
 async def embed(caller, what, **fields):
@@ -94,8 +105,6 @@ async def test_an_answer_that_does_not_fit_is_refused_and_not_stored(cached):
 
 
 async def test_stale_items_stand_in_when_the_provider_fails(cached):
-    import asyncio
-
     async with FakeUpstream(answering, default=reply({"error": {}}, status=500)) as upstream:
         caller = await cached(upstream, ttl="30ms", stale_if_error="1h")
         first = await embed(caller, ["a", "b"])
@@ -112,3 +121,104 @@ async def test_the_tokens_of_a_batch_are_shared_out_to_its_items(cached):
         shares = [(await embed(caller, text)).json["usage"]["prompt_tokens"] for text in ("a", "bbb", "cc")]
         assert sum(shares) == 30
         assert shares[0] < shares[2] < shares[1]
+
+
+async def test_the_part_that_came_from_the_store_is_saved_and_the_other_is_paid(cached):
+    async with FakeUpstream(default=answering) as upstream:
+        caller = await cached(upstream, above=["account"])
+        await embed(caller, ["aa", "bb", "cc"], model="text-embedding-3-small")
+        await embed(caller, ["aa", "dd", "cc"], model="text-embedding-3-small")
+        whole, part = caller.proxy.exchanges
+        assert whole.saved_usage is None
+        assert (part.cache_status, part.saved_usage.input, part.usage.input) == ("miss", 20, 10)
+        assert part.saved_nanos == 2 * part.cost_nanos > 0
+        async with caller.session.get(caller.proxy.admin_url + "/metrics") as page:
+            [line] = [
+                line
+                for line in (await page.text()).splitlines()
+                if line.startswith("llm_sidecar_tokens_total{") and 'kind="input"' in line
+            ]
+        assert line.endswith(" 40")  # what was stored is not counted again
+
+
+async def test_a_follower_of_what_is_missing_has_saved_that_and_what_was_stored(cached):
+    async with FakeUpstream(answering, held) as upstream:
+        caller = await cached(upstream)
+        await embed(caller, ["aa", "bb"])
+        asking = [asyncio.ensure_future(embed(caller, ["aa", "cc"])) for _ in range(2)]
+        call = await upstream.call(1)
+        await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
+        call.release()
+        assert sorted(got.cache for got in await asyncio.gather(*asking)) == ["coalesced", "miss"]
+        ended = {one.cache_status: one for one in caller.proxy.exchanges[1:]}
+        assert (ended["miss"].saved_usage.input, ended["coalesced"].saved_usage.input) == (10, 20)
+
+
+async def test_a_provider_that_counts_nothing_is_not_said_to_have_counted_zero(cached):
+    async with FakeUpstream(default=uncounted) as upstream:
+        caller = await cached(upstream)
+        for known in (["a text of some length"], ["a text of some length", "another"]):
+            got = await embed(caller, known)
+            assert "usage" not in got.json
+        got = await embed(caller, ["another", "a text of some length"])
+        assert got.cache == "hit"
+        assert "usage" not in got.json
+        saved = caller.proxy.exchanges[-1].saved_usage
+        assert saved.estimated
+        assert saved.input > 5
+
+
+async def test_a_batch_of_many_is_stored_in_redis_and_found_there(cached, redis):
+    async with FakeUpstream(default=answering) as upstream:
+        caller = await cached(upstream, store="redis", redis=redis.url)
+        batch = [f"text number {n}" for n in range(600)]
+        await embed(caller, batch)
+        store = caller.cache.shelf.store
+        await caller.until(lambda: not store._pending and caller.cache.stats()["stored"] == 600)
+        assert (await embed(caller, batch)).cache == "hit"
+        assert (store.up, store.errors, store.dropped) == (True, 0, 0)
+
+
+async def test_what_is_kept_turn_by_turn_ends_with_a_clear(cached):
+    async with FakeUpstream(default=answering) as upstream:
+        caller = await cached(upstream)
+        policy, turns = caller.cache, []
+        keep_all = policy.shelf.keep_all
+
+        def cleared_after_the_first(entries, tags):
+            keep_all(entries, tags)
+            turns.append(len(entries))
+            policy.shelf.store.epoch += 1
+
+        policy.shelf.keep_all = cleared_after_the_first
+        await embed(caller, [f"text number {n}" for n in range(600)])
+        assert len(turns) == 1
+        assert turns[0] < 100
+
+
+async def test_large_vectors_are_compressed_in_a_thread(cached, monkeypatch):
+    import threading
+    import zlib
+
+    from proxy.policies.cache import entry
+
+    threads = set()
+
+    def compress(*args):
+        threads.add(threading.current_thread())
+        return zlib.compress(*args)
+
+    class Watched:
+        decompressobj, error = zlib.decompressobj, zlib.error
+
+    Watched.compress = staticmethod(compress)
+    monkeypatch.setattr(entry, "zlib", Watched)
+    async with FakeUpstream(default=answering) as upstream:
+        caller = await cached(upstream, compress_above="16B")
+        batch = [f"text number {n}" for n in range(100)]
+        first = await embed(caller, batch)
+        await caller.until(lambda: caller.cache.stats()["entries"] == 100)
+        again = await embed(caller, batch)
+        assert (again.cache, again.json) == ("hit", first.json)
+    assert threads
+    assert threading.main_thread() not in threads

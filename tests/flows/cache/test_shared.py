@@ -37,6 +37,22 @@ async def keys(redis) -> list[bytes]:
         return await client.keys("*")
 
 
+async def clear(caller) -> tuple[int, dict]:
+    """As an operator does: status, and what is said."""
+    async with caller.session.post(caller.proxy.admin_url + "/api/v1/cache/clear", json={}) as answer:
+        return answer.status, await answer.json()
+
+
+def held(answer):
+    """A step that answers when its call is released."""
+
+    async def step(call):
+        await call.turn()
+        await reply(answer)(call)
+
+    return step
+
+
 async def settled(caller) -> None:
     """Until what is written in the background has been written."""
     store = caller.cache.shelf.store
@@ -163,6 +179,66 @@ async def test_a_shared_store_without_a_redis_is_a_mistake_that_is_named(cached)
     async with FakeUpstream() as upstream:
         with pytest.raises(StartError, match="needs a Redis"):
             await cached(upstream, store="redis")
+
+
+@pytest.mark.parametrize("store", ["redis", "tiered"])
+async def test_what_is_under_way_on_another_replica_is_not_stored_after_a_clear(cached, redis, store):
+    async with FakeUpstream(held(chat_answer("old")), default=reply(chat_answer("new"))) as upstream:
+        more = {"state": redis.url}
+        one = await cached(upstream, store=store, max_bytes="1MiB", more=more)
+        two = await cached(upstream, store=store, max_bytes="2MiB", more=more)
+        epoch = two.cache.shelf.store.epoch
+        asking = asyncio.ensure_future(two.say())
+        asked = await upstream.call()
+        await one.cache.clear()
+        await two.until(lambda: two.cache.shelf.store.epoch > epoch)  # within a second
+        asked.release()
+        assert (await asking).content == "old"
+        await settled(two)
+        assert [got.content for got in [await one.say(), await two.say()]] == ["new", "new"]
+
+
+async def test_a_clear_that_did_not_reach_redis_is_told_and_made_good(cached, redis):
+    async with FakeUpstream(reply(chat_answer("old")), default=reply(chat_answer("new"))) as upstream:
+        caller = await cached(upstream, store="tiered", redis=redis.url)
+        await caller.say()
+        await settled(caller)
+        redis.stall()
+        status, said = await clear(caller)
+        assert status == 503
+        assert said["error"]["message"] == (
+            "entries forgotten: 1; Redis (llm-sidecar:cache) could not be cleared, and will be before it is used again"
+        )
+        redis.resume()
+        await caller.until(lambda: caller.cache.stats()["up"])
+        assert (await caller.say()).content == "new"
+        assert await clear(caller) == (200, {"cleared": 1})
+
+
+async def test_a_fresh_answer_of_another_replica_is_not_asked_for_again(cached, redis):
+    """The copy in memory is kept for the stale windows; it hides nothing that has been renewed in Redis."""
+    async with FakeUpstream(reply(chat_answer("old")), default=reply(chat_answer("new"))) as upstream:
+        kept = {"store": "tiered", "redis": redis.url, "ttl": "300ms", "stale_if_error": "1h"}
+        one = await cached(upstream, max_bytes="1MiB", **kept)
+        two = await cached(upstream, max_bytes="2MiB", **kept)
+        await two.say()
+        await settled(two)
+        await asyncio.sleep(0.31)
+        assert (await one.say()).cache == "miss"
+        await settled(one)
+        got = await two.say()
+        assert (got.cache, got.content) == ("hit", "new")
+
+
+async def test_a_new_password_and_another_way_to_write_the_address_share_what_is_stored(cached, redis):
+    async with FakeUpstream(default=reply(chat_answer("Hi"))) as upstream:
+        one = await cached(upstream, store="redis", redis=redis.url)
+        await one.say()
+        await settled(one)
+        async with Client.from_url(redis.url) as client:
+            await client.config_set("requirepass", "new")
+        two = await cached(upstream, store="redis", redis=f"redis://:new@localhost:{redis.port}")
+        assert (await two.say()).cache == "hit"
 
 
 async def test_a_clear_reaches_the_memory_of_other_replicas(cached, redis):
