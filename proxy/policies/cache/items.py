@@ -77,7 +77,8 @@ class Items:
         if control.keep and control.max_age is None and (parts := self._with_old(within)) is not None:
             policy.figures.stale += 1
             exchange.cache_status = "stale"
-            policy.revalidate(Call(exchange, below, dialect, control, self._name, self))
+            if not control.only_cached:
+                policy.revalidate(Call(exchange, below, dialect, control, self._name, self))
             return self._from(exchange, parts)
         if control.only_cached:
             raise not_cached("not all of its inputs are stored")
@@ -97,13 +98,18 @@ class Items:
                 raise
         if answer is None or (parts is not None and curable(answer)):
             assert parts is not None
+            if answer is not None and answer.source is not None:
+                answer.source.abort()
             policy.figures.stale += 1
             exchange.cache_status = "stale"
             call.forget_failure()
             return self._from(exchange, parts)
-        if self.request is None or answer.status != 200 or answer.body is None:
+        if self.request is None or answer.status != 200:
             return answer
-        rows = embeddings.rows_of(answer.body.lenient(), [self.items[place] for place in self.missing])
+        served = exchange.served_by
+        if self.known and served is not None and served.target != call.target:
+            return await self._all_of_another(call, answer)
+        rows = embeddings.rows_of(_tree_of(answer), [self.items[place] for place in self.missing])
         if rows is None:
             raise ProxyError("upstream_invalid_response", "The upstream's embeddings do not fit its inputs.")
         all_parts = dict(self.known)
@@ -114,9 +120,27 @@ class Items:
                 raise ProxyError("upstream_invalid_response", "The upstream's embeddings are no numbers.")
             all_parts[self.names[place]] = part
             await pace.took(len(part.body))
-        answer.body = Document(embeddings.merged([all_parts[name] for name in self.names]))
         self._save(exchange, self.known)
+        answer.body = Document(embeddings.merged([all_parts[name] for name in self.names]))
+        answer.raw = answer.source = answer.content_length = None
+        answer.set_header(*serve.JSON)
         return answer
+
+    async def _all_of_another(self, call: Call, answer: Answer) -> Answer:
+        """Another target answered for what is missing: its vectors and those that are known are not of one model. So
+        all are asked for. The call pays for both."""
+        exchange = call.exchange
+        if answer.source is not None:
+            answer.source.abort()
+        before = exchange.flight_of
+        mine = before is not None and before.attempts is exchange.attempts  # else another call pays for that
+        call.forget_failure()
+        try:
+            return await call.below.start(shared=False).join(exchange)
+        finally:
+            if mine and before is not None and before.attempts is not exchange.attempts:
+                before.attempts += exchange.attempts
+                exchange.attempts = before.attempts
 
     def keep(self, tree: Any, tags: bytes) -> None:
         """Store what was brought, over several turns of the loop when it is much."""
@@ -141,14 +165,10 @@ class Items:
             left -= EACH
             if left <= 0:
                 break
-        working = policy.shelf.keep_all(entries, tags) if entries else None
-        if left > 0:
-            return
-        if working is None:
+        if entries:
+            policy.shelf.keep_all(entries, tags)
+        if left <= 0:
             asyncio.get_running_loop().call_soon(self._keep, rows, tags, epoch)
-        else:
-            # One thread at a time: nobody waits for it, and the others are for those who do.
-            working.add_done_callback(lambda done: None if done.cancelled() else self._keep(rows, tags, epoch))
 
     @property
     def _name(self) -> bytes:
@@ -256,6 +276,14 @@ class Items:
                 tokens += part.tokens
         saved = Usage(input=tokens, estimated=estimated)
         exchange.saved_usage = saved if exchange.saved_usage is None else exchange.saved_usage + saved
+
+
+def _tree_of(answer: Answer) -> Any:
+    """The JSON of an answer, whatever type it says it has; None when it came as a stream or is none."""
+    if answer.source is not None:
+        answer.source.abort()
+    document = answer.body or (None if answer.raw is None else Document(answer.raw))
+    return None if document is None else document.lenient()
 
 
 def _entry(found: bytes) -> Entry | None:

@@ -39,6 +39,7 @@ from proxy.policies.cache.stores import UnclearedError
 from proxy.state.servers import server_of
 
 if TYPE_CHECKING:
+    from proxy.policies.cache.lru import ByteLru
     from proxy.policies.cache.selection import Selection
     from proxy.state.interface import State
 
@@ -98,6 +99,7 @@ class RedisStore:
     """See the module's text. secrets: master keys, newest first; with one, entries are encrypted."""
 
     far = True
+    memory: ByteLru | None = None
 
     def __init__(
         self,

@@ -12,9 +12,10 @@ from proxy.policies.cache import keeping, stores
 from proxy.policies.cache.entry import Entry, EntryError, laid_out, packed
 from proxy.policies.cache.key import Keyer
 from proxy.policies.cache.lru import START
+from proxy.policies.cache.packing import Packer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Hashable, Sequence
 
     from proxy.exchange import Exchange
     from proxy.policies.cache.figures import Figures
@@ -42,6 +43,7 @@ class Shelf:
         self._now = services.clock.now
         self._grace = max(options.stale_if_error, options.stale_while_revalidate)
         self._named: Hashable = None
+        self._packer = Packer(options.compress_above)
 
     async def start(self) -> None:
         """Opens the store, if nobody has."""
@@ -132,31 +134,15 @@ class Shelf:
         if size <= above or size <= ON_LOOP:
             store.put(name, entry.encode(tags, compress_above=above), left)
             return
-        self._put_later(lambda: [(name, entry.encode(tags, compress_above=above))], left)
+        self._packer.put(store, [(name, entry)], tags, left)
 
-    def keep_all(self, entries: Sequence[tuple[bytes, Entry]], tags: bytes) -> asyncio.Future[Any] | None:
+    def keep_all(self, entries: Sequence[tuple[bytes, Entry]], tags: bytes) -> None:
         """Store several that were made just now and are fresh for the same time. What is compressed is so in a thread,
-        whatever its size: there may be hundreds of the next. Returns what to wait for before these."""
+        whatever its size: there may be hundreds of the next."""
         left = entries[0][1].fresh_for + self._grace
-        above = self._options.compress_above
         self._figures.stored += len(entries)
-        encoded = ((name, entry.encode(tags, compress_above=above)) for name, entry in entries)
-        if any(len(entry.body) > above for _, entry in entries):
-            return self._put_later(lambda: list(encoded), left)
-        for name, data in encoded:
-            self.store.put(name, data, left)
-        return None
-
-    def _put_later(self, encoded: Callable[[], list[tuple[bytes, bytes]]], left: float) -> asyncio.Future[Any]:
-        """Store what a thread lays out, unless the store is cleared meanwhile."""
-        store = self.store
-        epoch = store.epoch
-        work = asyncio.get_running_loop().run_in_executor(None, encoded)
-
-        def put(done: asyncio.Future[list[tuple[bytes, bytes]]]) -> None:
-            if not done.cancelled() and done.exception() is None and store.epoch == epoch:
-                for name, data in done.result():
-                    store.put(name, data, left)
-
-        work.add_done_callback(put)
-        return work
+        if any(len(entry.body) > self._options.compress_above for _, entry in entries):
+            self._packer.put(self.store, entries, tags, left)
+            return
+        for name, entry in entries:
+            self.store.put(name, entry.encode(tags), left)

@@ -41,12 +41,14 @@ class Store(Protocol):
 
     No method but ``clear`` raises, save for cancellation: a store that is slow or gone has nothing, and what it cannot
     keep is dropped.
-    epoch: grows with every ``clear``, so that an answer that was under way can be told from one asked for after it. A
-    store that is shared knows of the clears of other replicas, too, where they share their state.
+    memory: what of it is in this process. epoch: grows with every ``clear``, so that an answer that was under way can
+    be told from one asked for after it. A store that is shared knows of the clears of other replicas, too, where they
+    share their state.
     """
 
     far: bool
     secret: bytes
+    memory: ByteLru | None
 
     @property
     def epoch(self) -> int:
@@ -93,6 +95,7 @@ class MemoryStore:
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
         self.lru = lru = ByteLru(max_bytes, monotonic)
+        self.memory: ByteLru | None = lru
         self.epoch = 0
         self.secret = _PROCESS_SECRET
         self.look, self.put, self.remove = lru.peek, lru.put, lru.remove

@@ -19,6 +19,7 @@ from proxy.policies.cache.stores import UnclearedError, clear_lru, lru_stats
 
 if TYPE_CHECKING:
     from proxy.clock import Clock
+    from proxy.policies.cache.lru import ByteLru
     from proxy.policies.cache.redis import RedisStore
     from proxy.policies.cache.selection import Selection
     from proxy.state.interface import State
@@ -36,6 +37,7 @@ class TieredStore:
         self.behind = far
         self.near = ByteBoundedCache(max_bytes, monotonic=clock.monotonic)
         self._lru = self.near.lru
+        self.memory: ByteLru | None = self._lru
         self._local_ttl = local_ttl
         self._now = clock.now
         self._heed = far.clears.heed

@@ -240,7 +240,7 @@ async def test_a_large_answer_is_packed_and_served_as_it_came(cached):
     async with FakeUpstream(default=reply(chat_answer(text))) as upstream:
         caller = await cached(upstream)
         first = await caller.say()
-        await caller.until(lambda: caller.cache.stats()["entries"] == 1)
+        await caller.until(lambda: caller.cache.stats()["bytes"] < 300_000)
         [(name, data)] = [pair for shard in caller.cache.shelf.store.lru.scan() for pair in shard]
         assert 32 * 1024 < len(data) < 300_000
         again, streamed = await caller.say(), await caller.say(stream=True)
@@ -258,3 +258,13 @@ async def test_answers_of_a_fallback_are_given_and_not_stored(cached):
         caller = await cached(upstream, below=[{"fallback": {"targets": [{"upstream": "up", "model": "gpt-small"}]}}])
         assert (await caller.say()).content == "other"
         assert caller.cache.stats()["entries"] == 0
+
+
+@pytest.mark.parametrize("store", ["memory", "tiered"])
+async def test_a_large_answer_is_there_at_once_though_it_is_still_being_packed(cached, redis, store):
+    text = "".join(Random(1).choices("abcdefghij klmno", k=400_000))
+    async with FakeUpstream(default=reply(chat_answer(text))) as upstream:
+        caller = await cached(upstream, store=store, **({} if store == "memory" else {"redis": redis.url}))
+        assert [(await caller.say()).cache for _ in range(4)] == ["miss", "hit", "hit", "hit"]
+        await caller.until(lambda: caller.cache.stats()["bytes"] < 350_000)
+        assert (await caller.say()).cache == "hit"
