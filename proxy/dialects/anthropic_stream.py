@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-import orjson
-
-from proxy.dialects.family import as_dict, positive, text_of
-from proxy.dialects.merge import merge
+from proxy.dialects.family import apart, as_dict, positive, text_of
+from proxy.dialects.merge import joined, merge
+from proxy.exact import read
 from proxy.stream.sse import Event
 
 __all__ = ["AnthropicAnswer", "replay_message"]
@@ -74,13 +73,11 @@ class AnthropicAnswer:
                 block[key] = (text_of(block.get(key)) or "") + text
             elif text:
                 try:
-                    block["input"] = orjson.loads(text)
-                except orjson.JSONDecodeError:
+                    block["input"] = read(text.encode("utf-8", "surrogatepass"))
+                except ValueError:
                     return None
-        message["content"] = [self.blocks[index] for index in sorted(self.blocks)]
-        # Written and read once: what is collected shares nothing with the events.
-        whole: dict[str, Any] = Event.made(message).json
-        return whole
+        message["content"] = [joined(self.blocks[index]) for index in sorted(self.blocks)]
+        return apart(message)
 
 
 def replay_message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:

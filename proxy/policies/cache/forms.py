@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.document import Document
 from proxy.errors import ProxyError
+from proxy.exact import read
 from proxy.exchange import Answer
 from proxy.policies.cache import serve
 from proxy.policies.cache.keeping import openai_usage, with_usage
-from proxy.stream.sse import Parser
+from proxy.stream.sse import Parser, events_of
 
 if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
@@ -52,7 +53,11 @@ async def joined(flight: Flight, call: Call) -> Answer:
 
 def _as_events(answer: Answer, call: Call) -> Answer:
     body = answer.body
-    tree = None if body is None else body.lenient()
+    try:
+        # Not the body's own tree, in which large integers are rounded.
+        tree = None if body is None else read(body.encode())
+    except ValueError:
+        tree = None
     if type(tree) is not dict:
         return answer
     told = serve.events(call.exchange, call.dialect, tree)
@@ -70,8 +75,7 @@ async def _added_up(answer: Answer, source: Source, flight: Flight, dialect: Dia
         if isinstance(error, Exception) and not isinstance(error, ProxyError):
             raise ProxyError("upstream_invalid_response", "The shared answer broke off.") from None
         raise
-    parser = Parser()
-    tree = dialect.collect([*parser.feed(data), *parser.end()])
+    tree = dialect.collect(events_of(data))
     if type(tree) is not dict:
         raise ProxyError("upstream_invalid_response", "The shared events do not add up to an answer.")
     with_usage(tree, dialect, flight.exchange.usage)

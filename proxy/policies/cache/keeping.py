@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.policies.cache.entry import Entry
-from proxy.stream.sse import Parser
+from proxy.stream.sse import events_of
 
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
@@ -99,8 +99,7 @@ def _by(exchange: Exchange, target: Target) -> bool:
 
 def added_up(entry: Entry, dialect: Dialect, cut: frozenset[str] = _CUT) -> dict[str, Any] | None:
     """The whole answer that stored events amount to; None when they do not."""
-    parser = Parser()
-    tree: Any = dialect.collect([*parser.feed(entry.body), *parser.end()])
+    tree: Any = dialect.collect(events_of(entry.body))
     if type(tree) is not dict or tree.get("error"):
         return None
     finish = dialect.finish(tree)
