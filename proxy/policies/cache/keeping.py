@@ -83,7 +83,7 @@ def stream_entry(flight: Flight, call: Call, now: float, ttl: float, cut: frozen
         return None
     tree = request.strict()
     counts, estimated = usage_of(exchange) or (None, False)
-    entry = Entry(data, now, ttl, counts, estimated=estimated)
+    entry = Entry(data, now, ttl, counts, estimated=estimated, told=pipe.hidden_usage)
     entry.events, entry.with_usage = True, dialect.asks_usage(tree)
     # Of several choices the pipe knows the last one's end only.
     if dialect.bound(tree).choices != 1 and added_up(entry, dialect, cut) is None:
@@ -105,15 +105,19 @@ def added_up(entry: Entry, dialect: Dialect, cut: frozenset[str] = _CUT) -> dict
     finish = dialect.finish(tree)
     if not finish.complete or not cut.isdisjoint(finish.reasons):
         return None
-    with_usage(tree, dialect, entry.usage)
+    with_usage(tree, dialect, entry.usage, entry.told)
     answer: dict[str, Any] = tree
     return answer
 
 
-def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> None:
+def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None, told: Any) -> None:
     """Say the usage in an answer that was added up, if it is known and not said: the provider was asked for it, and the
-    event was hidden from the client that had not asked."""
-    if usage is not None and not usage.estimated and tree.get("usage") is None and dialect.name in _OPENAI:
+    event was hidden from the client that had not asked. told: what stands in that event, if it is there."""
+    if tree.get("usage") or dialect.name not in _OPENAI:
+        return
+    if told is not None:
+        tree["usage"] = told
+    elif usage is not None and not usage.estimated:
         tree["usage"] = openai_usage(usage)
 
 

@@ -38,7 +38,7 @@ def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, ne
         tree = added_up(entry, dialect)
         if tree is None:
             raise ValueError("the stored events are no whole answer")
-        entry.body, entry.events = written(tree), False
+        entry.add_up(written(tree))
     else:
         tree = read(entry.body)
     if new_ids:
