@@ -205,6 +205,8 @@ class Dialect:
     """The OpenTelemetry GenAI operation: chat, text_completion, embeddings, other."""
     streams_end_with_done: bool = False
     """Whether a whole stream has a ``[DONE]`` event or another final event of its own."""
+    needs_final: bool = False
+    """Whether there are clients that take a stream without that event for broken."""
 
     prompted: frozenset[str] = frozenset()
     """Fields of a request that providers turn into a prompt, but which are no texts of a conversation."""

@@ -278,6 +278,11 @@ class Pipe:
         return self._finished
 
     @property
+    def final(self) -> bool:
+        """Whether the dialect's final event has come."""
+        return self._final
+
+    @property
     def complete(self) -> bool:
         """Whether what came is a whole answer, as far as its dialect can tell."""
         return self._final or self.finish_reason is not None or not self._dialect.streams_end_with_done

@@ -81,6 +81,8 @@ def stream_entry(flight: Flight, call: Call, now: float, ttl: float, cut: frozen
     finish = pipe.finish_reason
     if pipe.error_event is not None or finish is None or finish in cut:
         return None
+    if dialect.needs_final and not pipe.final:
+        return None
     tree = request.strict()
     counts, estimated = usage_of(exchange) or (None, False)
     entry = Entry(data, now, ttl, counts, estimated=estimated, told=pipe.hidden_usage)
