@@ -153,9 +153,10 @@ class AnthropicMessages(Family):
     def collect(self, events: Sequence[Event]) -> Json | None:
         answer = AnthropicAnswer()
         for event in events:
-            if self.read(event).error:
+            body = as_dict(event.json)
+            if body.get("type") == "error" or body.get("error"):  # what `read` calls one, without its pieces
                 return None
-            answer.add(as_dict(event.json))
+            answer.add(body)
         return answer.done()
 
     def replay(self, body: Json, *, include_usage: bool) -> list[Event]:

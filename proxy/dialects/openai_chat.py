@@ -233,7 +233,7 @@ class OpenAIChat(Family):
             body = event.json
             if type(body) is not dict:
                 continue
-            if self.read(event).error:
+            if body.get("error") or body.get("object") == "error":  # what `read` calls one, without its pieces
                 return None
             for key, value in body.items():
                 if key in _NO_FRAME:

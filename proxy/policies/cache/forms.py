@@ -13,7 +13,7 @@ Calls that differ in ``stream`` and ``stream_options`` only ask the same questio
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.document import Document
 from proxy.errors import ProxyError
@@ -34,6 +34,8 @@ __all__ = ["joined"]
 
 MOST: Final = 64 * 1024 * 1024
 """Bytes of a stream that are added up for who asked for a whole answer."""
+ON_LOOP: Final = 64 * 1024
+"""Bytes of it that are added up on the loop (2 ms); more is left to a thread."""
 
 
 async def joined(flight: Flight, call: Call) -> Answer:
@@ -76,13 +78,20 @@ async def _added_up(answer: Answer, source: Source, flight: Flight, dialect: Dia
         if isinstance(error, Exception) and not isinstance(error, ProxyError):
             raise ProxyError("upstream_invalid_response", "The shared answer broke off.") from None
         raise
-    tree = dialect.collect(events_of(data))
+    if len(data) > ON_LOOP:
+        tree = await asyncio.get_running_loop().run_in_executor(None, _sum, data, dialect)
+    else:
+        tree = _sum(data, dialect)
     if type(tree) is not dict:
         raise ProxyError("upstream_invalid_response", "The shared events do not add up to an answer.")
     pipe = flight.flow.pipe
     with_usage(tree, dialect, flight.exchange.usage, None if pipe is None else pipe.hidden_usage)
     headers = _retyped(answer.headers, [serve.JSON])
     return Answer(answer.status, headers, origin=answer.origin, body=Document.of(tree))
+
+
+def _sum(data: bytes, dialect: Dialect) -> Any:
+    return dialect.collect(events_of(data))
 
 
 def _retyped(headers: RawHeaders, added: RawHeaders) -> RawHeaders:
