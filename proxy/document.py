@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import orjson
 
 from proxy.errors import ProxyError
+from proxy.exact import slowly, written
 
 if TYPE_CHECKING:
     from proxy.dialects.base import Bound, Dialect, Finish
@@ -88,7 +89,7 @@ class Document:
             try:
                 self._tree = orjson.loads(self._raw)
             except orjson.JSONDecodeError:
-                self._tree = None
+                self._tree = _lenient(self._raw)
         return self._tree
 
     def finish(self, dialect: Dialect) -> Finish:
@@ -109,9 +110,9 @@ class Document:
         self.touch()
 
     def encode(self) -> bytes:
-        """The bytes to send: the received ones unless the tree was changed."""
+        """The bytes to send: the received ones unless the tree was changed. Raises ValueError when it is no JSON."""
         if self._stale:
-            self._raw = orjson.dumps(self._tree)
+            self._raw = written(self._tree)
             self._stale = False
         return self._raw
 
@@ -122,6 +123,16 @@ class Document:
             # Same bytes, checked once: the fork parses them again only if somebody reads it.
             other._tree = _UNREAD
         return other
+
+
+def _lenient(raw: bytes) -> Json | None:
+    """The tree of what is not strictly JSON: with NaN, or half a surrogate pair. None when it is not even that."""
+    if raw.lstrip(_SPACE)[:1] not in (b"{", b"["):
+        return None
+    try:
+        return slowly(raw)
+    except ValueError:
+        return None
 
 
 def _skeleton(data: bytes) -> bytes:

@@ -17,7 +17,7 @@ from proxy.dialects.base import NOTHING, Bound, Channel, Ending, Finish, Json, P
 from proxy.dialects.counts import anthropic_usage
 from proxy.dialects.endings import MessageEnding
 from proxy.dialects.family import Family, as_dict, positive, text_of
-from proxy.dialects.leaves import NO_NAMES, Path, is_name, is_signed, walk
+from proxy.dialects.leaves import NO_NAMES, Path, is_name, is_signed, keys, walk
 from proxy.dialects.repeats import Repeats
 from proxy.errors import ProxyError
 from proxy.stream.sse import Event
@@ -37,6 +37,7 @@ class AnthropicMessages(Family):
     name = "anthropic_messages"
     operation = "chat"
     streams_end_with_done = True
+    needs_final = True
     described_keys = frozenset({"tools", "metadata", "mcp_servers"})
 
     # --- request -----------------------------------------------------------------------
@@ -152,9 +153,10 @@ class AnthropicMessages(Family):
     def collect(self, events: Sequence[Event]) -> Json | None:
         answer = AnthropicAnswer()
         for event in events:
-            if self.read(event).error:
+            body = as_dict(event.json)
+            if body.get("type") == "error" or body.get("error"):  # what `read` calls one, without its pieces
                 return None
-            answer.add(as_dict(event.json))
+            answer.add(body)
         return answer.done()
 
     def replay(self, body: Json, *, include_usage: bool) -> list[Event]:
@@ -216,6 +218,10 @@ def _content(holder: Any, key: Any, role: str, path: Path, *, answer: bool = Fal
     elif type(value) is list:
         for index in range(len(value)):
             yield from _block(value, index, role, (*path, index), answer=answer)
+            block = value[index]
+            if type(block) is dict and _takes_input(block.get("type")) and "input" in block:
+                # Not where a block opens in a stream: readings are shared, and others reach its values by their keys.
+                yield from keys(block, "input", role, (*path, index, "input"))
     else:
         yield from walk(holder, key, role, path)
 
@@ -234,7 +240,7 @@ def _block(holder: Any, key: Any, role: str, path: Path, *, answer: bool = False
         if field == "text" and type(value) is str:
             if value:
                 yield Slot(block, field, "text", role, (*path, field))
-        elif field == "input" and type(kind) is str and kind in _INPUTS:
+        elif field == "input" and _takes_input(kind):
             yield from walk(block, field, role, (*path, field), names=NO_NAMES)
         elif field == "content" and kind == "tool_result":
             yield from _content(block, field, "tool", (*path, field))
@@ -247,6 +253,10 @@ def _block(holder: Any, key: Any, role: str, path: Path, *, answer: bool = False
                     yield from walk(value, inner, role, (*path, field, inner))
         elif not (field == "name" and type(value) is str and is_name("id", value)):
             yield from walk(block, field, role, (*path, field))
+
+
+def _takes_input(kind: Any) -> bool:
+    return type(kind) is str and kind in _INPUTS
 
 
 def _thinks(kind: Any) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-import orjson
-
-from proxy.dialects.family import as_dict, positive, text_of
-from proxy.dialects.merge import merge
+from proxy.dialects.family import apart, as_dict, positive, text_of
+from proxy.dialects.merge import joined, merge
+from proxy.exact import read
 from proxy.stream.sse import Event
 
 __all__ = ["AnthropicAnswer", "replay_message"]
 
 _GROWS: Final = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+_STOP: Final = ("stop_reason", "stop_sequence", "stop_details")
 _FRAME: Final = frozenset({"type", "delta", "usage"})
 
 
@@ -24,6 +24,7 @@ class AnthropicAnswer:
         self.message: dict[str, Any] | None = None
         self.blocks: dict[int, dict[str, Any]] = {}
         self.grown: dict[tuple[int, str], list[str]] = {}
+        self.cited: dict[int, list[Any]] = {}
         self.stopped = False
 
     def add(self, body: dict[str, Any]) -> None:
@@ -34,16 +35,26 @@ class AnthropicAnswer:
         if kind == "message_start":
             self.message = dict(as_dict(body.get("message")))
         elif kind == "content_block_start":
-            self.blocks[index] = dict(as_dict(body.get("content_block")))
+            self.blocks[index] = block = dict(as_dict(body.get("content_block")))
+            model = text_of(as_dict(block.get("to")).get("model"))
+            if block.get("type") == "fallback" and model and self.message is not None:
+                self.message["model"] = model  # that of the last hop, as in a whole message
         elif kind == "content_block_delta":
             self._grow(index, as_dict(body.get("delta")))
         elif kind == "message_delta" and self.message is not None:
-            self.message.update(as_dict(body.get("delta")))
-            self.message.update({key: value for key, value in body.items() if key not in _FRAME})
+            self._update(as_dict(body.get("delta")))
+            self._update({key: value for key, value in body.items() if key not in _FRAME})
             usage = {key: value for key, value in as_dict(body.get("usage")).items() if value is not None}
             self.message["usage"] = {**as_dict(self.message.get("usage")), **usage}
         elif kind == "message_stop":
             self.stopped = True
+
+    def _update(self, fields: dict[str, Any]) -> None:
+        """Fields of the message that are known at its end. Null says only of the stop that there is nothing."""
+        assert self.message is not None
+        for key, value in fields.items():
+            if value is not None or key in _STOP or key not in self.message:
+                self.message[key] = value
 
     def _grow(self, index: int, delta: dict[str, Any]) -> None:
         kind = delta.get("type")
@@ -55,8 +66,7 @@ class AnthropicAnswer:
         elif kind == "signature_delta":
             self.blocks[index]["signature"] = delta.get("signature")
         elif kind == "citations_delta":
-            cited = self.blocks[index].get("citations")
-            self.blocks[index]["citations"] = [*(cited if type(cited) is list else ()), delta.get("citation")]
+            self.cited.setdefault(index, []).append(delta.get("citation"))
         else:
             merge(self.blocks[index], {key: value for key, value in delta.items() if key != "type"})
 
@@ -74,13 +84,15 @@ class AnthropicAnswer:
                 block[key] = (text_of(block.get(key)) or "") + text
             elif text:
                 try:
-                    block["input"] = orjson.loads(text)
-                except orjson.JSONDecodeError:
+                    block["input"] = read(text.encode("utf-8", "surrogatepass"))
+                except ValueError:
                     return None
-        message["content"] = [self.blocks[index] for index in sorted(self.blocks)]
-        # Written and read once: what is collected shares nothing with the events.
-        whole: dict[str, Any] = Event.made(message).json
-        return whole
+        for index, cited in self.cited.items():
+            block = self.blocks[index]
+            had = block.get("citations")
+            block["citations"] = [*(had if type(had) is list else ()), *cited]
+        message["content"] = [joined(self.blocks[index]) for index in sorted(self.blocks)]
+        return apart(message)
 
 
 def replay_message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,6 +100,8 @@ def replay_message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     usage = as_dict(message.get("usage"))
     content = message.get("content")
     start = {**message, "content": [], "stop_reason": None, "stop_sequence": None}
+    if "stop_details" in message:
+        start["stop_details"] = None
     if usage:
         start["usage"] = {**usage, "output_tokens": 1 if positive(usage.get("output_tokens")) else 0}
     yield {"type": "message_start", "message": start}
@@ -100,6 +114,8 @@ def replay_message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
     delta = {"stop_reason": message.get("stop_reason"), "stop_sequence": message.get("stop_sequence")}
+    # SDKs look for these at the end alone.
+    delta |= {key: message[key] for key in ("stop_details", "container") if key in message}
     yield {"type": "message_delta", "delta": delta, "usage": usage or {"output_tokens": 0}}
     yield {"type": "message_stop"}
 

@@ -205,6 +205,8 @@ class Dialect:
     """The OpenTelemetry GenAI operation: chat, text_completion, embeddings, other."""
     streams_end_with_done: bool = False
     """Whether a whole stream has a ``[DONE]`` event or another final event of its own."""
+    needs_final: bool = False
+    """Whether there are clients that take a stream without that event for broken."""
 
     echoes: frozenset[str] = frozenset()
     """Fields of a request that say who asks or how, and that its answer repeats."""

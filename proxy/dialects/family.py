@@ -15,9 +15,10 @@ from proxy.dialects.base import NOTHING, Bound, Channel, Dialect, Finish, Json, 
 from proxy.dialects.counts import greater, openai_usage
 from proxy.dialects.leaves import NAMES, NO_NAMES, TOOL_NAMES, Path, opaque_parts, walk
 from proxy.errors import ProxyError
+from proxy.exact import copied
 from proxy.stream.sse import Event
 
-__all__ = ["Family", "as_dict", "positive", "text_of"]
+__all__ = ["Family", "apart", "as_dict", "positive", "text_of"]
 
 _STATE: Final = frozenset(
     {"previous_response_id", "conversation", "conversation_id", "thread_id", "assistant_id", "background"}
@@ -30,6 +31,15 @@ DONE: Final = b"[DONE]"
 def as_dict(value: Json) -> dict[str, Any]:
     """The value if it is an object, else an empty one (not to be edited)."""
     return value if type(value) is dict else _NOTHING
+
+
+def apart(whole: dict[str, Any]) -> dict[str, Any] | None:
+    """What was collected, sharing nothing with the events: written and read once. None when it cannot be written."""
+    try:
+        copy: dict[str, Any] = copied(whole)
+    except ValueError:
+        return None
+    return copy
 
 
 def text_of(value: Json) -> str | None:

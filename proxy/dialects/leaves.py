@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from proxy.dialects.base import Kind, Opaque, Slot
 
-__all__ = ["NAMES", "NO_NAMES", "TOOL_NAMES", "is_name", "is_signed", "opaque_parts", "walk"]
+__all__ = ["NAMES", "NO_NAMES", "TOOL_NAMES", "is_name", "is_signed", "keys", "opaque_parts", "walk"]
 
 Path = tuple[str | int, ...]
 
@@ -61,6 +61,10 @@ _MEDIA_KEYS: Final = frozenset({"media_type", "mime_type", "format", "filename"}
 _DATA_KEYS: Final = frozenset({"data", "file_data", "b64_json", "bytes", "result"})
 _LONG: Final = 256
 """Base64 this long under a key for data is content even without a media type beside it."""
+_SHORTEST: Final = 6
+"""Characters of a key that is worth a look."""
+_MANY: Final = 256
+"""Keys of an object that are kept in their order when one is renamed; more would cost more than they are worth."""
 _DEPTH: Final = 64
 """Paths longer than this stop growing, so that a deep tree costs no more than a wide one."""
 
@@ -120,6 +124,49 @@ def walk(
             for index in range(len(value) - 1, -1, -1):
                 if type(value[index]) not in _SCALARS:
                     stack.append((value, index, (*path, index) if grow else path, name, media))
+
+
+class _Keys:
+    """The keys of one object in the place of its values: what is set under a key is its new name."""
+
+    __slots__ = ("_names", "_tree")
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self._tree = tree
+        self._names: dict[str, str] = {}
+
+    def __getitem__(self, key: str) -> str:
+        return self._names.get(key, key)
+
+    def __setitem__(self, key: str, name: str) -> None:
+        tree, old = self._tree, self[key]
+        while name != old and name in tree:  # two keys may become one; neither value may be lost
+            name += "_"
+        self._names[key] = name
+        if len(tree) > _MANY:
+            tree[name] = tree.pop(old)
+            return
+        items = list(tree.items())
+        tree.clear()
+        tree.update((name if said == old else said, value) for said, value in items)
+
+
+def keys(holder: Any, key: Any, role: str, path: Path) -> Iterator[Slot]:
+    """The keys of all objects at and below ``holder[key]`` that are long enough to hold something. For an application's
+    own data. Values are reached by the old keys, so edit them before."""
+    stack: list[tuple[Any, Path]] = [(holder[key], path)]
+    found: list[Slot] = []
+    while stack:
+        value, path = stack.pop()
+        grow = len(path) < _DEPTH
+        if type(value) is dict:
+            names = _Keys(value)
+            found += [Slot(names, name, "leaf", role, path) for name in value if len(name) >= _SHORTEST]
+        if type(value) is dict or type(value) is list:
+            for inner, item in value.items() if type(value) is dict else enumerate(value):
+                if type(item) in _CONTAINERS:
+                    stack.append((item, (*path, inner) if grow else path))
+    yield from found
 
 
 def opaque_parts(holder: Any, key: Any, path: Path) -> Iterator[Opaque]:

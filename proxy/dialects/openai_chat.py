@@ -13,9 +13,9 @@ from typing import Any, Final
 from proxy.dialects.base import NOTHING, Channel, Ending, Finish, Json, Piece, Plain, Reader, Reading, Slot
 from proxy.dialects.counts import openai_usage, service_of
 from proxy.dialects.endings import ChoicesEnding
-from proxy.dialects.family import DONE, Family, as_dict, positive, text_of
+from proxy.dialects.family import DONE, Family, apart, as_dict, positive, text_of
 from proxy.dialects.leaves import Path, opaque_parts, walk
-from proxy.dialects.merge import merge
+from proxy.dialects.merge import joined, merge, renew
 from proxy.dialects.messages import call_texts, message_texts
 from proxy.dialects.repeats import Repeats
 from proxy.stream.sse import Event
@@ -29,6 +29,9 @@ _CHUNK: Final = "chat.completion.chunk"
 _CALL: Final = frozenset({"index", "id", "type", "function"})
 _FUNCTION: Final = frozenset({"name", "arguments"})
 _SCALARS: Final = frozenset({bool, int, float, type(None)})
+_GROW: Final = frozenset({"text", "logprobs", "token_ids"})
+"""What grows in a choice beside its delta. The rest describes it: verdicts of a filter, a provider's own reason."""
+_NO_FRAME: Final = frozenset({"choices", "obfuscation"})
 _FINAL: Final = Reading(closes=None, final=True)
 
 
@@ -230,10 +233,13 @@ class OpenAIChat(Family):
             body = event.json
             if type(body) is not dict:
                 continue
-            if self.read(event).error:
+            if body.get("error") or body.get("object") == "error":  # what `read` calls one, without its pieces
                 return None
             for key, value in body.items():
-                if key not in ("choices", "obfuscation") and (value is not None or key not in whole):
+                if key in _NO_FRAME:
+                    continue
+                # Late chunks about what was said before have empty frames.
+                if value or value is False or key not in whole or not (value is None or whole[key]):
                     whole[key] = value
             said = body.get("choices")
             for place, choice in enumerate(said if type(said) is list else ()):
@@ -248,8 +254,7 @@ class OpenAIChat(Family):
             whole["object"] = "chat.completion"
         if whole.get("usage", 0) is None:
             del whole["usage"]
-        # Written and read once: what is collected shares nothing with the events.
-        return Event.made({**whole, "choices": done}).json
+        return apart({**whole, "choices": done})
 
     def replay(self, body: Json, *, include_usage: bool) -> list[Event]:
         answer = as_dict(body)
@@ -291,37 +296,35 @@ class OpenAIChat(Family):
 
 
 class _Growing:
-    """One choice of a streamed answer while it is added up; long strings are joined once, at the end."""
+    """One choice of a streamed answer while it is added up."""
 
     def __init__(self, number: int) -> None:
         self.rest: dict[str, Any] = {}
         self.message: dict[str, Any] = {"role": "assistant", "content": None}
-        self.strings: dict[str, list[str]] = {}
         self.reason: Any = None
         self.number = number
 
     def add(self, choice: dict[str, Any]) -> None:
-        delta = choice.get("delta")
-        for key, value in as_dict(delta).items():
-            if type(value) is str and key != "role":
-                self.strings.setdefault(key, []).append(value)
-            else:
-                merge(self.message, {key: value})
-        if choice.get("finish_reason") is not None:
-            self.reason = choice["finish_reason"]
-        merge(self.rest, {k: v for k, v in choice.items() if k not in ("index", "delta", "finish_reason")})
+        for key, value in choice.items():
+            if key == "delta":
+                if type(value) is dict:
+                    merge(self.message, value)
+            elif key == "finish_reason":
+                self.reason = value or self.reason
+            elif key in _GROW:
+                merge(self.rest, {key: value})
+            elif key != "index" and not (key == "message" and "delta" in choice):
+                renew(self.rest, {key: value})
 
     def done(self) -> dict[str, Any]:
-        message = self.message
-        for key, parts in self.strings.items():
-            message[key] = "".join(parts)
+        message = joined(self.message)
         calls = message.get("tool_calls")
         if type(calls) is list:
             calls.sort(key=lambda call: positive(as_dict(call).get("index")) or 0)
             for call in calls:
                 if type(call) is dict:
                     call.pop("index", None)
-        return {"index": self.number, "message": message, **self.rest, "finish_reason": self.reason}
+        return {"index": self.number, "message": message, **joined(self.rest), "finish_reason": self.reason}
 
 
 def _is_plain(message: Json) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from proxy.dialects.base import NOTHING, Channel, Ending, Finish, Json, Piece, Reading, Slot
 from proxy.dialects.counts import openai_usage, service_of
 from proxy.dialects.endings import ResponseEnding
-from proxy.dialects.family import Family, as_dict, openai_error, text_of
+from proxy.dialects.family import Family, apart, as_dict, openai_error, text_of
 from proxy.dialects.leaves import Path, walk
 from proxy.dialects.response_events import replay_response
 from proxy.dialects.response_items import item_texts, items_texts
@@ -164,7 +164,7 @@ class OpenAIResponses(Family):
         if not whole.get("output") and items:
             # Some servers leave the items out of the last event.
             whole = {**whole, "output": [items[index] for index in sorted(items)]}
-        return Event.made(whole).json
+        return apart(whole)
 
     def replay(self, body: Json, *, include_usage: bool) -> list[Event]:
         return [Event.made(part, part["type"]) for part in replay_response(as_dict(body))]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from proxy.dialects.base import NOTHING, Plain
 from proxy.errors import ProxyError
@@ -67,8 +67,8 @@ class Pipe:
 
     __slots__ = (
         "_committed", "_counted", "_decoder", "_dialect", "_ended_stages", "_final", "_finished", "_held",
-        "_held_bytes", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skim", "_skims", "_source",
-        "_stages", "_unfinished", "_waiter",
+        "_held_bytes", "_hidden", "_hide_usage", "_out", "_parser", "_read", "_reader", "_released", "_skim", "_skims",
+        "_source", "_stages", "_unfinished", "_waiter",
         "chars", "end", "error_event", "events", "finish_reason", "last", "model", "service", "tail", "usage",
     )  # fmt: skip
 
@@ -82,6 +82,7 @@ class Pipe:
         self._source = source
         self._decoder = decoder
         self._hide_usage = hide_usage
+        self._hidden: Event | None = None
         self._parser = parser = Parser()
         self._unfinished = parser.held
         self._skims = False  # nobody looks at events: their texts are counted, and the bytes pass
@@ -179,6 +180,7 @@ class Pipe:
             if reading.error:
                 self.error_event = event
             if reading.usage_only and self._hide_usage:
+                self._hidden = event
                 continue
             if reading.final:
                 self._final = True
@@ -276,6 +278,11 @@ class Pipe:
         return self._finished
 
     @property
+    def final(self) -> bool:
+        """Whether the dialect's final event has come."""
+        return self._final
+
+    @property
     def complete(self) -> bool:
         """Whether what came is a whole answer, as far as its dialect can tell."""
         return self._final or self.finish_reason is not None or not self._dialect.streams_end_with_done
@@ -288,6 +295,12 @@ class Pipe:
             self._final or self.finish_reason is not None or (self.end is not None and self.end.reason == "finished")
         )
         return ended and self.usage is not None and self._counted == self.chars
+
+    @property
+    def hidden_usage(self) -> Any:
+        """The usage in the event that is hidden from the client, as the provider told it. None: there was none."""
+        body = None if self._hidden is None else self._hidden.json
+        return body.get("usage") if type(body) is dict else None
 
     def attach(self, stages: Sequence[Stage], out: Out) -> None:
         """From now on events go through ``stages`` (innermost first) and leave by ``out``; held ones at once."""

@@ -12,15 +12,15 @@ Source of the format: WHATWG HTML, "Server-sent events", section "Interpreting a
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
 import orjson
 
 from proxy.errors import ProxyError
+from proxy.exact import rounds, slowly, written
 
-__all__ = ["MAX_EVENT", "Event", "EventTooLargeError", "Parser"]
+__all__ = ["MAX_EVENT", "Event", "EventTooLargeError", "Parser", "events_of"]
 
 MAX_EVENT: Final = 8 * 1024 * 1024
 """Bytes of one unfinished event that a parser holds before it gives up."""
@@ -71,7 +71,7 @@ class Event:
         data: bytes | None = self._data
         if data is _UNREAD:
             if self.edited:
-                self._data = data = _dump(self.json)
+                self._data = data = written(self.json)
             else:
                 self._split()
                 data = self._data
@@ -125,22 +125,31 @@ class Event:
         raw = self.raw
         if self._span is not None:
             start, stop = self._span
-            return raw[:start] + _dump(self.reading.pieces[0].text) + raw[stop:]
+            return raw[:start] + written(self.reading.pieces[0].text) + raw[stop:]
         payload = self.data or b""
         if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
             return b"data: " + payload + b"\n\n"
         end = b"\r\n" if b"\r\n" in raw else b"\n" if b"\n" in raw else b"\r"
         out: list[bytes] = []
-        written = False
+        done = False
         for line in _LINE_END.split(raw):
             if line.removeprefix(_BOM).partition(b":")[0] != b"data":
                 if line:
                     out.append(line + end)
-            elif not written:
-                written = True
+            elif not done:
+                done = True
                 out.append((_BOM if line.startswith(_BOM) else b"") + b"data: " + payload + end)
         out.append(end)
         return b"".join(out)
+
+    def exactly(self) -> None:
+        """Parse the data now, with integers beyond 64 bits as they stand there: ``json`` rounds them."""
+        data = self.data
+        if data is not None:
+            try:
+                self._json = slowly(data)
+            except ValueError:
+                self._json = None
 
     def frame(self, start: int, stop: int) -> None:
         """Say that ``raw[start:stop]`` is the only piece of ``reading`` as a JSON string: until somebody asks for
@@ -169,7 +178,7 @@ class Event:
     @staticmethod
     def made(data: Any, name: str | None = None) -> Event:
         """A new event of our own. data: a value to write as JSON, or bytes to stand as they are (``b"[DONE]"``)."""
-        payload = bytes(data) if isinstance(data, bytes | bytearray) else _dump(data)
+        payload = bytes(data) if isinstance(data, bytes | bytearray) else written(data)
         if b"\n" in payload or b"\r" in payload:
             payload = b"\ndata: ".join(_LINE_END.split(payload))
         head = b"" if name is None else b"event: " + name.encode() + b"\n"
@@ -286,6 +295,20 @@ class Parser:
             raise EventTooLargeError(len(rest), self.max_event)
 
 
+def events_of(data: bytes) -> list[Event]:
+    """All events of a stream that is here as a whole; no integer in them is rounded.
+
+    Raises:
+        EventTooLargeError: see ``Parser``.
+    """
+    parser = Parser()
+    events = [*parser.feed(data), *parser.end()]
+    if rounds(data):
+        for event in events:
+            event.exactly()
+    return events
+
+
 def _only_crlf(data: bytes) -> bool:
     """Whether every line end is ``\\r\\n`` and no event is empty, so that events can be cut by splitting."""
     ends = data.count(b"\r\n")
@@ -303,13 +326,6 @@ def _load(data: bytes) -> Any:
         if not data.lstrip().startswith(b"{"):
             return None
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
+            return slowly(data)
+        except ValueError:
             return None
-
-
-def _dump(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError:  # a lone surrogate, an integer beyond 64 bits
-        return json.dumps(value, separators=(",", ":")).encode()

@@ -177,6 +177,70 @@ def test_the_texts_of_an_answer_leave_signed_thinking_alone() -> None:
     assert [slot.text for slot in dialect.answer_texts(BODY)] == ["Hello Ann", "Ann was here", "Diary", "Ann"]
 
 
+def test_the_keys_of_a_tools_input_are_texts_too_and_keep_their_places() -> None:
+    told = {"<EMAIL_1>": {"<EMAIL_2>": "a"}, "short": 1, "path": [{"<EMAIL_1>": "<EMAIL_2>"}]}
+    body = {**BODY, "content": [{"type": "tool_use", "id": "tu_1", "name": "find", "input": told}]}
+    for slot in dialect.answer_texts(body):
+        slot.text = slot.text.replace("<EMAIL_1>", "ann@x.io").replace("<EMAIL_2>", "bob@x.io")
+    assert list(told.items()) == [
+        ("ann@x.io", {"bob@x.io": "a"}),
+        ("short", 1),
+        ("path", [{"ann@x.io": "bob@x.io"}]),
+    ]
+
+
+@pytest.mark.parametrize("more", [0, 1000])
+def test_two_keys_that_become_one_lose_neither_value(more: int) -> None:
+    told = {"<EMAIL_1>": 1, "ann@x.io": 2, "<EMAIL_2>": 3, **dict.fromkeys(map(str, range(more)), 0)}
+    body = {**BODY, "content": [{"type": "tool_use", "id": "tu_1", "name": "find", "input": told}]}
+    for slot in dialect.answer_texts(body):
+        slot.text = "ann@x.io"
+    assert sorted(told.values()) == [*[0] * more, 1, 2, 3]
+    assert "ann@x.io" in told
+    assert not any("EMAIL" in key for key in told)
+
+
+@pytest.mark.parametrize("field", ["stop_details", "container"])
+def test_what_is_known_at_the_end_alone_is_said_with_the_reason(field: str) -> None:
+    message = {**BODY, field: {"id": "x"}}
+    (last,) = [event.json for event in dialect.replay(message, include_usage=True) if event.name == "message_delta"]
+    assert last["delta"][field] == {"id": "x"}
+    assert dialect.collect(dialect.replay(message, include_usage=True)) == message
+
+
+def test_a_container_that_the_end_does_not_repeat_is_kept() -> None:
+    stream = dialect.replay({**BODY, "container": {"id": "x"}}, include_usage=True)
+    (last,) = [event for event in stream if event.name == "message_delta"]
+    last.json["delta"]["container"] = None
+    last.touch()
+    assert dialect.collect([event.fork() for event in stream])["container"] == {"id": "x"}
+
+
+async def test_the_sdk_reads_details_of_the_stop_and_the_container_from_a_replay(serve: Any) -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "no"}
+    held = {"id": "c_1", "expires_at": "2026-11-01T00:00:00Z"}
+    message = {**BODY, "stop_reason": "refusal", "stop_details": details, "container": held}
+    base = await serve(dialect.replay(message, include_usage=True))
+    async with (
+        anthropic.AsyncAnthropic(base_url=base, api_key="k", max_retries=0) as client,
+        client.messages.stream(model="c", max_tokens=9, messages=[{"role": "user", "content": "x"}]) as stream,
+    ):
+        built = (await stream.get_final_message()).to_dict(mode="json")
+    assert (built["stop_details"], built["container"]) == (details, held)
+
+
+async def test_a_fallback_block_names_the_model_as_it_does_for_the_sdk(serve: Any) -> None:
+    hop = {"type": "fallback", "from": {"model": "claude-x"}, "to": {"model": "claude-y"}}
+    stream = dialect.replay({**BODY, "content": [hop, *BODY["content"]]}, include_usage=True)
+    base = await serve(stream)
+    async with (
+        anthropic.AsyncAnthropic(base_url=base, api_key="k", max_retries=0) as client,
+        client.beta.messages.stream(model="c", max_tokens=9, messages=[{"role": "user", "content": "x"}]) as told,
+    ):
+        built = await told.get_final_message()
+    assert dialect.collect(stream)["model"] == built.model == "claude-y"
+
+
 async def test_the_sdk_builds_from_a_replay_what_was_replayed(serve: Any) -> None:
     base = await serve(dialect.replay(BODY, include_usage=True))
     async with (

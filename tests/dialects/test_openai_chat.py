@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import openai
@@ -271,6 +272,68 @@ def test_a_stream_of_several_choices_and_calls_is_collected(events: Any) -> None
     assert openai_chat.finish(whole).complete
     whole["choices"][0]["message"]["tool_calls"].clear()
     assert openai_chat.collect(stream)["choices"][0]["message"]["tool_calls"]
+
+
+def test_what_describes_a_choice_is_said_anew_and_does_not_grow(events: Any) -> None:
+    """Azure judges in every chunk what was said so far; others repeat their own finish reason."""
+    safe = {"hate": {"filtered": False, "severity": "safe"}}
+    pieces = [{**choice({"content": text}), "content_filter_results": safe} for text in "abc"]
+    late = {**choice({}, finish="stop"), "native_finish_reason": "done", "content_filter_results": {}}
+    again = {**choice({"content": ""}), "native_finish_reason": "done", "content_filter_offsets": {"end_offset": 3}}
+    whole = openai_chat.collect(events(*[chunk([one]) for one in (*pieces, late, again)], done=True))
+    assert whole["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "abc"},
+            "logprobs": None,
+            "content_filter_results": safe,
+            "content_filter_offsets": {"end_offset": 3},
+            "native_finish_reason": "done",
+            "finish_reason": "stop",
+        }
+    ]
+
+
+def test_lists_of_logprobs_and_token_ids_grow_with_the_text(events: Any) -> None:
+    said = [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": []} for text in "ab"]
+    chunks = [
+        chunk(
+            [{**choice({"content": one["token"]}), "logprobs": {"content": [one], "refusal": None}, "token_ids": [n]}]
+        )
+        for n, one in enumerate(said)
+    ]
+    whole = openai_chat.collect(events(*chunks, chunk([{**choice({}, finish="stop"), "logprobs": None}]), done=True))
+    assert whole["choices"][0]["logprobs"] == {"content": said, "refusal": None}
+    assert whole["choices"][0]["token_ids"] == [0, 1]
+
+
+def test_a_late_chunk_with_an_empty_frame_blanks_nothing(events: Any) -> None:
+    empty = {"id": "", "object": "", "created": 0, "model": "", "usage": None, "system_fingerprint": ""}
+    first = {**empty, "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
+    middle = chunk([choice({"content": "a"}, finish="stop")], created=7, system_fingerprint="fp")
+    late = {**empty, "choices": [{"index": 0, "finish_reason": None, "content_filter_offsets": {"check_offset": 44}}]}
+    whole = openai_chat.collect(events(first, middle, late, done=True))
+    assert (whole["id"], whole["object"], whole["created"]) == ("c1", "chat.completion", 7)
+    assert (whole["model"], whole["system_fingerprint"]) == ("gpt", "fp")
+    assert whole["prompt_filter_results"] == [{"prompt_index": 0}]
+
+
+@pytest.mark.parametrize("field", ["arguments", "text"])
+def test_adding_up_costs_as_much_as_the_bytes(field: str, events: Any) -> None:
+    """Four times the events: four times the work, not sixteen."""
+
+    def work(count: int) -> float:
+        piece = "x" * 2000
+        one = {"index": 0, "text": piece} if field == "text" else choice({"tool_calls": [call(0, piece)]})
+        stream = events(*[chunk([one])] * count, chunk([choice({}, finish="stop")]), done=True)
+        for event in stream:
+            openai_chat.read(event)
+        before = time.process_time()
+        assert openai_chat.collect(stream)
+        return time.process_time() - before
+
+    work(100)
+    assert work(6_000) < 12 * min(work(1_500), work(1_500))
 
 
 def test_an_incomplete_stream_or_one_with_an_error_is_not_collected(events: Any) -> None:

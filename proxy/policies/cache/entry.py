@@ -3,8 +3,9 @@
     magic 1 | flags 1 | tag count 1 | tags 8 each | stored at, fresh for (2 doubles) | meta length 2 | meta | body
 
 Tags stand at the front so that invalidation reads the first bytes only. They are keyed hashes: an entry found by
-somebody says nothing of whose it is. meta is JSON: ``[usage counts, estimated]``. The body is the JSON of a whole
-answer, one embedding, or the events of a stream as they came; compressed when it is large.
+somebody says nothing of whose it is. meta is JSON: ``[usage counts, estimated]``, and for events of which the one that
+told the usage was hidden, also the usage as it was told there. The body is the JSON of a whole answer, one embedding,
+or the events of a stream as they came; compressed when it is large.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import struct
 import zlib
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from proxy.accounting.usage import Usage
+from proxy.exact import read, written
 
 __all__ = ["MAX_TAGS", "TAG", "Entry", "EntryError", "laid_out", "packed", "tags_end", "tags_of", "times_of"]
 
@@ -31,6 +33,7 @@ _FRONTS: Final = [[bytes((MAGIC, flags, tags)) for flags in range(8)] for tags i
 _MOST: Final = 256 * 1024 * 1024
 _PACKED_ON_LOOP: Final = 32 * 1024
 _NO_USAGE: Final = b"null"
+_MOST_META: Final = 4096
 
 
 class EntryError(ValueError):
@@ -40,7 +43,7 @@ class EntryError(ValueError):
 class Entry:
     """stored_at: wall seconds. fresh_for: seconds. counts, estimated: what the original used. body: not compressed;
     JSON, or with ``events`` server-sent events, of which one holds usage if ``with_usage``. tags: those that it was
-    stored with."""
+    stored with. told: usage that none of the events holds, in the provider's own shape."""
 
     __slots__ = ("_meta", "body", "events", "fresh_for", "stored_at", "tags", "with_usage")
 
@@ -52,6 +55,7 @@ class Entry:
         counts: tuple[int, ...] | None = None,
         *,
         estimated: bool = False,
+        told: Any = None,
     ) -> None:
         self.body = body
         self.stored_at = stored_at
@@ -59,6 +63,10 @@ class Entry:
         self.events = self.with_usage = False
         self.tags = b""
         self._meta = _NO_USAGE if counts is None else orjson.dumps((counts, estimated))
+        if counts is not None and told is not None:
+            meta = written((counts, estimated, told))
+            if len(meta) <= _MOST_META:
+                self._meta = meta
 
     @property
     def counts(self) -> tuple[int, ...] | None:
@@ -85,6 +93,21 @@ class Entry:
                 _usages.clear()
             _usages[self._meta] = found
         return found
+
+    @property
+    def told(self) -> Any:
+        """The usage that the provider told and ``body`` does not. None: the body tells it, or nobody does. Raises
+        EntryError."""
+        try:
+            meta = read(self._meta)
+        except ValueError as error:
+            raise EntryError(f"a damaged entry ({type(error).__name__})") from None
+        return meta[2] if type(meta) is list and len(meta) > 2 else None
+
+    def add_up(self, body: bytes) -> None:
+        """Be the whole answer that the events amount to: ``body``, which tells its usage itself."""
+        self.body, self.events = body, False
+        self._meta = orjson.dumps(_meta(self._meta))
 
     def encode(self, tags: bytes = b"", *, compress_above: int = _MOST) -> bytes:
         """The bytes to store. tags: at most ``MAX_TAGS`` of ``TAG`` bytes each, one after the other."""

@@ -5,21 +5,23 @@ Calls that differ in ``stream`` and ``stream_options`` only ask the same questio
     asked for      of a flight that is       gets
     whole          a stream                  its events added up, when all have come
     a stream       whole                     the events that a stream of it would have had, when it has come
-    with usage     a stream without          the events as they come, and before the last one the usage
+    with usage     a stream without          the events as they come, and before the last one the usage, unless one of
+                                             them has told it
     without usage  a stream with             the events as they come, without the one that holds the usage
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.document import Document
 from proxy.errors import ProxyError
+from proxy.exact import read
 from proxy.exchange import Answer
 from proxy.policies.cache import serve
 from proxy.policies.cache.keeping import openai_usage, with_usage
-from proxy.stream.sse import Parser
+from proxy.stream.sse import Parser, events_of
 
 if TYPE_CHECKING:
     from proxy.dialects.base import Dialect
@@ -32,6 +34,8 @@ __all__ = ["joined"]
 
 MOST: Final = 64 * 1024 * 1024
 """Bytes of a stream that are added up for who asked for a whole answer."""
+ON_LOOP: Final = 64 * 1024
+"""Bytes of it that are added up on the loop (2 ms); more is left to a thread."""
 
 
 async def joined(flight: Flight, call: Call) -> Answer:
@@ -52,7 +56,11 @@ async def joined(flight: Flight, call: Call) -> Answer:
 
 def _as_events(answer: Answer, call: Call) -> Answer:
     body = answer.body
-    tree = None if body is None else body.lenient()
+    try:
+        # Not the body's own tree, in which large integers are rounded.
+        tree = None if body is None else read(body.encode())
+    except ValueError:
+        tree = None
     if type(tree) is not dict:
         return answer
     if tree.get("error") or not call.dialect.finish(tree).complete:
@@ -72,13 +80,20 @@ async def _added_up(answer: Answer, source: Source, flight: Flight, dialect: Dia
         if isinstance(error, Exception) and not isinstance(error, ProxyError):
             raise ProxyError("upstream_invalid_response", "The shared answer broke off.") from None
         raise
-    parser = Parser()
-    tree = dialect.collect([*parser.feed(data), *parser.end()])
+    if len(data) > ON_LOOP:
+        tree = await asyncio.get_running_loop().run_in_executor(None, _sum, data, dialect)
+    else:
+        tree = _sum(data, dialect)
     if type(tree) is not dict:
         raise ProxyError("upstream_invalid_response", "The shared events do not add up to an answer.")
-    with_usage(tree, dialect, flight.exchange.usage)
+    pipe = flight.flow.pipe
+    with_usage(tree, dialect, flight.exchange.usage, None if pipe is None else pipe.hidden_usage)
     headers = _retyped(answer.headers, [serve.JSON])
     return Answer(answer.status, headers, origin=answer.origin, body=Document.of(tree))
+
+
+def _sum(data: bytes, dialect: Dialect) -> Any:
+    return dialect.collect(events_of(data))
 
 
 def _retyped(headers: RawHeaders, added: RawHeaders) -> RawHeaders:
@@ -116,13 +131,13 @@ class _Gathering:
 class _Restyled:
     """A stream on its way to one caller, with the usage added or left out. Source and sink at once."""
 
-    __slots__ = ("_add", "_dialect", "_flight", "_last", "_parser", "_sink", "_source")
+    __slots__ = ("_add", "_dialect", "_due", "_flight", "_last", "_parser", "_sink", "_source")
 
     def __init__(self, source: Source, flight: Flight, dialect: Dialect, *, add: bool) -> None:
         self._source = source
         self._flight = flight
         self._dialect = dialect
-        self._add = add
+        self._add = self._due = add
         self._parser = Parser()
         self._sink: Sink | None = None
         self._last: Event | None = None
@@ -146,6 +161,8 @@ class _Restyled:
 
     def finish(self) -> None:
         self._pass(self._parser.end())
+        if self._due:  # there was no final event
+            self._send(self._usage())
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.finish()
@@ -159,21 +176,27 @@ class _Restyled:
         out: list[Event] = []
         for event in events:
             reading = self._dialect.read(event)
-            if reading.usage_only:
+            if reading.usage_only and not self._add:
                 continue
-            if reading.final and self._add:
+            if reading.usage is not None:
+                self._due = False  # clients add up what they are told
+            if reading.final and self._due:
                 out.extend(self._usage())
             elif type(event.json) is dict:
                 self._last = event
             out.append(event)
+        self._send(out)
+
+    def _send(self, events: list[Event]) -> None:
         sink = self._sink
-        if out and sink is not None:
-            sink.feed(b"".join([event.encode() for event in out]))
+        if events and sink is not None:
+            sink.feed(b"".join([event.encode() for event in events]))
 
     def _usage(self) -> list[Event]:
         """The event that the provider would have sent to who asked for it: said in the frame of the last one."""
+        self._due = False
         pipe, last = self._flight.flow.pipe, self._last
         if pipe is None or pipe.usage is None or last is None:
             return []
-        frame = {**last.json, "choices": [], "usage": openai_usage(pipe.usage)}
+        frame = {**last.json, "choices": [], "usage": pipe.hidden_usage or openai_usage(pipe.usage)}
         return self._dialect.replay(frame, include_usage=True)[:-1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.policies.cache.entry import Entry
-from proxy.stream.sse import Parser
+from proxy.stream.sse import events_of
 
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
@@ -100,9 +100,11 @@ def stream_entry(flight: Flight, call: Call, now: float, ttl: float, *, tool_cal
     finish = pipe.finish_reason
     if pipe.error_event is not None or finish is None or not _ended_well([finish]):
         return None
+    if dialect.needs_final and not pipe.final:
+        return None
     tree = request.strict()
     counts, estimated = usage_of(exchange) or (None, False)
-    entry = Entry(data, now, ttl, counts, estimated=estimated)
+    entry = Entry(data, now, ttl, counts, estimated=estimated, told=pipe.hidden_usage)
     entry.events, entry.with_usage = True, dialect.asks_usage(tree)
     # Of several choices the pipe knows the last one's end only, and of tool calls what the finish says.
     if dialect.bound(tree).choices != 1 or not tool_calls:
@@ -120,22 +122,25 @@ def _by(exchange: Exchange, target: Target) -> bool:
 
 def added_up(entry: Entry, dialect: Dialect) -> dict[str, Any] | None:
     """The whole answer that stored events amount to; None when they do not."""
-    parser = Parser()
-    tree: Any = dialect.collect([*parser.feed(entry.body), *parser.end()])
+    tree: Any = dialect.collect(events_of(entry.body))
     if type(tree) is not dict or tree.get("error"):
         return None
     finish = dialect.finish(tree)
     if not finish.complete or not _ended_well(finish.reasons):
         return None
-    with_usage(tree, dialect, entry.usage)
+    with_usage(tree, dialect, entry.usage, entry.told)
     answer: dict[str, Any] = tree
     return answer
 
 
-def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None) -> None:
+def with_usage(tree: dict[str, Any], dialect: Dialect, usage: Usage | None, told: Any) -> None:
     """Say the usage in an answer that was added up, if it is known and not said: the provider was asked for it, and the
-    event was hidden from the client that had not asked."""
-    if usage is not None and not usage.estimated and tree.get("usage") is None and dialect.name in _OPENAI:
+    event was hidden from the client that had not asked. told: what stands in that event, if it is there."""
+    if tree.get("usage") or dialect.name not in _OPENAI:
+        return
+    if told is not None:
+        tree["usage"] = told
+    elif usage is not None and not usage.estimated:
         tree["usage"] = openai_usage(usage)
 
 

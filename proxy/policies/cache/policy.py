@@ -279,7 +279,7 @@ class Cache(Policy):
         try:
             exchange.saved_usage = entry.usage
             answer = serve.answer(exchange, call.dialect, entry, age, new_ids=self._new_ids)
-        except ValueError:
+        except (TypeError, ValueError):
             exchange.saved_usage = None
             self.shelf.damaged(call.name)
             return None

@@ -6,9 +6,8 @@ import random
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from proxy.document import Document
+from proxy.exact import read, written
 from proxy.exchange import Answer
 from proxy.policies.cache.keeping import added_up
 from proxy.stream.fanout import Replay
@@ -39,16 +38,16 @@ def answer(exchange: Exchange, dialect: Dialect, entry: Entry, age: float, *, ne
         tree = added_up(entry, dialect)
         if tree is None:
             raise ValueError("the stored events are no whole answer")
-        entry.body, entry.events = orjson.dumps(tree), False
+        entry.add_up(written(tree))
     else:
-        tree = orjson.loads(entry.body)
+        tree = read(entry.body)
     if new_ids:
         renewed(tree, exchange.started_wall)
     if streaming:
         told = events(exchange, dialect, tree)
         told.headers.append(_age(int(age)))
         return told
-    return whole(orjson.dumps(tree), age)
+    return whole(written(tree), age)
 
 
 def asks_usage(exchange: Exchange, dialect: Dialect) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 
+from proxy.exact import read
 from proxy.testing import FakeUpstream
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
@@ -53,7 +53,7 @@ class Caller:
     async def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Got:
         async with self.session.post(self.proxy.base_url + path, json=body, headers=headers or {}) as answer:
             text = await answer.text()
-            json = orjson.loads(text) if text.startswith("{") else None
+            json = read(text.encode()) if text.startswith("{") else None
             return Got(answer.status, {k.lower(): v for k, v in answer.headers.items()}, text, json)
 
     async def say(self, text: str = "Hello", *, headers: dict[str, str] | None = None, **fields: Any) -> Got:

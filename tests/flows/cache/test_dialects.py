@@ -128,6 +128,37 @@ async def test_a_streamed_original_is_served_whole_and_streamed(cached, name):
         assert len(upstream.calls) == 1
 
 
+async def test_a_stream_without_message_stop_is_not_stored(cached):
+    """Some of Anthropic's SDKs take it for broken: who asks again must not get the same."""
+    path, body, answer = CASES["anthropic_messages"]
+    made = [event.encode() for event in DIALECTS["anthropic_messages"].replay(answer, include_usage=True)]
+    async with FakeUpstream(events(*made[:-1]), events(*made)) as upstream:
+        caller = await cached(upstream)
+        got = [await caller.post(path, {**body, "stream": True}) for _ in range(3)]
+        assert [one.cache for one in got] == ["miss", "miss", "hit"]
+        assert [one.text.count("event: message_stop") for one in got] == [0, 1, 1]
+
+
+async def test_a_masked_key_of_a_tools_input_comes_back_in_every_form(cached):
+    _, body, answer = CASES["anthropic_messages"]
+    call = {**answer["content"][1], "input": {"<EMAIL_1>": {"<EMAIL_1>": "to <EMAIL_1>"}}}
+    async with FakeUpstream(default=reply({**answer, "content": [call]})) as upstream:
+        above = [{"pii": {"entities": ["EMAIL"], "action": "mask", "restore": True}}]
+        caller = await cached(upstream, above=above, scope="global")
+        async with AsyncAnthropic(base_url=caller.proxy.url, api_key="sk-any") as client:
+            asked = {**body, "messages": [{"role": "user", "content": "Write to ann@corp-mail.net"}]}
+            whole = await client.messages.create(**asked)
+            async with client.messages.stream(**asked) as stream:
+                built = await stream.get_final_message()
+            # The client says it again in its next turn, and it is masked again.
+            turn = [{"role": "assistant", "content": [whole.content[0].to_dict()]}, *asked["messages"]]
+            await client.messages.create(**{**asked, "messages": [*asked["messages"], *turn]})
+        told = {"ann@corp-mail.net": {"ann@corp-mail.net": "to ann@corp-mail.net"}}
+        assert whole.content[0].input == built.content[0].input == told
+        assert not any(b"ann@" in call.body for call in upstream.calls)
+        assert len(upstream.calls) == 2
+
+
 @pytest.mark.parametrize(("name", "change"), [
     ("anthropic_messages", {"stop_reason": "max_tokens"}),
     ("openai_responses", {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}),

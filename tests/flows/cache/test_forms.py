@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 
+from proxy.dialects.openai_chat import OpenAIChat
 from proxy.testing import FakeUpstream, chat_answer, chat_events, collect_sse, events, reply
 
 USAGE = (9, 3)
@@ -52,6 +54,29 @@ async def test_a_whole_caller_joins_a_stream_and_gets_it_added_up(cached):
         assert (first.usage.input, second.usage, second.saved_usage.input) == (9, None, 9)
         # Both forms are hits from now on.
         assert [(await caller.say()).cache, (await caller.say(stream=True)).cache] == ["hit", "hit"]
+
+
+@pytest.mark.parametrize(("pieces", "beside"), [(3, False), (2000, True)])
+async def test_a_long_stream_is_added_up_beside_the_loop(cached, monkeypatch, pieces, beside):
+    threads: list[int] = []
+    collect = OpenAIChat.collect
+
+    def noted(self: OpenAIChat, stream: Any) -> Any:
+        threads.append(threading.get_ident())
+        return collect(self, stream)
+
+    monkeypatch.setattr(OpenAIChat, "collect", noted)
+    async with FakeUpstream(events(*chat_events(["some text "] * pieces), held=True)) as upstream:
+        caller = await cached(upstream)
+        streamed = asyncio.ensure_future(caller.say(stream=True))
+        call = await upstream.call(0)
+        call.release(2)
+        whole = asyncio.ensure_future(caller.say())
+        await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
+        call.release(pieces + 9)
+        await streamed
+        assert (await whole).content == "some text " * pieces
+        assert [thread != threading.get_ident() for thread in threads] == [beside]
 
 
 async def test_a_streaming_caller_joins_a_whole_call_and_gets_its_events(cached):

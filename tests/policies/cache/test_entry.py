@@ -31,6 +31,20 @@ def test_an_entry_comes_back_as_it_was(body, at, ttl, used, marks, above, estima
     assert tags_of(data) == set(marks)
 
 
+def test_usage_as_it_was_told_comes_back_until_the_body_tells_it():
+    told = {"prompt_tokens": 3, "cost": 0.5, "id": 2**70}
+    entry = Entry.decode(Entry(b"data: {}", 0, 0, (3, 4), estimated=True, told=told).encode())
+    assert (entry.told, entry.counts, entry.estimated) == (told, (3, 4), True)
+    entry.add_up(b"{}")
+    assert (entry.told, entry.counts, entry.estimated) == (None, (3, 4), True)
+    assert entry.encode() == Entry(b"{}", 0, 0, (3, 4), estimated=True).encode()
+
+
+@pytest.mark.parametrize("told", [None, {"note": "x" * 70_000}])
+def test_usage_that_is_not_told_or_told_at_length_adds_nothing_to_an_entry(told):
+    assert Entry(b"", 0, 0, (3, 4), told=told).encode() == Entry(b"", 0, 0, (3, 4)).encode()
+
+
 def test_a_large_body_is_kept_compressed():
     assert len(Entry(b"x" * 10_000, 0, 0).encode(compress_above=1000)) < 200
 
