@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from proxy.config import Loaded
     from proxy.config.model import Config
     from proxy.config.problem import Problem
-    from proxy.config.server import ServerTls
+    from proxy.config.server import Server, ServerTls
     from proxy.head import Head, Payload
     from proxy.reload import Load, Reloaded
 
@@ -104,17 +104,15 @@ class App:
             self.snapshot = self.make_snapshot(config, await self.start_demo(config))
         except ChainError as error:
             raise StartError(str(error)) from None
-        await self.snapshot.start()
+        try:
+            await self.snapshot.start()
+        except OSError as error:  # what a policy needs of this machine: the folder of the journal
+            raise StartError(str(error)) from None
         self.listener = Listener(config.server, self._serve)
         try:
             self.where = await self.listener.open(reuse_port=self.reuse_port, sock=self._listening)
         except (OSError, OverflowError) as error:
-            if config.server.unix is not None:
-                raise StartError(
-                    f"server.unix {config.server.unix}: cannot listen there ({getattr(error, 'strerror', error)}); "
-                    "give a path in a folder that exists and may be written to"
-                ) from None
-            raise StartError(self.bind_problem("server", config.server.host, config.server.port, error)) from None
+            raise StartError(self.listen_problem(config.server, error)) from None
         if config.admin.enabled:
             from proxy.admin.app import Admin  # noqa: PLC0415 - not every process has an admin port
 
@@ -255,6 +253,16 @@ class App:
                 f"{section}.tls: {tls.cert} and {tls.key} cannot be used ({reason}): give a certificate chain and its "
                 "private key as PEM files that this process may read"
             ) from None
+
+    @staticmethod
+    def listen_problem(server: Server, error: Exception) -> str:
+        """Why the data port cannot be opened, and what to do."""
+        if server.unix is None:
+            return App.bind_problem("server", server.host, server.port, error)
+        return (
+            f"server.unix {server.unix}: cannot listen there ({getattr(error, 'strerror', error)}); "
+            "give a path in a folder that exists and may be written to"
+        )
 
     @staticmethod
     def bind_problem(section: str, host: str, port: int, error: Exception) -> str:

@@ -109,7 +109,9 @@ class Supervisor:
         try:
             logs = Logs(self.config.log)
         except OSError as error:
-            raise StartError(f"log.file {self.config.log.file}: cannot be opened ({error.strerror})") from None
+            raise StartError(
+                f"log.file {self.config.log.file}: cannot be opened ({error.strerror}); check the path"
+            ) from None
         self._folder = tempfile.mkdtemp(prefix="llm-sidecar-")  # mode 0700: only this user can open what is in it
         try:
             self._bind()
@@ -173,7 +175,8 @@ class Supervisor:
             self._socket.close()
         unix = self.config.server.unix
         if unix is not None and self._socket is not None:
-            os.unlink(unix)  # noqa: PTH108 - nothing is served any more
+            with contextlib.suppress(FileNotFoundError):  # it could not be bound
+                os.unlink(unix)  # noqa: PTH108 - nothing is served any more
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- the ports ---------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ class Supervisor:
             self._socket.bind(address)
             self._port = self._socket.getsockname()[1]
         except (OSError, OverflowError) as error:
-            raise StartError(App.bind_problem("server", server.host, server.port, error)) from None
+            raise StartError(App.listen_problem(server, error)) from None
 
     async def _open_admin(self) -> None:
         admin = self.config.admin
