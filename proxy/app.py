@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from proxy import lifecycle
 from proxy.build import ChainError
 from proxy.clock import SystemClock
+from proxy.config.units import show_duration
 from proxy.connection import Connection
 from proxy.listener import Listener
 from proxy.reload import Reloader
@@ -184,7 +185,11 @@ class App:
         """Everything down; safe after a start that failed half-way."""
         if self.listener is not None:
             self.listener.stop_accepting()
-            await self.listener.close()
+            cut = await self.listener.close()
+            if cut:
+                calls = "1 call was" if cut == 1 else f"{cut} calls were"
+                drain = f"after drain {show_duration(self.config.server.drain)}"
+                log.warning("%s cut %s", calls, "by a second signal" if self._hurry.is_set() else drain)
         await self.reloader.stop()
         if self.admin is not None:
             await self.admin.stop()

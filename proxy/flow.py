@@ -216,7 +216,7 @@ class Flow:
             exchange.outcome = "truncated" if end.reason == "truncated" else "failed"
             outcome = "truncated" if end.reason == "truncated" else "failed"
             if isinstance(end.cause, TransportError):
-                failure, error = classify.from_exception(end.cause)
+                failure, error = classify.from_exception(end.cause, attempt.upstream if attempt is not None else "")
                 if failure == "stalled":
                     outcome = "stalled"
                 if attempt is not None:
@@ -225,6 +225,8 @@ class Flow:
                 # A stream that is shared was ended for a reason of ours, which the attempt below knows already.
                 error = end.cause
                 exchange.outcome = _ended(error)
+                if error.code == "draining":
+                    outcome, exchange.outcome = "cancelled", "truncated"
             else:
                 error = ProxyError(
                     "upstream_invalid_response", "The upstream ended its stream before the answer was complete."
@@ -245,14 +247,22 @@ class Flow:
             await called(self.end_attempt("answered" if answer.status < 400 else "failed"))
         else:
             exchange.outcome = "truncated"
+            outcome: AttemptOutcome = "truncated"
             kind: FailureClass | None = None
             if isinstance(failure, TransportError):
-                kind, exchange.error = classify.from_exception(failure)
+                served = exchange.served_by
+                kind, exchange.error = classify.from_exception(failure, served.upstream if served is not None else "")
+                if kind == "stalled":
+                    outcome = "stalled"
             elif isinstance(failure, ProxyError):
-                exchange.error, exchange.outcome = failure, _ended(failure)
+                exchange.error = failure
+                if failure.code == "draining":
+                    outcome = "cancelled"
+                else:
+                    exchange.outcome = _ended(failure)
             if exchange.served_by is not None and self.attempt is not None:
                 exchange.served_by.failure = kind
-            await called(self.end_attempt("stalled" if kind == "stalled" else "truncated"))
+            await called(self.end_attempt(outcome))
         self.measure()
         await called(self.settle())
 
@@ -264,4 +274,4 @@ def outcome_of(answer: Answer) -> Outcome:
 
 
 def _ended(error: ProxyError) -> Outcome:
-    return "failed" if error.kind.fault == "upstream" else "refused"
+    return "failed" if error.kind.fault == "upstream" or error.code == "draining" else "refused"

@@ -67,7 +67,7 @@ class Store:
         on_full: str = "continue",
         retention: Mapping[str, float] | None = None,
     ) -> Store:
-        """The process' store at this place, opened if need be. Each ``enter`` wants one ``leave``. Raises ``DataError``."""
+        """The process' store at this place, opened if need be; raises ``DataError``. Each ``enter`` wants one ``leave``."""
         store = cls._open.get((str(data), url))
         if store is None:
             store = cls(data, url, fsync=fsync, on_full=on_full, retention=retention or {})
