@@ -474,9 +474,20 @@ class Exchange:
         return self.tags.get("task")
 
     @property
+    def failed_at(self) -> Attempt | None:
+        """The last try of a call (or of the flight it shares) that ended with an error of ours; None where nothing was
+        sent. Whom to ask when nobody served the call."""
+        if self.error is None:
+            return None
+        attempts = self.attempts
+        if not attempts and self.flight_of is not None:
+            attempts = self.flight_of.attempts
+        return attempts[-1] if attempts else None
+
+    @property
     def key_id(self) -> str | None:
-        """Id of the provider key that served the call."""
-        served = self.served_by
+        """Id of the provider key that served the call, or that it failed with."""
+        served = self.served_by or self.failed_at
         return served.key.id if served is not None and served.key is not None else None
 
     def add_header(self, name: bytes, value: bytes) -> None:

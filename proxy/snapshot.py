@@ -371,6 +371,8 @@ class Snapshot:
         if answer.origin not in ("upstream", "cache"):
             headers.append((b"x-request-id", request_id))
         served = exchange.served_by
+        if served is None and exchange.error is not None:
+            served = exchange.failed_at
         sent = len(exchange.attempts)
         if served is not None:
             sent += served.resent  # a kept connection had been closed: the request went out twice
