@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from proxy.deployment import BEGINS, deployment
 from proxy.document import Document
 
 if TYPE_CHECKING:
@@ -378,8 +379,8 @@ class Exchange:
 
     @property
     def model_asked(self) -> str | None:
-        """The model the client asked for; reads the body when first asked. Raises ``invalid_json``. A form whose files
-        stand first names it late: until then None."""
+        """The model the client asked for, in its body or by its path (``proxy.deployment``); reads the body when first
+        asked. Raises ``invalid_json``. A form whose files stand first names it late: until then None."""
         if self._streaming is None:
             self._look()
         return self._model
@@ -413,16 +414,20 @@ class Exchange:
         self._streaming = None
 
     def _look(self) -> None:
-        body = self.request.body
+        request = self.request
+        body = request.body
+        named = deployment(request.raw_path) if request.path.startswith(BEGINS) else None
         if body is None or self.dialect is None:
-            form = self.request.form
-            if form is not None:
+            form = request.form
+            if named is not None:
+                self._model = named
+            elif form is not None:
                 self._model = form.model
             if form is None or form.over:
                 self._streaming = False
             return
         tree = body.strict()
-        self._model = self.dialect.model(tree)
+        self._model = self.dialect.model(tree) if named is None else named
         self._streaming = self.dialect.wants_stream(tree)
         seen = self.seen
         if seen is not None and not body.edited:

@@ -127,7 +127,11 @@ _TRANSPORT: Final[dict[type[transport.TransportError], tuple[FailureClass, str, 
     transport.ConnectFailed: ("unreachable", "upstream_unreachable", "The upstream{} could not be reached"),
     transport.ConnectTimeout: ("timeout", "upstream_timeout", "The upstream{} could not be reached in time"),
     transport.FirstByteTimeout: ("timeout", "upstream_timeout", "The upstream{} did not answer in time"),
-    transport.IdleTimeout: ("stalled", "upstream_timeout", "The upstream{} stopped sending in the middle of its answer"),
+    transport.IdleTimeout: (
+        "stalled",
+        "upstream_timeout",
+        "The upstream{} stopped sending in the middle of its answer",
+    ),
     transport.TotalTimeout: ("timeout", "upstream_timeout", "The upstream{} did not finish its answer in time"),
     transport.InvalidResponse: (
         "invalid_response",
