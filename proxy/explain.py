@@ -23,7 +23,7 @@ from proxy.head import parse_target
 from proxy.match import why_not
 from proxy.policy import Policy, Veto, Wait, called
 from proxy.services import Services
-from proxy.snapshot import Snapshot, dialect_for
+from proxy.snapshot import Snapshot, dialect_for, led_astray
 from proxy.upstream.render import render
 from proxy.wiring import offer_services
 
@@ -71,7 +71,7 @@ async def explain(
 
 
 def _exchange(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Exchange:
-    path, raw_path, query = parse_target(target)
+    path, raw_path, query, _ = parse_target(target)
     sent: CIMultiDict[str] = CIMultiDict({"host": "127.0.0.1"})
     if body is not None:
         sent["content-type"] = "application/json"
@@ -102,6 +102,9 @@ async def _walk(snapshot: Snapshot, exchange: Exchange) -> Explanation:
     request = exchange.request
     out = Explanation({"method": request.method, "path": request.path, "model": _model(exchange)})
     chain = None
+    if parse_target(request.target)[3]:
+        out.refused = _refusal(led_astray())
+        return out
     for route in snapshot.routes:
         matched = route.rule is None or route.rule(exchange)
         missed = None if matched else why_not(route.config.match, exchange)
@@ -114,11 +117,15 @@ async def _walk(snapshot: Snapshot, exchange: Exchange) -> Explanation:
         snapshot.settle_target(exchange)
         await _policies(chain, exchange, out)
     except ProxyError as error:
-        out.refused = {"status": error.status, "code": error.code, "message": error.message, "policy": error.policy}
+        out.refused = _refusal(error)
         return out
     out.target = {"upstream": exchange.target.upstream, "model": exchange.target.model or _model(exchange)}
     await _attempt(snapshot, chain, exchange, out)
     return out
+
+
+def _refusal(error: ProxyError) -> dict[str, Any]:
+    return {"status": error.status, "code": error.code, "message": error.message, "policy": error.policy}
 
 
 async def _policies(chain: Chain, exchange: Exchange, out: Explanation) -> None:
