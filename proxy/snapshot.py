@@ -468,7 +468,7 @@ class Snapshot:
 
 
 def led_astray() -> ProxyError:
-    """A path with dot segments: routes match it as it stands, and an upstream resolves it to one that they never saw."""
+    """A path with dot segments: routes match it as it stands, an upstream resolves it to one that they never saw."""
     return ProxyError("invalid_value", "The path has a segment of dots: send it as it is meant.", param="path")
 
 

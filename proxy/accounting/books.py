@@ -67,7 +67,7 @@ class Store:
         on_full: str = "continue",
         retention: Mapping[str, float] | None = None,
     ) -> Store:
-        """The process' store at this place, opened if need be; raises ``DataError``. Each ``enter`` wants one ``leave``."""
+        """The process' store at this place, opened if need be (or ``DataError``). Each ``enter`` needs a ``leave``."""
         store = cls._open.get((str(data), url))
         if store is None:
             store = cls(data, url, fsync=fsync, on_full=on_full, retention=retention or {})
