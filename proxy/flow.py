@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
-from proxy.accounting.usage import Usage, estimate_tokens_from_size
+from proxy.accounting.usage import Usage, answers, estimate_tokens_from_size
 from proxy.dialects.counts import greater
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
@@ -189,8 +189,7 @@ class Flow:
             streamed = Usage(output=estimate_tokens_from_size(pipe.chars), estimated=True)
             attempt.usage = pipe.usage if pipe.counted else greater(pipe.usage, streamed)
         if attempt.usage is None:
-            refused = attempt.status is not None and attempt.status >= 400
-            if refused or not attempt.sent or self.exchange.request.body is None:
+            if not answers(attempt.status) or not attempt.sent or self.exchange.request.body is None:
                 return
             attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
         if pipe is not None and pipe.service:
@@ -268,9 +267,11 @@ class Flow:
 
 
 def outcome_of(answer: Answer) -> Outcome:
+    """What a whole answer makes of its call. A redirect leads to an answer and is none; 304 says that the client has it.
+    Neither is held against the upstream."""
     if answer.error is not None:
         return _ended(answer.error)
-    return "answered" if answer.status < 400 else "failed"
+    return "answered" if answer.status < 300 or answer.status == 304 else "failed"
 
 
 def _ended(error: ProxyError) -> Outcome:
