@@ -267,8 +267,8 @@ class Flow:
 
 
 def outcome_of(answer: Answer) -> Outcome:
-    """What a whole answer makes of its call. A redirect leads to an answer and is none; 304 says that the client has it.
-    Neither is held against the upstream."""
+    """What a whole answer makes of its call. A redirect leads to an answer and is none; 304 says that the client has
+    it. Neither is held against the upstream."""
     if answer.error is not None:
         return _ended(answer.error)
     return "answered" if answer.status < 300 or answer.status == 304 else "failed"
