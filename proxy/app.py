@@ -12,7 +12,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
-from proxy import lifecycle
+from proxy import lifecycle, trial
 from proxy.build import ChainError
 from proxy.clock import SystemClock
 from proxy.config.units import show_duration
@@ -104,7 +104,8 @@ class App:
         try:
             self.snapshot = self.make_snapshot(config, await self.start_demo(config))
         except ChainError as error:
-            raise StartError(str(error)) from None
+            every = dict.fromkeys(str(self.loaded.problem(at, text)) for at, text in trial.mistakes(config))
+            raise StartError("\n".join(every) or str(error)) from None
         try:
             await self.snapshot.start()
         except OSError as error:  # what a policy needs of this machine: the folder of the journal

@@ -121,8 +121,8 @@ def _without_price(models: dict[str, int]) -> str:
 async def _ask(
     url: str, data: Path | None, args: argparse.Namespace, since: float, until: float, by: list[str], local: tzinfo
 ) -> tuple[list[Row], dict[str, int]]:
-    """The report; and the models of its time that have no known price, with their calls. data: where the journal of this
-    ledger is; None: not here."""
+    """The report; and the models of its time that have no known price, with their calls. data: where the journal of
+    this ledger is; None: not here."""
     from proxy.accounting import reports  # noqa: PLC0415
     from proxy.accounting.behind import caught_up  # noqa: PLC0415
     from proxy.accounting.ledger.base import open_ledger  # noqa: PLC0415
@@ -207,8 +207,8 @@ def _config(args: argparse.Namespace) -> Config | None:
 
 
 def _place(args: argparse.Namespace) -> tuple[str, Path | None]:
-    """The ledger, and the data folder whose journal feeds it. Of a ledger that is named apart nothing is known but what a
-    configuration that is named beside it says."""
+    """The ledger, and the data folder whose journal feeds it. Of a ledger that is named apart nothing is known but what
+    a configuration that is named beside it says."""
     from proxy.config.model import Config  # noqa: PLC0415
 
     config = _config(args) if args.config or not args.ledger else None
