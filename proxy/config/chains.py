@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from proxy.config.compose import Report
 from proxy.config.fields import fields_of, references
 from proxy.config.model import ChainEntry, Common
-from proxy.config.problem import Path, Place, Problem, listing, suggest
+from proxy.config.problem import Path, Place, PolicyLoadError, Problem, listing, suggest
 from proxy.config.source import UNRESOLVED
 from proxy.config.tree import Mapping, Node, Scalar, Sequence
 from proxy.config.validate import shape, unknown_key, validate
@@ -170,7 +170,8 @@ class Chains:
         try:
             model = self.resolve(policy)
         except Exception as error:
-            said = f"the policy {hidden or policy[:100]} cannot be loaded: {type(error).__name__}: {str(error)[:300]}"
+            kind = "" if isinstance(error, PolicyLoadError) else f"{type(error).__name__}: "
+            said = f"the policy {hidden or policy[:100]} cannot be loaded: {kind}{str(error)[:300]}"
             self._wrong(path, place, said)
             return None
         if model is None:
