@@ -530,7 +530,7 @@ class Connection(RequestHandler):
 def _bad_head(message: Any) -> ProxyError:
     """What aiohttp's parser refused, in our words."""
     cause = getattr(message, "exc", None)
-    text = str(getattr(message, "message", "")).split("\n", 1)[0][:200]
+    text = str(getattr(message, "message", "")).split("\n", 1)[0][:200].rstrip(" .:")
     if isinstance(cause, LineTooLong) or "many headers" in text.lower():
         return _head_too_large()
     return ProxyError("invalid_request", f"This is not a well-formed HTTP request: {text or 'bad request'}.")

@@ -130,9 +130,9 @@ def test_what_cannot_observe_is_told_beside_any_other_mistake(tmp_path):
 
 @pytest.mark.parametrize("more", [{}, {"routes": [{"upstream": "no_such", "chain": "main"}]}])
 def test_what_only_a_policy_can_tell_is_told_beside_other_mistakes_with_its_place(tmp_path, more):
-    budget = {"budget": {"per": "all", "usd": 1, "window": "0s"}}
-    lines = refused(tmp_path, "account", *LEAKS, budget, **more).splitlines()
-    assert sum(": chains.main.3.budget: " in line for line in lines) == 1
+    sealed = {"cache": {"store": "redis", "redis": "redis://127.0.0.1:1/0", "encrypt": "always"}}
+    lines = refused(tmp_path, "account", sealed, PII, **more).splitlines()
+    assert sum(": chains.main.1.cache: cache: encrypt: always needs a master key" in line for line in lines) == 1
     assert any("cache stands above pii" in line for line in lines)
 
 

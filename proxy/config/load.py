@@ -128,7 +128,7 @@ def load(
         problems += [Problem.at(place_of(tree, at), at, text) for at, text in more]
     if problems or config is None:
         raise ConfigError(_sorted(problems, sources.read))
-    warnings = tuple(checks.warnings(config, tree))
+    warnings = (*sources.warnings, *checks.warnings(config, tree))
     return Loaded(config, warnings, tuple(sources.read), tree)
 
 
