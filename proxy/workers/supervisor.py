@@ -140,7 +140,8 @@ class Supervisor:
         self._signals += 1
         self.draining = True
         self._stop.set()
-        self._pass_on(signal.SIGTERM)
+        # Two of one kind that come soon after each other are one to a worker that is busy.
+        self._pass_on(signal.SIGTERM if self._signals == 1 else signal.SIGINT)
 
     def _pass_on(self, number: int) -> None:
         for member in self._members:
