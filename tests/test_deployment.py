@@ -95,3 +95,12 @@ async def test_an_alias_leads_to_another_deployment(sidecar, upstream, wire):
     proxy = await sidecar(config(upstream, models={"our-gpt": {"model": "newer"}}))
     assert (await ask(proxy, wire)).status == 200
     assert upstream.calls[0].target == PATH.replace("our-gpt", "newer")
+
+
+async def test_deployments_share_no_answer_of_a_cache(sidecar, upstream, wire):
+    proxy = await sidecar(config(upstream, {"cache": {"ttl": "1h"}}))
+    for _ in range(2):
+        for name in ("one", "two"):
+            assert (await ask(proxy, wire, PATH.replace("our-gpt", name))).status == 200
+    assert len(upstream.calls) == 2
+    assert [exchange.model_asked for exchange in proxy.exchanges] == ["one", "two"] * 2
