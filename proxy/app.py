@@ -12,9 +12,10 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
-from proxy import lifecycle
+from proxy import lifecycle, trial
 from proxy.build import ChainError
 from proxy.clock import SystemClock
+from proxy.config.units import show_duration
 from proxy.connection import Connection
 from proxy.listener import Listener
 from proxy.reload import Reloader
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from proxy.config import Loaded
     from proxy.config.model import Config
     from proxy.config.problem import Problem
-    from proxy.config.server import ServerTls
+    from proxy.config.server import Server, ServerTls
     from proxy.head import Head, Payload
     from proxy.reload import Load, Reloaded
 
@@ -103,18 +104,17 @@ class App:
         try:
             self.snapshot = self.make_snapshot(config, await self.start_demo(config))
         except ChainError as error:
+            every = dict.fromkeys(str(self.loaded.problem(at, text)) for at, text in trial.mistakes(config))
+            raise StartError("\n".join(every) or str(error)) from None
+        try:
+            await self.snapshot.start()
+        except OSError as error:  # what a policy needs of this machine: the folder of the journal
             raise StartError(str(error)) from None
-        await self.snapshot.start()
         self.listener = Listener(config.server, self._serve)
         try:
             self.where = await self.listener.open(reuse_port=self.reuse_port, sock=self._listening)
         except (OSError, OverflowError) as error:
-            if config.server.unix is not None:
-                raise StartError(
-                    f"server.unix {config.server.unix}: cannot listen there ({getattr(error, 'strerror', error)}); "
-                    "give a path in a folder that exists and may be written to"
-                ) from None
-            raise StartError(self.bind_problem("server", config.server.host, config.server.port, error)) from None
+            raise StartError(self.listen_problem(config.server, error)) from None
         if config.admin.enabled:
             from proxy.admin.app import Admin  # noqa: PLC0415 - not every process has an admin port
 
@@ -186,7 +186,11 @@ class App:
         """Everything down; safe after a start that failed half-way."""
         if self.listener is not None:
             self.listener.stop_accepting()
-            await self.listener.close()
+            cut = await self.listener.close()
+            if cut:
+                calls = "1 call was" if cut == 1 else f"{cut} calls were"
+                drain = f"after drain {show_duration(self.config.server.drain)}"
+                log.warning("%s cut %s", calls, "by a second signal" if self._hurry.is_set() else drain)
         await self.reloader.stop()
         if self.admin is not None:
             await self.admin.stop()
@@ -255,6 +259,16 @@ class App:
                 f"{section}.tls: {tls.cert} and {tls.key} cannot be used ({reason}): give a certificate chain and its "
                 "private key as PEM files that this process may read"
             ) from None
+
+    @staticmethod
+    def listen_problem(server: Server, error: Exception) -> str:
+        """Why the data port cannot be opened, and what to do."""
+        if server.unix is None:
+            return App.bind_problem("server", server.host, server.port, error)
+        return (
+            f"server.unix {server.unix}: cannot listen there ({getattr(error, 'strerror', error)}); "
+            "give a path in a folder that exists and may be written to"
+        )
 
     @staticmethod
     def bind_problem(section: str, host: str, port: int, error: Exception) -> str:

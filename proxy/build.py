@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from proxy.chain import Chain, Step
 from proxy.config.match import Match
 from proxy.config.plain import plain
+from proxy.config.problem import dotted
 from proxy.match import compile_when, conditions
 from proxy.policy import Policy, find
 
@@ -41,7 +42,7 @@ def build_chain(name: str, entries: tuple[ChainEntry, ...], services: Services) 
                 observe=entry.mode == "observe",
             )
         except ValueError as error:
-            raise ChainError(f"{entry.place}: chains.{name}.{entry.policy}: {error}") from error
+            raise ChainError(f"{entry.place}: {dotted(entry.path)}: {error}") from error
         closed = policy.protects if entry.on_error is None else entry.on_error == "closed"
         steps.append(Step(policy, closed, None if entry.when is None else compile_when(entry.when)))
         if policy.splits:

@@ -63,8 +63,9 @@ class Connection(RequestHandler):
     """
 
     __slots__ = (
-        "_begun", "_chunked", "_continue_due", "_due", "_head_timer", "_keep", "_learnings", "_listener", "_repeat",
-        "_source", "_started", "_turn", "_unsent", "_write_timer", "_writing_held", "call", "http10", "peer", "secure",
+        "_begun", "_chunked", "_continue_due", "_cut", "_due", "_head_timer", "_keep", "_learnings", "_listener",
+        "_repeat", "_source", "_started", "_turn", "_unsent", "_write_timer", "_writing_held", "call", "http10", "peer",
+        "secure",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
@@ -84,6 +85,7 @@ class Connection(RequestHandler):
         self._learnings = 0
         self.call: Leavable | None = None
         self._due = False
+        self._cut = False
         self._unsent = b""
         self.http10 = False
         self.peer = ""
@@ -108,6 +110,8 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         listener = self._listener
         listener.connections.discard(self)
+        if listener.left is not None and not listener.connections:
+            listener.left.set()
         if listener.waiting:
             if self._turn is not None and self in listener.waiting:
                 listener.waiting.remove(self)
@@ -283,6 +287,26 @@ class Connection(RequestHandler):
         """Close now when no call is in progress; else the connection closes after its call."""
         if self._waiter is not None and not self._messages:
             self.force_close()
+
+    def cut(self) -> None:
+        """The process ends: a call in progress has a ``last_word``, a websocket its own goodbye; the rest closes."""
+        reader, task = self._payload_parser, self._task_handler
+        self._cut = self.call is not None and reader is None
+        if not self._cut:
+            if reader is not None:
+                reader.going_away()
+            self.force_close()
+        if task is not None:
+            task.cancel()
+
+    def last_word(self, cancelled: asyncio.CancelledError) -> ProxyError:
+        """What the client of a call that was cut is told, once. Raises ``cancelled`` where it is not for that."""
+        task = asyncio.current_task()
+        if not self._cut or self.transport is None or task is None:
+            raise cancelled
+        self._cut = False
+        task.uncancel()
+        return ProxyError("draining", "The proxy is shutting down and the call was cut.", retry_after=1.0)
 
     # --- reading a body ----------------------------------------------------------------------------
 
@@ -506,7 +530,7 @@ class Connection(RequestHandler):
 def _bad_head(message: Any) -> ProxyError:
     """What aiohttp's parser refused, in our words."""
     cause = getattr(message, "exc", None)
-    text = str(getattr(message, "message", "")).split("\n", 1)[0][:200]
+    text = str(getattr(message, "message", "")).split("\n", 1)[0][:200].rstrip(" .:")
     if isinstance(cause, LineTooLong) or "many headers" in text.lower():
         return _head_too_large()
     return ProxyError("invalid_request", f"This is not a well-formed HTTP request: {text or 'bad request'}.")

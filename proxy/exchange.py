@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from proxy.deployment import BEGINS, deployment
 from proxy.document import Document
 
 if TYPE_CHECKING:
@@ -378,8 +379,8 @@ class Exchange:
 
     @property
     def model_asked(self) -> str | None:
-        """The model the client asked for; reads the body when first asked. Raises ``invalid_json``. A form whose files
-        stand first names it late: until then None."""
+        """The model the client asked for, in its body or by its path (``proxy.deployment``); reads the body when first
+        asked. Raises ``invalid_json``. A form whose files stand first names it late: until then None."""
         if self._streaming is None:
             self._look()
         return self._model
@@ -413,16 +414,20 @@ class Exchange:
         self._streaming = None
 
     def _look(self) -> None:
-        body = self.request.body
+        request = self.request
+        body = request.body
+        named = deployment(request.raw_path) if request.path.startswith(BEGINS) else None
         if body is None or self.dialect is None:
-            form = self.request.form
-            if form is not None:
+            form = request.form
+            if named is not None:
+                self._model = named
+            elif form is not None:
                 self._model = form.model
             if form is None or form.over:
                 self._streaming = False
             return
         tree = body.strict()
-        self._model = self.dialect.model(tree)
+        self._model = self.dialect.model(tree) if named is None else named
         self._streaming = self.dialect.wants_stream(tree)
         seen = self.seen
         if seen is not None and not body.edited:
@@ -474,9 +479,20 @@ class Exchange:
         return self.tags.get("task")
 
     @property
+    def failed_at(self) -> Attempt | None:
+        """The last try of a call (or of the flight it shares) that ended with an error of ours; None where nothing was
+        sent. Whom to ask when nobody served the call."""
+        if self.error is None:
+            return None
+        attempts = self.attempts
+        if not attempts and self.flight_of is not None:
+            attempts = self.flight_of.attempts
+        return attempts[-1] if attempts else None
+
+    @property
     def key_id(self) -> str | None:
-        """Id of the provider key that served the call."""
-        served = self.served_by
+        """Id of the provider key that served the call, or that it failed with."""
+        served = self.served_by or self.failed_at
         return served.key.id if served is not None and served.key is not None else None
 
     def add_header(self, name: bytes, value: bytes) -> None:

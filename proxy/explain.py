@@ -23,7 +23,7 @@ from proxy.head import parse_target
 from proxy.match import why_not
 from proxy.policy import Policy, Veto, Wait, called
 from proxy.services import Services
-from proxy.snapshot import Snapshot, dialect_for
+from proxy.snapshot import Snapshot, dialect_for, led_astray
 from proxy.upstream.render import render
 from proxy.wiring import offer_services
 
@@ -71,7 +71,7 @@ async def explain(
 
 
 def _exchange(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Exchange:
-    path, raw_path, query = parse_target(target)
+    path, raw_path, query, _ = parse_target(target)
     sent: CIMultiDict[str] = CIMultiDict({"host": "127.0.0.1"})
     if body is not None:
         sent["content-type"] = "application/json"
@@ -101,23 +101,23 @@ def _exchange(method: str, target: str, headers: Mapping[str, str], body: bytes 
 async def _walk(snapshot: Snapshot, exchange: Exchange) -> Explanation:
     request = exchange.request
     out = Explanation({"method": request.method, "path": request.path, "model": _model(exchange)})
-    chain = None
-    for route in snapshot.routes:
-        matched = route.rule is None or route.rule(exchange)
-        missed = None if matched else why_not(route.config.match, exchange)
-        out.routes.append({"route": route.name, "matched": matched, "missed": missed})
-        if matched:
-            break
     try:
+        if parse_target(request.target)[3]:
+            raise led_astray()
+        for route in snapshot.routes:
+            matched = route.rule is None or route.rule(exchange)
+            missed = None if matched else why_not(route.config.match, exchange)
+            out.routes.append({"route": route.name, "matched": matched, "missed": missed})
+            if matched:
+                break
         chain = snapshot.match(exchange)
         out.chain = chain.name
         snapshot.settle_target(exchange)
         await _policies(chain, exchange, out)
+        out.target = {"upstream": exchange.target.upstream, "model": exchange.target.model or _model(exchange)}
+        await _attempt(snapshot, chain, exchange, out)
     except ProxyError as error:
         out.refused = {"status": error.status, "code": error.code, "message": error.message, "policy": error.policy}
-        return out
-    out.target = {"upstream": exchange.target.upstream, "model": exchange.target.model or _model(exchange)}
-    await _attempt(snapshot, chain, exchange, out)
     return out
 
 
@@ -192,9 +192,17 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             if before[name].get(key) != value:
                 out.append(f"{'remove' if value is None else 'set'} {name[:-1]} {key}" + (f"={value}" if value else ""))
     if before["body"] is not None and after["body"] is not None:
-        old, new = orjson.loads(before["body"] or b"null"), orjson.loads(after["body"])
+        old, new = _tree(before["body"]), _tree(after["body"])
         out += [f"change {place}" for place in _different(old, new, "")][:20]
     return out
+
+
+def _tree(body: bytes) -> Any:
+    """The JSON of a body; None where it is none: what refuses it says so."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _different(old: Any, new: Any, place: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from time import monotonic as now
 from typing import TYPE_CHECKING, Any
 
-from proxy.accounting.usage import Usage, estimate_tokens_from_size
+from proxy.accounting.usage import Usage, answers, estimate_tokens_from_size
 from proxy.dialects.counts import greater
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
@@ -189,8 +189,7 @@ class Flow:
             streamed = Usage(output=estimate_tokens_from_size(pipe.chars), estimated=True)
             attempt.usage = pipe.usage if pipe.counted else greater(pipe.usage, streamed)
         if attempt.usage is None:
-            refused = attempt.status is not None and attempt.status >= 400
-            if refused or not attempt.sent or self.exchange.request.body is None:
+            if not answers(attempt.status) or not attempt.sent or self.exchange.request.body is None:
                 return
             attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
         if pipe is not None and pipe.service:
@@ -216,7 +215,7 @@ class Flow:
             exchange.outcome = "truncated" if end.reason == "truncated" else "failed"
             outcome = "truncated" if end.reason == "truncated" else "failed"
             if isinstance(end.cause, TransportError):
-                failure, error = classify.from_exception(end.cause)
+                failure, error = classify.from_exception(end.cause, attempt.upstream if attempt is not None else "")
                 if failure == "stalled":
                     outcome = "stalled"
                 if attempt is not None:
@@ -225,6 +224,8 @@ class Flow:
                 # A stream that is shared was ended for a reason of ours, which the attempt below knows already.
                 error = end.cause
                 exchange.outcome = _ended(error)
+                if error.code == "draining":
+                    outcome, exchange.outcome = "cancelled", "truncated"
             else:
                 error = ProxyError(
                     "upstream_invalid_response", "The upstream ended its stream before the answer was complete."
@@ -245,23 +246,33 @@ class Flow:
             await called(self.end_attempt("answered" if answer.status < 400 else "failed"))
         else:
             exchange.outcome = "truncated"
+            outcome: AttemptOutcome = "truncated"
             kind: FailureClass | None = None
             if isinstance(failure, TransportError):
-                kind, exchange.error = classify.from_exception(failure)
+                served = exchange.served_by
+                kind, exchange.error = classify.from_exception(failure, served.upstream if served is not None else "")
+                if kind == "stalled":
+                    outcome = "stalled"
             elif isinstance(failure, ProxyError):
-                exchange.error, exchange.outcome = failure, _ended(failure)
+                exchange.error = failure
+                if failure.code == "draining":
+                    outcome = "cancelled"
+                else:
+                    exchange.outcome = _ended(failure)
             if exchange.served_by is not None and self.attempt is not None:
                 exchange.served_by.failure = kind
-            await called(self.end_attempt("stalled" if kind == "stalled" else "truncated"))
+            await called(self.end_attempt(outcome))
         self.measure()
         await called(self.settle())
 
 
 def outcome_of(answer: Answer) -> Outcome:
+    """What a whole answer makes of its call. A redirect leads to an answer and is none; 304 says that the client has
+    it. Neither is held against the upstream."""
     if answer.error is not None:
         return _ended(answer.error)
-    return "answered" if answer.status < 400 else "failed"
+    return "answered" if answer.status < 300 or answer.status == 304 else "failed"
 
 
 def _ended(error: ProxyError) -> Outcome:
-    return "failed" if error.kind.fault == "upstream" else "refused"
+    return "failed" if error.kind.fault == "upstream" or error.code == "draining" else "refused"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
 _SLASHES: Final = re.compile(r"/{2,}")
+_DOTS: Final = re.compile(r"[/\\]\.{1,2}(?:[/\\]|$)")
+"""A segment that leads elsewhere; the backslash is a slash to many servers."""
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})\r\n", re.IGNORECASE)
 _REQUEST_ID: Final = istr("X-Request-ID")
 LONGEST: Final = 8192
@@ -36,7 +38,7 @@ class Head:
     """What the parser made of a request's head, and what every call asks of it. Frozen: calls may share one.
 
     path: decoded, slashes collapsed, without query; raw_path: the same as received; query: raw, without ``?``.
-    upgrade: another protocol is asked for.
+    dotted: the path has a dot segment, plain or percent-coded. upgrade: another protocol is asked for.
     length: of the body, where the client said it. keep: the connection may be used again. ours: it has x-sidecar
     headers. size: bytes of the target and of all header names and values. Three more are remembered only on a head that
     may come again: sent_up, the header lines that go up and their count, by what is left out of them
@@ -45,8 +47,8 @@ class Head:
     """
 
     __slots__ = (
-        "admitted", "coding", "expects", "framed", "headers", "host", "http10", "keep", "kind", "length", "method",
-        "origin", "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target",
+        "admitted", "coding", "dotted", "expects", "framed", "headers", "host", "http10", "keep", "kind", "length",
+        "method", "origin", "ours", "path", "query", "raw_headers", "raw_path", "said_id", "sent_up", "size", "target",
         "upgrade",
     )  # fmt: skip
 
@@ -54,7 +56,7 @@ class Head:
         headers = message.headers
         self.method = message.method
         self.target = message.path
-        self.path, self.raw_path, self.query = parse_target(message.path)
+        self.path, self.raw_path, self.query, self.dotted = parse_target(message.path)
         self.headers: Mapping[str, str] = headers
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
         self.size = len(message.path) + sum(map(len, chain.from_iterable(message.raw_headers)))
@@ -175,8 +177,9 @@ def learn(data: bytes, message: RawRequestMessage, head: Head) -> Repeat | None:
 
 
 @lru_cache(512)
-def parse_target(target: str) -> tuple[str, str, str]:
-    """(decoded path, raw path, query) of a request target; slashes collapsed, absolute form accepted."""
+def parse_target(target: str) -> tuple[str, str, str, bool]:
+    """(decoded path, raw path, query, whether the path has dot segments) of a request target; slashes collapsed,
+    absolute form accepted."""
     if not target.startswith("/"):
         scheme, found, rest = target.partition("://")
         if found and scheme.isalpha():
@@ -186,7 +189,8 @@ def parse_target(target: str) -> tuple[str, str, str]:
     raw = raw.partition("#")[0]
     if "//" in raw:
         raw = _SLASHES.sub("/", raw)
-    return (unquote(raw) if "%" in raw else raw), raw, query
+    path = unquote(raw) if "%" in raw else raw
+    return path, raw, query, "." in path and _DOTS.search(path) is not None
 
 
 def _is_ours(name: bytes) -> bool:

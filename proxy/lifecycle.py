@@ -52,6 +52,11 @@ async def serve(snapshot: Snapshot, connection: Connection, head: Head, payload:
             answer = await flow.down(found) if isinstance(found, Chain) else found
         except ProxyError as error:
             answer = refuse(exchange, error)
+        except asyncio.CancelledError as cancelled:
+            cut = connection.last_word(cancelled)
+            await whatever(flow.end_attempt("cancelled"))
+            exchange = flow.exchange  # what it had lent stays with the flight
+            answer = refuse(exchange, cut)
         if answer.source is not None:
             await _send_stream(flow, connection, answer)
         else:
@@ -202,7 +207,10 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
         return
     connection.open(answer.status, headers, pipe)
     pipe.attach(stages, connection)
-    end = await pipe.wait_end()
+    try:
+        end = await pipe.wait_end()
+    except asyncio.CancelledError as cancelled:
+        end = pipe.cut(connection.last_word(cancelled))
     error = await flow.end_stream(end)
     await called(flow.settle())
     pipe.release()
@@ -210,7 +218,9 @@ async def _send_stream(flow: Flow, connection: Connection, answer: Answer) -> No
         try:
             async with asyncio.timeout(_AFTER_FINAL):
                 await pipe.wait_finished()
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as over:
+            if isinstance(over, asyncio.CancelledError):
+                connection.last_word(over)  # the client has it all but the end
             answer.source.abort()  # it said everything and will not hang up
         connection.end()
         return
@@ -238,7 +248,11 @@ async def _send_plain(flow: Flow, connection: Connection, answer: Answer, header
     attempt = flow.attempt if chain.needs_usage else None  # a flight counts for its own
     sink = PlainSink(connection, hold_last=chain.settles, length=answer.content_length, attempt=attempt)
     answer.source.start(sink)
-    failure = await sink.ended()
+    try:
+        failure = await sink.ended()
+    except asyncio.CancelledError as cancelled:
+        failure = connection.last_word(cancelled)
+        answer.source.abort()
     await flow.end_plain(answer, failure)
     if failure is None:
         sink.release()

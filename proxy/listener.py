@@ -34,6 +34,10 @@ _TOGETHER: Final = 32
 """Answers that wait for each other at most: the first is not to wait for a thousand others."""
 
 
+_LAST_WORDS: Final = 1.0
+"""Seconds that calls which are cut have to tell their clients so."""
+
+
 class Listener:
     """Every listening socket of the data port. ``calls``: calls in progress; ``connections``: open ones.
 
@@ -52,6 +56,7 @@ class Listener:
         self.draining = False
         self.waiting: deque[Connection] = deque()
         self.idle: asyncio.Event | None = None
+        self.left: asyncio.Event | None = None
         self.server = web.Server(self._unused, handler_cancellation=True)
         self._sockets: list[asyncio.AbstractServer] = []
         self._unix: str | None = None
@@ -160,17 +165,25 @@ class Listener:
             return False
         return True
 
-    async def close(self) -> None:
-        """Cut what is left."""
+    async def close(self) -> int:
+        """Cut what is left. Calls in progress tell their clients so (503 ``draining``, or the error event of a stream)
+        and have a moment for it. Returns how many there were."""
+        calls = sum(connection.call is not None for connection in self.connections)
         tasks = [c._task_handler for c in self.connections if c._task_handler is not None]
+        if self.connections:
+            self.left = asyncio.Event()
+            for connection in list(self.connections):
+                connection.cut()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self.left.wait()
         for connection in list(self.connections):
-            if connection._payload_parser is not None:
-                connection._payload_parser.going_away()
             connection.force_close()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+        return calls
 
 
 async def _refuse_taken(path: str) -> None:

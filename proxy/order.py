@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proxy.browser import is_loopback
@@ -18,17 +18,21 @@ Found = tuple[tuple[str | int, ...], str]
 """A path into the configuration and what is wrong there."""
 
 
-def mistakes(config: Config) -> Iterator[Found]:
-    """What is refused."""
-    yield from _open_door(config)
-    for entries in config.chains.values():
+def of_chains(chains: Iterable[Sequence[ChainEntry]]) -> Iterator[Found]:
+    """What is refused, whatever else the configuration says: also of chains some of whose entries could not be read."""
+    for entries in chains:
         yield from _chain_mistakes(entries)
+
+
+def between(config: Config) -> Iterator[Found]:
+    """What is refused of chains that are whole, with their listener and their upstreams."""
+    yield from _open_door(config)
     for number, route in enumerate(config.routes):
         if not route.enabled:
             continue
         for name in (route.chain, *route.allow_chains):
-            entries = config.chains.get(name, ())
-            yield from _keys_mistakes(config, number, route.upstream, name, entries)
+            if name in config.chains:
+                yield from _keys_mistakes(config, number, route.upstream, name, config.chains[name])
 
 
 def warnings(config: Config) -> Iterator[Found]:
@@ -60,7 +64,7 @@ def _open_door(config: Config) -> Iterator[Found]:
             and getattr(entry.options, "method", "none") != "none"
             for entry in config.chains.get(name, ())
         )
-        if not guarded:
+        if not guarded and name in config.chains:
             yield (
                 ("server", "host"),
                 f"{server.host} is reachable by others, and chain {name!r} lets everybody in: give the chain "

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, Type
 
 from pydantic import BaseModel, ConfigDict
 
+from proxy.config.problem import PolicyLoadError
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ ENTRY_POINTS: Final = "llm_sidecar.policies"
 
 
 class UnknownPolicyError(LookupError):
-    """No policy of this name; the message says what was tried."""
+    """No policy of this name."""
 
 
 def names() -> list[str]:
@@ -298,22 +299,45 @@ def _entry_points() -> dict[str, str]:
 
 
 def find(name: str) -> type[Policy]:
-    """The class of a policy: built in, ``module:Class``, or an entry point. Raises UnknownPolicyError."""
+    """The class of a policy: built in, ``module:Class``, or an entry point. Raises UnknownPolicyError for a name that
+    nobody knows, PolicyLoadError where its module or class is not what it is named as."""
     place = name if ":" in name else BUILT_IN.get(name) or _entry_points().get(name)
     if place is None:
         raise UnknownPolicyError(f"there is no policy {name!r}")
     module, _, attribute = place.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UnknownPolicyError(f"policy {name!r} cannot be loaded from {place}: {error}") from error
+        holder = importlib.import_module(module)
+    except (ImportError, ValueError) as error:  # ValueError: no module can have that name
+        raise PolicyLoadError(_not_imported(module, error)) from error
+    found = getattr(holder, attribute, None)
+    if found is None:
+        raise PolicyLoadError(f"the module {module} has no {attribute or 'class of an empty name'}{_has(holder)}")
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise UnknownPolicyError(f"{place} is not a subclass of proxy.policy.Policy")
+        raise PolicyLoadError(f"{place} is not a subclass of proxy.policy.Policy{_has(holder)}")
     return found
 
 
+def _not_imported(module: str, error: Exception) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if isinstance(error, ValueError) or (missing and f"{module}.".startswith(f"{missing}.")):
+        return f"there is no module {module}: install it, or name its folder in PYTHONPATH"
+    if missing:
+        return f"the module {module} imports {missing}, which is not installed"
+    return f"the module {module} cannot be imported: {error}"
+
+
+def _has(holder: Any) -> str:
+    """The policies that a module defines, for a message."""
+    own = [
+        name
+        for name, one in vars(holder).items()
+        if isinstance(one, type) and issubclass(one, Policy) and one.__module__ == holder.__name__
+    ]
+    return f"; it has {', '.join(own[:10])}" if own else ""
+
+
 def options_of(name: str) -> type[PolicyOptions] | None:
-    """The options model of a policy, None when there is no such policy."""
+    """The options model of a policy, None when there is no policy of this name. Raises PolicyLoadError."""
     try:
         return find(name).Options
     except UnknownPolicyError:

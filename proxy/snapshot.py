@@ -201,6 +201,8 @@ class Snapshot:
                 self.settle_target(exchange)
             return chain
         self._hosts.check(head.host)
+        if head.dotted:
+            raise led_astray()
         if self.routes_read_body or head.origin is not None or head.upgrade:
             return None
         whole = payload is EMPTY_PAYLOAD
@@ -371,6 +373,8 @@ class Snapshot:
         if answer.origin not in ("upstream", "cache"):
             headers.append((b"x-request-id", request_id))
         served = exchange.served_by
+        if served is None and exchange.error is not None:
+            served = exchange.failed_at
         sent = len(exchange.attempts)
         if served is not None:
             sent += served.resent  # a kept connection had been closed: the request went out twice
@@ -461,6 +465,11 @@ class Snapshot:
     def parts(self) -> list[Any]:
         """What may be shared with another snapshot: upstreams and services."""
         return [*self.upstreams.values(), *self.services.made().values()]
+
+
+def led_astray() -> ProxyError:
+    """A path with dot segments: routes match it as it stands, an upstream resolves it to one that they never saw."""
+    return ProxyError("invalid_value", "The path has a segment of dots: send it as it is meant.", param="path")
 
 
 @lru_cache(512)

@@ -248,7 +248,8 @@ async def test_drain_cuts_who_waits_and_what_was_lent(shared):
             await call.disconnected
         await asyncio.gather(*calls, return_exceptions=True)
         await until(lambda: not post.snapshot.flights and not post.snapshot.in_flight)
-        assert [one.outcome for one in post.proxy.exchanges] == ["cancelled"] * 2
+        assert [one.outcome for one in post.proxy.exchanges] == ["failed"] * 2
+        assert [said[0] for said in await asyncio.gather(*calls)] == [503, 503]
         assert post.snapshot.buffered == 0
 
 
@@ -264,6 +265,6 @@ async def test_a_stop_waits_for_the_end_of_what_a_caller_who_left_still_does(sha
         await app.snapshot.stop()
         assert not post.snapshot.flights
         assert not post.snapshot.in_flight
-        assert [one.outcome for one in post.proxy.exchanges] == ["cancelled"] * 2
+        assert [one.outcome for one in post.proxy.exchanges] == ["failed", "cancelled"]
         calls[1].cancel()
         await asyncio.gather(*calls, return_exceptions=True)

@@ -99,3 +99,62 @@ def test_some_policies_refuse_to_observe(tmp_path, policy):
 def test_all_mistakes_are_told_at_once_with_their_places(tmp_path):
     text = refused(tmp_path, CACHE, AUTH, PII, CACHE)
     assert text.count("config.yaml:") >= 3
+
+
+# --- all mistakes at once ---------------------------------------------------------------------------------
+
+WRONG: dict[str, Any] = {"log": {"level": "loud"}}
+LEAKS: list[Any] = [CACHE, PII]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        WRONG,
+        {"chains": {"main": LEAKS, "other": ["no_such_policy"]}},
+        {"chains": {"main": [*LEAKS, {"retry": {"attempts": "many"}}]}},
+        {"routes": [{"upstream": "no_such", "chain": "main"}]},
+    ],
+)
+def test_an_order_that_leaks_is_told_beside_any_other_mistake(tmp_path, more):
+    lines = refused(tmp_path, *LEAKS, **more).splitlines()
+    assert len(lines) == 2
+    assert sum("cache stands above pii" in line for line in lines) == 1
+
+
+def test_what_cannot_observe_is_told_beside_any_other_mistake(tmp_path):
+    text = refused(tmp_path, {"account": {"mode": "observe"}}, **WRONG)
+    assert "account cannot only observe" in text
+    assert "log.level" in text
+
+
+@pytest.mark.parametrize("more", [{}, {"routes": [{"upstream": "no_such", "chain": "main"}]}])
+def test_what_only_a_policy_can_tell_is_told_beside_other_mistakes_with_its_place(tmp_path, more):
+    sealed = {"cache": {"store": "redis", "redis": "redis://127.0.0.1:1/0", "encrypt": "always"}}
+    lines = refused(tmp_path, "account", sealed, PII, **more).splitlines()
+    assert sum(": chains.main.1.cache: cache: encrypt: always needs a master key" in line for line in lines) == 1
+    assert any("cache stands above pii" in line for line in lines)
+
+
+def test_what_could_not_be_read_is_not_missed_as_well(tmp_path):
+    keys = {"pool": {"keys": [{"id": "k", "secret": "sk-x"}]}}
+    broken = [{"authenticate": {"method": "kees"}}, {"select_key": {"max_wait": "soon"}}]
+    lines = refused(tmp_path, *broken, server={"host": "0.0.0.0"}, keys=keys, up={"keys": "pool"}).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "chains.main.0.authenticate.method",
+        "chains.main.1.select_key.max_wait",
+    ]
+
+
+def test_a_chain_that_is_not_there_is_one_mistake(tmp_path):
+    keys = {"pool": {"keys": [{"id": "k", "secret": "sk-x"}]}}
+    routes = [{"upstream": "up", "chain": "mian"}]
+    text = refused(tmp_path, server={"host": "0.0.0.0"}, keys=keys, up={"keys": "pool"}, routes=routes)
+    assert len(text.splitlines()) == 1
+    assert 'there is no chain "mian"' in text
+
+
+def test_what_the_environment_does_not_say_is_one_mistake(tmp_path):
+    lines = refused(tmp_path, "validate", server={"host": "${NOT_SET}"}).splitlines()
+    assert len(lines) == 1
+    assert "NOT_SET is not set" in lines[0]

@@ -24,11 +24,15 @@ from proxy.accounting.writer import Writer
 if TYPE_CHECKING:
     from proxy.config.model import Config
 
-__all__ = ["Books", "Store", "price_book"]
+__all__ = ["Books", "DataError", "Store", "price_book"]
 
 log = logging.getLogger("proxy.accounting")
 
 Alarm = Callable[[str, str], None]
+
+
+class DataError(OSError):
+    """The journal cannot be kept where ``data`` says; one line that says what to do."""
 
 
 class Store:
@@ -63,11 +67,17 @@ class Store:
         on_full: str = "continue",
         retention: Mapping[str, float] | None = None,
     ) -> Store:
-        """The process' store at this place, opened if need be. Each ``enter`` wants one ``leave``."""
+        """The process' store at this place, opened if need be (or ``DataError``). Each ``enter`` needs a ``leave``."""
         store = cls._open.get((str(data), url))
         if store is None:
             store = cls(data, url, fsync=fsync, on_full=on_full, retention=retention or {})
-            store.journal.open()
+            try:
+                store.journal.open()
+            except OSError as error:
+                raise DataError(
+                    f"data {data}: the journal cannot be kept there ({error.strerror or error}: "
+                    f"{error.filename or data}): name a folder that this process may make and write to"
+                ) from error
             store.writer.start()
             cls._open[store._place] = store
         store._users += 1

@@ -10,7 +10,7 @@ from proxy.accounting.gauge import Gauge
 from proxy.accounting.prices import ASKABLE, FOREVER, PriceBook
 from proxy.accounting.rates import Price, Rates, Unpriced
 from proxy.accounting.record import ESTIMATED, canonical_tags
-from proxy.accounting.usage import Usage, estimate_tokens_from_size
+from proxy.accounting.usage import Usage, answers, estimate_tokens_from_size
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ class Tariff:
 def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
     """The attempt's usage: the provider's, else an estimate; None for what costs nothing.
 
-    Nothing was sent: nothing. An error that the provider answered with: nothing, unless it says so. Cut off, cancelled
-    or lost on the way: the estimate of what was sent and of what came back until then.
+    Nothing was sent: nothing. An error, a redirect, no content (``answers``): nothing, unless the provider says so. Cut
+    off, cancelled or lost on the way: the estimate of what was sent and of what came back until then.
     """
     if attempt.usage is not None:
         return attempt.usage
@@ -209,7 +209,7 @@ def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
         return None
     if attempt.outcome == "failed" and attempt.failure not in _CUT_OFF:
         return None
-    if attempt.status is not None and attempt.status >= 400:
+    if not answers(attempt.status):
         return None
     form = exchange.request.form
     if form is not None:

@@ -21,6 +21,7 @@ __all__ = [
     "PACKED",
     "TOKENS_PER_IMAGE",
     "Usage",
+    "answers",
     "estimate_speech",
     "estimate_tokens",
     "estimate_tokens_from_size",
@@ -178,6 +179,16 @@ class Usage:
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)}" for name in Usage.__slots__ if getattr(self, name))
         return f"Usage({shown})"
+
+
+def answers(status: int | None) -> bool:
+    """Whether an upstream's status carries an answer, which costs something also where its provider says nothing of it.
+    None, no head has come: it may.
+
+    >>> answers(200), answers(101), answers(204), answers(302), answers(500)
+    (True, True, False, False, False)
+    """
+    return status is None or (status < 300 and status != 204)
 
 
 def estimate_tokens(text: str | bytes) -> int:

@@ -63,8 +63,8 @@ class Admin:
             if origin is not None and origin != f"{request.scheme}://{request.host}":
                 return refused(403, "calls from other web pages are not allowed")
             if self._token is not None and request.path not in _OPEN:
-                said = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-                if not hmac.compare_digest(said, self._token):
+                scheme, _, said = request.headers.get("authorization", "").partition(" ")
+                if scheme.lower() != "bearer" or not hmac.compare_digest(said.strip().encode(), self._token):
                     return refused(401, "the admin port needs `Authorization: Bearer` with admin.token")
             try:
                 return await handler(request)
@@ -73,7 +73,10 @@ class Admin:
             except web.HTTPException as missed:
                 if missed.status < 400:
                     raise
-                return refused(missed.status, f"{request.method} {request.path[:200]}: {missed.reason}")
+                page = refused(missed.status, f"{request.method} {request.path[:200]}: {missed.reason}")
+                if "Allow" in missed.headers:
+                    page.headers["Allow"] = missed.headers["Allow"]
+                return page
             except ConnectionError:
                 raise
             except Exception as error:

@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from proxy.admin.describe import Paths, operation
-from proxy.admin.reply import answer, refused
+from proxy.admin.reply import BadQueryError, answer, refused
+from proxy.config.problem import suggest
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,11 +40,17 @@ PATHS: Paths = {
     }
 }
 
+_QUERY = ("since", "until", "by", "time_zone", "details", "compare", "forecast", "worker")
+"""What the page understands. worker: which of several is asked, see ``proxy.workers.whole``."""
+
 
 def add_routes(application: web.Application, app: App) -> None:
     """Hang the page."""
 
     async def costs(request: web.Request) -> web.Response:
+        for name in request.query:
+            if name not in _QUERY:
+                raise BadQueryError(name[:60], f"is not known{suggest(name, _QUERY)}; allowed: {', '.join(_QUERY)}")
         assert app.snapshot is not None
         books = app.snapshot.services.made().get("accounting")
         store = None if books is None else books.store

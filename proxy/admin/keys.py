@@ -28,7 +28,12 @@ _UNKNOWN = {404: "There is no such key."}
 PATHS: Paths = {
     "/api/v1/keys": {"get": operation("Every provider key: use, limits, state.", fields=_FIELDS, many=True)},
     "/api/v1/keys/{id}/enable": {
-        "post": operation("Use a key again, at once; ends its cooldowns.", fields=_FIELDS, path=_ID, errors=_UNKNOWN)
+        "post": operation(
+            "Use a key again, at once; ends its cooldowns.",
+            fields=_FIELDS,
+            path=_ID,
+            errors={**_UNKNOWN, 409: "The key has no secret."},
+        )
     },
     "/api/v1/keys/{id}/disable": {
         "post": operation("Use a key no more, at once and on every replica.", fields=_FIELDS, path=_ID, errors=_UNKNOWN)
@@ -46,6 +51,11 @@ def add_routes(application: web.Application, app: App) -> None:
 
     def switch(request: web.Request, *, on: bool) -> web.Response:
         name = request.match_info["id"]
+        assert app.snapshot is not None
+        rings = app.snapshot.services.made().get("keys")
+        key = None if rings is None else rings.key(name)
+        if on and key is not None and not key.reveal():
+            return refused(409, f"the key {name!r} has no secret: give it one in the configuration, then reload")
         known = False
         for snapshot in app.snapshots:  # calls that began before a reload choose from the rings of then
             rings = snapshot.services.made().get("keys")
@@ -53,7 +63,6 @@ def add_routes(application: web.Application, app: App) -> None:
         if not known:
             return refused(404, f"there is no key {name[:100]!r}; GET /api/v1/keys lists those that are used")
         log.warning("key switched by hand", extra={"key": name, "enabled": on})
-        assert app.snapshot is not None
         rings = app.snapshot.services.made().get("keys")
         shown = [] if rings is None else rings.snapshot()
         return answer(next((key for key in shown if key["id"] == name), {"id": name, "enabled": on}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from proxy import trial
 from proxy.cli import add_config_arguments, say
 from proxy.config import ConfigError
 from proxy.load import load_config
@@ -29,14 +30,15 @@ def run(args: Any) -> int:
     except ConfigError as error:
         for problem in error.problems:
             print(problem)
-        say(f"{len(error.problems)} mistake{'s' if len(error.problems) != 1 else ''}")
+        say(counted(len(error.problems)))
         return 1
-    mistakes = _build(loaded)
+    mistakes = dict.fromkeys(str(loaded.problem(place, text)) for place, text in trial.mistakes(loaded.config))
     for warning in warnings:
         print(f"{warning} (warning)")
     for mistake in mistakes:
         print(mistake)
     if mistakes:
+        say(counted(len(mistakes)))
         return 1
     config = loaded.config
     if args.live and not _live(config):
@@ -46,6 +48,11 @@ def run(args: Any) -> int:
         f"{sum(len(pool.keys) for pool in config.keys.values())} keys"
     )
     return 0
+
+
+def counted(mistakes: int) -> str:
+    """How many there are."""
+    return f"{mistakes} mistake{'s' if mistakes != 1 else ''}"
 
 
 def _live(config: Config) -> bool:
@@ -80,25 +87,3 @@ def _live(config: Config) -> bool:
     if bad:
         say(f"{bad} of {len(found)} would fail")
     return not bad
-
-
-def _build(loaded: Any) -> list[str]:
-    """Build every policy, so that what only a constructor can find is found too."""
-    from proxy.build import ChainError, build_chain  # noqa: PLC0415
-    from proxy.clock import SystemClock  # noqa: PLC0415 - only here
-    from proxy.services import Services  # noqa: PLC0415
-    from proxy.wiring import offer_services  # noqa: PLC0415
-
-    services = Services(SystemClock(), loaded.config, dry=True)
-    offer_services(services)
-    services.offer("upstreams", lambda _: {})
-    found: list[str] = []
-    for name, entries in loaded.config.chains.items():
-        for entry in entries:
-            try:
-                build_chain(name, (entry,), services)
-            except ChainError as error:
-                found.append(str(error))
-            except Exception as error:
-                found.append(f"{entry.place}: chains.{name}.{entry.policy}: {error}")
-    return found

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from proxy.config.problem import ConfigError
+from proxy.printable import printable
 
 if TYPE_CHECKING:
     from proxy.accounting.ledger.base import Ledger
@@ -107,7 +108,7 @@ def _plain(rows: list[Row], by: list[str], form: str) -> list[Row]:
 
 
 def _without_price(models: dict[str, int]) -> str:
-    named = ", ".join(f"{model} ({calls})" for model, calls in list(models.items())[:_NAMED])
+    named = ", ".join(f"{printable(model)} ({calls})" for model, calls in list(models.items())[:_NAMED])
     more = f" and {len(models) - _NAMED} more" if len(models) > _NAMED else ""
     calls = sum(models.values())
     have = "call has" if calls == 1 else "calls have"
@@ -118,21 +119,22 @@ def _without_price(models: dict[str, int]) -> str:
 
 
 async def _ask(
-    url: str, data: Path, args: argparse.Namespace, since: float, until: float, by: list[str], local: tzinfo
+    url: str, data: Path | None, args: argparse.Namespace, since: float, until: float, by: list[str], local: tzinfo
 ) -> tuple[list[Row], dict[str, int]]:
-    """The report; and the models of its time that have no known price, with their calls."""
+    """The report; and the models of its time that have no known price, with their calls. data: where the journal of
+    this ledger is; None: not here."""
     from proxy.accounting import reports  # noqa: PLC0415
     from proxy.accounting.behind import caught_up  # noqa: PLC0415
     from proxy.accounting.ledger.base import open_ledger  # noqa: PLC0415
     from proxy.accounting.windows import Window  # noqa: PLC0415
 
-    ledger = open_ledger(url, data)
+    ledger = open_ledger(url, data or Path())
     file = getattr(ledger, "file", None)
     if file is not None and not file.exists():
         print(f"costs: no ledger at {file} yet: nothing was accounted", file=sys.stderr)
         return [], {}
     try:
-        if await caught_up(ledger, data / "journal", _PATIENCE):
+        if data is not None and await caught_up(ledger, data / "journal", _PATIENCE):
             print("costs: the newest calls are missing: they wait in the journal for a running proxy", file=sys.stderr)
         if args.forecast:
             until = time.time()
@@ -176,14 +178,14 @@ def _price(args: argparse.Namespace) -> int:
     if args.format == "json":
         sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
     elif not found["priced"]:
-        print(f"{found['model']}: no price is known: {found['reason']}")
+        print(printable(f"{found['model']}: no price is known: {found['reason']}"))
     else:
         _show_price(found)
     return 0 if found["priced"] else 1
 
 
 def _show_price(found: dict[str, Any]) -> None:
-    print(f"{found['model']}: {found['name']}, from {found['source']} ({found['version']})")
+    print(printable(f"{found['model']}: {found['name']}, from {found['source']} ({found['version']})"))
     print("USD per million tokens (apiece for image, minute, request, search):")
     columns = [("", found["usd_per_million"])]
     columns += [(f"above {tier['above']} input tokens", {**tier}) for tier in found["tiers"]]
@@ -204,13 +206,18 @@ def _config(args: argparse.Namespace) -> Config | None:
     return load(file, resolve=policy.options_of, names=policy.names).config
 
 
-def _place(args: argparse.Namespace) -> tuple[str, Path]:
+def _place(args: argparse.Namespace) -> tuple[str, Path | None]:
+    """The ledger, and the data folder whose journal feeds it. Of a ledger that is named apart nothing is known but what
+    a configuration that is named beside it says."""
     from proxy.config.model import Config  # noqa: PLC0415
 
-    config = None if args.ledger else _config(args)
+    config = _config(args) if args.config or not args.ledger else None
+    if args.ledger:
+        own = config is not None and config.ledger == args.ledger
+        return args.ledger, config.data if config is not None and own else None
     if config is None:
         config = Config()
-    return args.ledger or config.ledger or "", config.data
+    return config.ledger or "", config.data
 
 
 def _wrong(text: str) -> int:
@@ -260,7 +267,7 @@ def _cell(value: Any) -> str:
         return f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}"
     if value is None:
         return "-"
-    return str(value) if value != "" else "-"
+    return printable(str(value)) if value != "" else "-"
 
 
 _FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv}

@@ -67,7 +67,8 @@ def _request(raw: bytes, path: str | None) -> tuple[str, str, dict[str, str], by
     if isinstance(tree, dict) and isinstance(tree.get("path"), str) and not {"messages", "input", "prompt"} & set(tree):
         body = tree.get("body")
         method = str(tree.get("method") or ("GET" if body is None else "POST")).upper()
-        headers = {str(k): str(v) for k, v in (tree.get("headers") or {}).items()}
+        said = tree.get("headers")
+        headers = {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
         return method, path or tree["path"], headers, None if body is None else json.dumps(body).encode()
     return "POST", path or _usual_path(tree), {}, raw
 

@@ -46,6 +46,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 0 when every text was judged, 1 when some could not be, 2 for wrong arguments."""
+    from proxy.config import ConfigError  # noqa: PLC0415
     from proxy.policies.pii.options import PiiOptions  # noqa: PLC0415 - other commands need no patterns
     from proxy.policies.pii.policy import actions_of, detector_of  # noqa: PLC0415
 
@@ -61,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         detector, actions = detector_of(options), actions_of(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
     except (ValueError, LookupError, OSError) as error:
         print(f"llm-sidecar pii: {error}", file=sys.stderr)
         return 2
@@ -110,13 +115,14 @@ def scan(lines: Iterable[bytes], detector: Detector) -> Iterator[tuple[str, bool
     """For each line ``{"text"}`` the line ``{"entities": [{"start", "end", "type", "rank"}]}`` and True.
 
     Offsets are code points. A line that is no such object, or a text that cannot be judged in linear work, gives
-    ``{"entities": [], "error": ...}`` and False, so that lines in and lines out stay in step. Empty lines are skipped.
+    ``{"entities": [], "error": ...}`` and False; an empty line has no entities. So lines in and out stay in step.
     """
     from proxy.policies.pii.found import RANK_NAMES  # noqa: PLC0415
     from proxy.policies.pii.scan import WorkExceededError  # noqa: PLC0415
 
     for number, line in enumerate(lines, 1):
         if not line.strip():
+            yield '{"entities":[]}', True
             continue
         try:
             row = orjson.loads(line)

@@ -9,7 +9,8 @@ from proxy import __version__
 
 def add_parser(commands: Any) -> None:
     """It takes nothing."""
-    commands.add_parser("version", help="print the version")
+    parser = commands.add_parser("version", help="print the version")
+    parser.add_argument("--config", "-c", default=None, help="ignored; every command takes it")
 
 
 def run(args: Any) -> int:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from proxy.config.compose import Report
 from proxy.config.fields import fields_of, references
 from proxy.config.model import ChainEntry, Common
-from proxy.config.problem import Path, Place, Problem, listing, suggest
+from proxy.config.problem import Path, Place, PolicyLoadError, Problem, listing, suggest
 from proxy.config.source import UNRESOLVED
 from proxy.config.tree import Mapping, Node, Scalar, Sequence
 from proxy.config.validate import shape, unknown_key, validate
@@ -42,7 +42,8 @@ class _Use(NamedTuple):
 
 
 class Chains:
-    """Reads every chain of a tree; `references` are the names that policies' options hold."""
+    """Reads every chain of a tree; `references` are the names that policies' options hold; `whole` says whether every
+    entry could be read."""
 
     def __init__(self, root: Mapping, resolve: Resolve, names: Names, report: Report, *, complete: bool) -> None:
         self.root = root
@@ -51,6 +52,7 @@ class Chains:
         self.report = report
         self.complete = complete
         self.references: list[Reference] = []
+        self.whole = True
         self._entries: dict[str, list[ChainEntry | _Use]] = {}
 
     def build(self) -> dict[str, tuple[ChainEntry, ...]]:
@@ -58,6 +60,7 @@ class Chains:
         if section is None or (isinstance(section, Scalar) and section.value is None):
             return {}
         if not isinstance(section, Mapping):
+            self.whole = False
             self._wrong(("chains",), section.place, f"must be a map (key: value), not {shape(section)}")
             return {}
         for name, node in section.items.items():
@@ -70,6 +73,7 @@ class Chains:
     def _read(self, chain: str, node: Node) -> list[ChainEntry | _Use]:
         if not isinstance(node, Sequence):
             said = f"must be a list of policies, not {shape(node)}; [] is a plain forward"
+            self.whole = False
             self._wrong(("chains", chain), node.place, said)
             return []
         entries: list[ChainEntry | _Use] = []
@@ -77,6 +81,7 @@ class Chains:
         for index, item in enumerate(node.items):
             entry = self._entry(("chains", chain, index), item)
             if entry is None:
+                self.whole = False
                 continue
             entries.append(entry)
             if isinstance(entry, ChainEntry) and entry.name != entry.policy:
@@ -165,7 +170,8 @@ class Chains:
         try:
             model = self.resolve(policy)
         except Exception as error:
-            said = f"the policy {hidden or policy[:100]} cannot be loaded: {type(error).__name__}: {str(error)[:300]}"
+            kind = "" if isinstance(error, PolicyLoadError) else f"{type(error).__name__}: "
+            said = f"the policy {hidden or policy[:100]} cannot be loaded: {kind}{str(error)[:300]}"
             self._wrong(path, place, said)
             return None
         if model is None:
@@ -196,6 +202,9 @@ class Chains:
                     self._wrong(entry.path, entry.place, said)
             elif entry.chain in self._entries:
                 self._splice(entry.chain, [*stack, entry.chain], flat)
-            elif len(stack) == 1 and self.complete:
+            else:
+                self.whole = False
+                if len(stack) > 1 or not self.complete:
+                    continue
                 said = f'there is no chain "{entry.chain[:60]}"{suggest(entry.chain, self._entries)}'
                 self._wrong(entry.path, entry.place, f"{said}; allowed: {listing(self._entries) or 'none is defined'}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.config import checks
 from proxy.config.chains import Chains, Names, Resolve
@@ -16,7 +16,7 @@ from proxy.config.model import ChainEntry, Config
 from proxy.config.overrides import apply
 from proxy.config.problem import ConfigError, Place, Problem
 from proxy.config.problem import Path as KeyPath
-from proxy.config.source import Sources
+from proxy.config.source import UNRESOLVED, Sources
 from proxy.config.tree import Mapping, Node, Scalar, find, place_of
 from proxy.config.validate import validate
 
@@ -80,6 +80,21 @@ def _mask(value: Any, node: Node | None) -> Any:
     return _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
+class Read(NamedTuple):
+    """What could be read of a configuration, for checks that other parts of the program make. config: with its chains;
+    None where a section is wrong or a value from outside is missing. whole: every entry of every chain could be read.
+    wrong: mistakes were found."""
+
+    chains: dict[str, tuple[ChainEntry, ...]]
+    config: Config | None
+    whole: bool
+    wrong: bool
+
+
+Further = Callable[[Read], Iterable[tuple[KeyPath, str]]]
+"""Further mistakes: their paths, and what is wrong."""
+
+
 def load(
     path: str | Path,
     *,
@@ -87,11 +102,12 @@ def load(
     env: MappingType[str, str] | None = None,
     resolve: Resolve,
     names: Names,
+    further: Further | None = None,
 ) -> Loaded:
     """The configuration in a file, with what it includes, the environment and `--set` overrides (`server.port=9000`).
 
-    `resolve` gives the options model of a policy, or None when there is no such policy; `names` the known policies.
-    Raises `ConfigError` with every mistake.
+    `resolve` gives the options model of a policy, or None when there is no such policy; `names` the known policies;
+    `further` what is wrong beyond what the sections can tell. Raises `ConfigError` with every mistake.
     """
     environment = os.environ if env is None else env
     problems: list[Problem] = []
@@ -104,11 +120,23 @@ def load(
     problems += found
     if not sources.broken:
         problems += checks.mistakes(tree, chains.references)
+    if config is not None:
+        config = config.model_copy(update={"chains": entries})
+    if further is not None:
+        known = None if problems and _unresolved(tree) else config
+        more = further(Read(entries, known, chains.whole and not sources.broken, bool(problems)))
+        problems += [Problem.at(place_of(tree, at), at, text) for at, text in more]
     if problems or config is None:
         raise ConfigError(_sorted(problems, sources.read))
-    config = config.model_copy(update={"chains": entries})
-    warnings = tuple(checks.warnings(config, tree))
+    warnings = (*sources.warnings, *checks.warnings(config, tree))
     return Loaded(config, warnings, tuple(sources.read), tree)
+
+
+def _unresolved(node: Node) -> bool:
+    """Whether a value that should come from outside has not come."""
+    if isinstance(node, Scalar):
+        return node.value == UNRESOLVED
+    return any(map(_unresolved, node.items.values() if isinstance(node, Mapping) else node.items))
 
 
 def _core(tree: Mapping) -> Mapping:

@@ -67,6 +67,17 @@ Networks = Annotated[Texts, AfterValidator(_networks)]
 """Addresses and networks (CIDR); `*` is any."""
 
 
+def _paths(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value[:1] not in ("/", "*"):
+            raise PydanticCustomError("config", "matches no path: paths begin with /, as in /v1/*")
+    return values
+
+
+Paths = Annotated[Texts, AfterValidator(_paths)]
+"""Patterns of paths."""
+
+
 class Match(Model):
     """Conditions on a call; all that are given must hold.
 
@@ -74,7 +85,7 @@ class Match(Model):
     call. A route is chosen before the chain runs, so there project, task and tags are what the client says.
     """
 
-    path: Texts = Field(default=(), description="Path of the request, such as /v1/chat/completions or /v1/*.")
+    path: Paths = Field(default=(), description="Path of the request, such as /v1/chat/completions or /v1/*.")
     method: Texts = Field(default=(), description="HTTP method, such as POST.")
     model: Texts = Field(default=(), description="Model that the request asks for, such as gpt-4o* (before any alias).")
     headers: dict[str, Texts] = Field(

@@ -61,6 +61,10 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+class PolicyLoadError(Exception):
+    """The class of a policy that is named cannot be had; the message says why and what to do."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?` when one of the known words is close to `word`, else nothing."""
     names = {str(name).lower(): str(name) for name in known}

@@ -7,6 +7,7 @@ where a list may stand, and for each chain entry the options of its policy toget
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from proxy.config.chains import Names, Resolve
 from proxy.config.model import Common, Config
+from proxy.config.problem import PolicyLoadError
 from proxy.config.units import show_duration, show_size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -23,8 +25,13 @@ _MODE: JsonSchemaMode = "validation"
 
 
 def schema(resolve: Resolve, names: Names) -> dict[str, Any]:
-    """The schema, with every policy that `names` lists. What `resolve` does not know is left out."""
-    policies = {name: model for name in sorted(names()) if (model := resolve(name)) is not None}
+    """The schema, with every policy that `names` lists. What `resolve` does not know or cannot load is left out."""
+    policies: dict[str, type[BaseModel]] = {}
+    for name in sorted(names()):
+        with suppress(PolicyLoadError):  # who uses it is told
+            model = resolve(name)
+            if model is not None:
+                policies[name] = model
     models: list[type[BaseModel]] = list(dict.fromkeys([Config, Common, *policies.values()]))
     found, document = models_json_schema([(model, _MODE) for model in models], ref_template="#/$defs/{model}")
     definitions: dict[str, Any] = document["$defs"]

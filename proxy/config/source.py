@@ -41,13 +41,15 @@ class _Loaded(NamedTuple):
 
 
 class Sources:
-    """Reads files. `read` lists every file that was used, secrets included; `broken` says that one was unreadable."""
+    """Reads files. `read` lists every file that was used, secrets included; `broken` says that one was unreadable;
+    `warnings` are of includes that bring nothing."""
 
     def __init__(self, env: MappingType[str, str], report: Report) -> None:
         self.context = Context(env)
         self.report = report
         self.read: dict[Path, None] = {}
         self.broken = False
+        self.warnings: list[Problem] = []
         self._done: dict[Path, _Loaded] = {}
         self._stack: list[Path] = []
 
@@ -177,7 +179,10 @@ class Sources:
                 return []
             anchor = Path(path.anchor) if path.is_absolute() else Path()
             relative = str(path.relative_to(anchor) if path.is_absolute() else path)
-            return sorted(match for match in anchor.glob(relative) if match.is_file())
+            found = sorted(match for match in anchor.glob(relative) if match.is_file())
+            if not found:
+                self.warnings.append(Problem.at(place, at, f'"{pattern}" matches no file: nothing is included'))
+            return found
         except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
             self._break(Problem.at(place, at, f"is no usable path: {error}"))
             return []

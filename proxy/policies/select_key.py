@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from proxy.accounting.usage import answers
 from proxy.config.units import Duration
 from proxy.errors import ProxyError
 from proxy.exchange import Target
@@ -226,8 +227,8 @@ class SelectKey(Policy):
         tokens: int | None = None
         if usage is not None:
             tokens = usage.input + usage.output
-        elif status is not None and status >= 400:
-            tokens = 0  # an error's answer costs no tokens
+        elif not answers(status):
+            tokens = 0  # an error, a redirect, no content: it costs no tokens
         first = attempt.first_byte_at
         failure = attempt.failure
         lease.ring.end(

@@ -333,6 +333,14 @@ class Pipe:
             self.last = data = b"".join(tail)
             self._out.write(data)
 
+    def cut(self, error: ProxyError) -> End:
+        """The call ends here for a reason of ours, unless its answer is complete. Returns how it ended."""
+        if self.end is None:
+            self._source.abort()
+            self.fail(error)
+        assert self.end is not None
+        return self.end
+
     def cancel(self) -> None:
         """The client has left: nothing is written any more, the stages learn of it."""
         self._source.abort()

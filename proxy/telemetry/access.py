@@ -24,7 +24,7 @@ _parts: Final[dict[tuple[Any, ...], str]] = {}
 
 def access_record(exchange: Exchange) -> dict[str, Any]:
     """The access log's fields for one call; times in milliseconds. Never a body, a key or a masked value."""
-    request, answer, served = exchange.request, exchange.answer, exchange.served_by
+    request, answer, served = exchange.request, exchange.answer, exchange.served_by or exchange.failed_at
     ended = exchange.ended_at
     record: dict[str, Any] = {
         "time": iso(exchange.started_wall),

@@ -32,6 +32,8 @@ class RecentCalls:
         request = exchange.request
         answer = exchange.answer
         served = exchange.served_by
+        if served is None and exchange.error is not None:
+            served = exchange.failed_at
         error = exchange.error
         # Names and figures only: an attempt or an error would keep bodies alive through what they refer to.
         row = (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from proxy.printable import printable
 from proxy.telemetry.access import access_line, access_record, iso
 
 if TYPE_CHECKING:
@@ -119,14 +120,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people at a terminal."""
+    """For people at a terminal. One line, whatever a client wrote into what it quotes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
         extra = " ".join(f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD)
         clock = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         text = f"{clock} {record.levelname.lower():7} {record.getMessage()}"
-        return f"{text}  {extra}" if extra else text
+        return printable(f"{text}  {extra}" if extra else text)
 
 
 class _Handler(logging.Handler):
@@ -175,9 +176,9 @@ class Logs:
         failed = f"  {record['error']}: {record['message']}" if "error" in record else ""
         line = (
             f"{clock} {record['status'] or '-'} {record['method']} {record['path']}{model} -> "
-            f"{record['upstream'] or '-'} {record['outcome']} {record['duration_ms']:.0f} ms{tokens}{failed}\n"
+            f"{record['upstream'] or '-'} {record['outcome']} {record['duration_ms']:.0f} ms{tokens}{failed}"
         )
-        self.writer.write(line.encode())
+        self.writer.write(f"{printable(line)}\n".encode())
 
     def close(self) -> None:
         """Write what is queued; if no others have taken over, the loggers are as they were before."""

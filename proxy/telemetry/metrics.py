@@ -89,6 +89,8 @@ class Metrics:
     def record(self, exchange: Exchange) -> None:
         """Count a call that has ended."""
         served = exchange.served_by
+        if served is None and exchange.error is not None:
+            served = exchange.failed_at
         answer = exchange.answer
         status = 0 if answer is None else answer.status
         model = exchange.model_known

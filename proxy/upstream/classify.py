@@ -116,35 +116,43 @@ def classify_event(code: str | None) -> FailureClass:
     return _CODES.get(normal) or _EVENT_CODES.get(normal) or "invalid_response"
 
 
-# What the client reads, in front of the transport's reason label. The operator's sentence, which names hosts and
-# addresses, is for the log line only.
+# What the client reads, in front of the transport's reason label; {} is the upstream's name in the configuration. The
+# operator's sentence, which names hosts and addresses, is for the log line only.
 _TRANSPORT: Final[dict[type[transport.TransportError], tuple[FailureClass, str, str]]] = {
-    transport.TransportError: ("unreachable", "upstream_unreachable", "The connection to the upstream failed"),
+    transport.TransportError: ("unreachable", "upstream_unreachable", "The connection to the upstream{} failed"),
     transport.InvalidRequest: ("client_error", "invalid_request", "The request cannot be sent on"),
-    transport.PoolClosed: ("unreachable", "upstream_unreachable", "The connections to the upstream were closed"),
-    transport.PoolFull: ("overloaded", "overloaded", "All connections to the upstream are busy"),
-    transport.PoolTimeout: ("overloaded", "overloaded", "All connections to the upstream stayed busy"),
-    transport.ConnectFailed: ("unreachable", "upstream_unreachable", "The upstream could not be reached"),
-    transport.ConnectTimeout: ("timeout", "upstream_timeout", "The upstream could not be reached in time"),
-    transport.FirstByteTimeout: ("timeout", "upstream_timeout", "The upstream did not answer in time"),
-    transport.IdleTimeout: ("stalled", "upstream_timeout", "The upstream stopped sending in the middle of its answer"),
-    transport.TotalTimeout: ("timeout", "upstream_timeout", "The upstream did not finish its answer in time"),
+    transport.PoolClosed: ("unreachable", "upstream_unreachable", "The connections to the upstream{} were closed"),
+    transport.PoolFull: ("overloaded", "overloaded", "All connections to the upstream{} are busy"),
+    transport.PoolTimeout: ("overloaded", "overloaded", "All connections to the upstream{} stayed busy"),
+    transport.ConnectFailed: ("unreachable", "upstream_unreachable", "The upstream{} could not be reached"),
+    transport.ConnectTimeout: ("timeout", "upstream_timeout", "The upstream{} could not be reached in time"),
+    transport.FirstByteTimeout: ("timeout", "upstream_timeout", "The upstream{} did not answer in time"),
+    transport.IdleTimeout: (
+        "stalled",
+        "upstream_timeout",
+        "The upstream{} stopped sending in the middle of its answer",
+    ),
+    transport.TotalTimeout: ("timeout", "upstream_timeout", "The upstream{} did not finish its answer in time"),
     transport.InvalidResponse: (
         "invalid_response",
         "upstream_invalid_response",
-        "The upstream's answer is not HTTP that can be trusted",
+        "The answer of the upstream{} is not HTTP that can be trusted",
     ),
     transport.ConnectionLost: (
         "unreachable",
         "upstream_unreachable",
-        "The upstream closed the connection before it answered",
+        "The upstream{} closed the connection before it answered",
     ),
-    transport.Truncated: ("truncated", "upstream_invalid_response", "The upstream's answer broke off"),
-    transport.BodyTooLarge: ("invalid_response", "upstream_invalid_response", "The upstream's answer is too large"),
+    transport.Truncated: ("truncated", "upstream_invalid_response", "The answer of the upstream{} broke off"),
+    transport.BodyTooLarge: (
+        "invalid_response",
+        "upstream_invalid_response",
+        "The answer of the upstream{} is too large",
+    ),
     transport.DecodeFailed: (
         "invalid_response",
         "upstream_invalid_response",
-        "The upstream's answer cannot be decoded",
+        "The answer of the upstream{} cannot be decoded",
     ),
 }
 
@@ -152,8 +160,9 @@ POOL_RETRY_AFTER: Final = 1.0
 """Seconds after which a full pool is worth another try: calls end all the time, nobody knows when."""
 
 
-def from_exception(error: transport.TransportError) -> tuple[FailureClass, ProxyError]:
-    """The failure that a transport error amounts to, and the answer for the client if nobody helps."""
+def from_exception(error: transport.TransportError, upstream: str = "") -> tuple[FailureClass, ProxyError]:
+    """The failure that a transport error amounts to, and the answer for the client if nobody helps. upstream: its name
+    in the configuration."""
     for kind in type(error).__mro__:
         found = _TRANSPORT.get(kind)
         if found is not None:
@@ -161,5 +170,6 @@ def from_exception(error: transport.TransportError) -> tuple[FailureClass, Proxy
             if kind is transport.TotalTimeout and error.phase == "waiting":
                 failure = "overloaded"  # it never came to be sent: nothing to hold against the upstream
             retry_after = POOL_RETRY_AFTER if code == "overloaded" else None
+            message = message.format(upstream and f" {upstream}")
             return failure, ProxyError(code, f"{message} ({error.reason}).", retry_after=retry_after)
     raise AssertionError(f"{type(error).__name__} is no transport error") from error

@@ -158,7 +158,7 @@ async def try_once(
             exchange, attempt, incoming, reader, headers, encoding, kind, length, hide_usage=ask_usage
         )
     except TransportError as error:
-        return broken_off(incoming, error)
+        return broken_off(attempt, incoming, error)
     except BaseException:
         incoming.abort()
         raise
@@ -166,15 +166,15 @@ async def try_once(
 
 def unanswered(attempt: Attempt, error: TransportError) -> Tried:
     """A try to which no answer began."""
-    failure, said = classify.from_exception(error)
+    failure, said = classify.from_exception(error, attempt.upstream)
     if error.phase in ("waiting", "connecting"):
         attempt.sent = False
     return Tried(Verdict(failure, error=said))
 
 
-def broken_off(incoming: Incoming, error: TransportError) -> Tried:
+def broken_off(attempt: Attempt, incoming: Incoming, error: TransportError) -> Tried:
     """A try whose answer began and did not come whole."""
-    failure, said = classify.from_exception(error)
+    failure, said = classify.from_exception(error, attempt.upstream)
     return Tried(Verdict(failure, status=incoming.status, error=said))
 
 
@@ -215,7 +215,8 @@ async def read_error(exchange: Exchange, attempt: Attempt, incoming: Incoming, r
     try:
         raw = await incoming.read(ERROR_BODY)
     except BodyTooLarge as error:
-        return Tried(Verdict("invalid_response", incoming.status, retry_after, error=classify.from_exception(error)[1]))
+        _, said = classify.from_exception(error, attempt.upstream)
+        return Tried(Verdict("invalid_response", incoming.status, retry_after, error=said))
     attempt.received_bytes = len(raw)
     try:
         plain = raw if encoding is None else decode(raw, encoding.decode("latin-1"), ERROR_BODY)
@@ -343,7 +344,7 @@ async def _until_commit(exchange: Exchange, attempt: Attempt, incoming: Incoming
         assert exchange.dialect is not None
         failure = classify.classify_event(exchange.dialect.upstream_error(tree) if isinstance(tree, dict) else None)
     elif pipe.end is not None and isinstance(pipe.end.cause, TransportError):
-        failure, error = classify.from_exception(pipe.end.cause)
+        failure, error = classify.from_exception(pipe.end.cause, attempt.upstream)
     elif pipe.end is not None and pipe.end.cause is not None:
         failure = "invalid_response"
         error = ProxyError("upstream_invalid_response", "The upstream's event stream cannot be read.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.deployment import redirected
 from proxy.upstream import fields
 from proxy.upstream.transport import Outgoing
 
@@ -52,10 +53,13 @@ def render(
                 kept = [pair for pair in kept if pair[0].lower() != added[0]]
             lines = known[which] = b"".join([b"%b: %b\r\n" % pair for pair in kept]), len(kept)
         headers = [] if added is None else [added]
+    path, model = request.raw_path, attempt.target.model
+    if model is not None:
+        path = redirected(path, model)
     stream = request.stream if body is None else None
     return Outgoing(
         request.method.encode(),
-        upstream.target(request.raw_path, request.query),
+        upstream.target(path, request.query),
         headers,
         body if stream is None else stream,
         request.content_length if stream is not None else None,

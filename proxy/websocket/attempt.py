@@ -50,7 +50,7 @@ async def try_upgrade(exchange: Exchange, attempt: Attempt, upstream: Upstream, 
             return await read_error(exchange, attempt, incoming, reader)
         return await read_success(exchange, attempt, incoming, reader, *answer_headers(incoming.headers))
     except TransportError as error:
-        return broken_off(incoming, error)
+        return broken_off(attempt, incoming, error)
     except BaseException:
         incoming.abort()
         raise

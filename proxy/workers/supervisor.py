@@ -109,7 +109,9 @@ class Supervisor:
         try:
             logs = Logs(self.config.log)
         except OSError as error:
-            raise StartError(f"log.file {self.config.log.file}: cannot be opened ({error.strerror})") from None
+            raise StartError(
+                f"log.file {self.config.log.file}: cannot be opened ({error.strerror}); check the path"
+            ) from None
         self._folder = tempfile.mkdtemp(prefix="llm-sidecar-")  # mode 0700: only this user can open what is in it
         try:
             self._bind()
@@ -138,7 +140,8 @@ class Supervisor:
         self._signals += 1
         self.draining = True
         self._stop.set()
-        self._pass_on(signal.SIGTERM)
+        # Two of one kind that come soon after each other are one to a worker that is busy.
+        self._pass_on(signal.SIGTERM if self._signals == 1 else signal.SIGINT)
 
     def _pass_on(self, number: int) -> None:
         for member in self._members:
@@ -173,7 +176,8 @@ class Supervisor:
             self._socket.close()
         unix = self.config.server.unix
         if unix is not None and self._socket is not None:
-            os.unlink(unix)  # noqa: PTH108 - nothing is served any more
+            with contextlib.suppress(FileNotFoundError):  # it could not be bound
+                os.unlink(unix)  # noqa: PTH108 - nothing is served any more
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- the ports ---------------------------------------------------------------------------------
@@ -197,7 +201,7 @@ class Supervisor:
             self._socket.bind(address)
             self._port = self._socket.getsockname()[1]
         except (OSError, OverflowError) as error:
-            raise StartError(App.bind_problem("server", server.host, server.port, error)) from None
+            raise StartError(App.listen_problem(server, error)) from None
 
     async def _open_admin(self) -> None:
         admin = self.config.admin

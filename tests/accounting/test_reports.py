@@ -301,6 +301,21 @@ async def test_forecast_and_comparison_run(recent, parse, capsys):
     assert json.loads(capsys.readouterr().out)[0]["change_usd"] == 2.0
 
 
+async def test_a_ledger_of_elsewhere_is_not_compared_with_the_journal_of_this_machine(
+    recent, parse, capsys, monkeypatch, tmp_path, call
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    journal = Journal(tmp_path / ".local/share/llm-sidecar/journal")
+    journal.open()
+    call(journal)  # which no ledger has
+    await journal.flushed()
+    try:
+        assert run(parse, "--ledger", recent) == 0
+    finally:
+        await journal.close()
+    assert "missing" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -20,6 +20,28 @@ async def test_a_token_is_asked_for_where_one_is_set(operator, setting, upstream
     assert await status(url, authorization="Bearer let-me-in") == 200
 
 
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("bearer let-me-in", 200),
+        ("BEARER  let-me-in", 200),
+        ("let-me-in", 401),
+        ("Basic let-me-in", 401),
+        ("Bearer", 401),
+        ("Bearer ", 401),
+    ],
+)
+async def test_the_scheme_is_bearer_in_any_case(operator, setting, upstream, said, code):
+    admin = await operator(setting(upstream, admin={"token": "let-me-in"}))
+    assert await status(f"{admin.proxy.admin_url}/api/v1/keys", authorization=said) == code
+
+
+async def test_a_wrong_method_is_405_with_the_right_ones(operator, setting, upstream):
+    admin = await operator(setting(upstream))
+    async with admin.client.delete(f"{admin.proxy.admin_url}/api/v1/keys") as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_health_and_metrics_need_no_token(operator, setting, upstream, path):
     admin = await operator(setting(upstream, admin={"token": "let-me-in"}))

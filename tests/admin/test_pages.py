@@ -38,6 +38,22 @@ async def test_an_unknown_key_is_404(operator, whole):
     assert "nobody" in body["error"]["message"]
 
 
+async def test_a_key_without_a_secret_cannot_be_enabled(operator, setting, upstream):
+    keys = {"pool": {"keys": [{"id": "none", "secret": "", "enabled": False}, {"id": "main", "secret": SECRET}]}}
+    admin = await operator(setting(upstream, "select_key", up={"keys": "pool"}) | {"keys": keys})
+    status, body = await admin.post("keys/none/enable")
+    assert (status, "has no secret" in body["error"]["message"]) == (409, True)
+    assert {key["id"]: key["state"] for key in await admin.page("keys")} == {"none": "disabled", "main": "ready"}
+    assert (await admin.post("keys/none/disable"))[0] == 200
+
+
+async def test_a_query_that_nobody_knows_is_400(operator, whole):
+    admin = await operator(whole())
+    status, body = await admin.get("/api/v1/costs", sinse="1h")
+    assert (status, body["error"]["param"]) == (400, "sinse")
+    assert 'did you mean "since"?' in body["error"]["message"]
+
+
 async def test_limits_page_shows_what_is_in_use(operator, whole):
     admin = await operator(whole())
     await admin.call()

@@ -29,5 +29,7 @@ def test_encryption_without_a_master_key_is_refused_before_anything_is_served(tm
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == code
-    assert f"{file}:7:7: chains.c.cache: cache: encrypt: always needs a master key: set LLM_SIDECAR_MASTER_KEY" in said
+    assert (
+        f"{file}:7:7: chains.c.0.cache: cache: encrypt: always needs a master key: set LLM_SIDECAR_MASTER_KEY" in said
+    )
     assert "Traceback" not in said

@@ -155,6 +155,14 @@ def test_an_unknown_strategy_lists_the_known_ones(mistakes: Mistakes) -> None:
     ("route", "message"),
     [
         ("{}", "3:10: routes.0.upstream: is required"),
+        (
+            "{match: {path: v1/*}, upstream: demo, chain: a}",
+            "3:25: routes.0.match.path: matches no path: paths begin with /, as in /v1/*",
+        ),
+        (
+            "{match: {not: {path: [/a, b]}}, upstream: demo, chain: a}",
+            "3:25: routes.0.match.not.path: matches no path: paths begin with /, as in /v1/*",
+        ),
         ("{upstream: x, chain: a}", '3:21: routes.0.upstream: there is no upstream "x"; allowed: demo'),
         ("{upstream: demo, chain: b}", '3:34: routes.0.chain: there is no chain "b"; allowed: a'),
         (

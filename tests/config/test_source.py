@@ -139,3 +139,11 @@ def test_a_pipe_can_be_the_main_file(from_files: Files, tmp_path: Path) -> None:
         assert len(from_files({}).config.routes) == 1
     finally:
         os.close(read)
+
+
+def test_an_include_pattern_that_matches_nothing_is_a_warning(from_files: Files, tmp_path: Path) -> None:
+    got = from_files({"config.yaml": "include: [none/*.yaml]\nchains: {a: []}\n" + DEMO})
+    (warning,) = got.warnings
+    assert str(warning).replace(f"{tmp_path}/", "") == (
+        'config.yaml:1:11: include.0: "none/*.yaml" matches no file: nothing is included'
+    )

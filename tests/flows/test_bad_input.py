@@ -525,3 +525,19 @@ async def test_odd_bytes_in_our_own_headers_do_not_stop_the_log(wire, setting, u
         await client.post("/v1/chat/completions", CHAT, "X-Sidecar-Project: a\xff", "X-Sidecar-Tags: t\xfe=v\xfd")
         assert (await client.answer()).status == 200
     assert json.loads(log.read_text().splitlines()[-1])["project"] == "a?"
+
+
+@pytest.mark.parametrize(
+    ("request_head", "message"),
+    [
+        (b"G@T / HTTP/1.1\r\nHost: localhost\r\n\r\n", "Invalid method encountered."),
+        (b"GET /v1/x HTTP/1.1\r\n\r\n", "Missing 'Host' header in request."),
+    ],
+)
+async def test_a_malformed_head_is_told_in_a_sentence(sidecar, setting, upstream, wire, request_head, message):
+    proxy = await sidecar(setting(upstream))
+    client = await wire(proxy.port)
+    await client.send(request_head)
+    answer = await client.answer()
+    assert answer.status == 400
+    assert answer.error["message"] == f"This is not a well-formed HTTP request: {message}"

@@ -127,7 +127,9 @@ async def test_drain_ends_in_time_and_cuts_what_is_left(serve, setting, wire):
         assert await child.ends() == 0
         await asyncio.wait_for(call.disconnected, 1)
     line = next(line for line in child.lines() if line.get("logger") == "access")
-    assert line["outcome"] == "cancelled"
+    assert (line["outcome"], line["error"]) == ("truncated", "draining")
+    warned = next(line for line in child.lines() if line["message"].startswith("1 call was cut"))
+    assert (warned["level"], warned["message"]) == ("warning", "1 call was cut after drain 300ms")
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -519,6 +519,7 @@ async def test_a_stream_within_its_reservation_is_never_cut():
         {},
         {"usd": 1, "per": "planet"},
         {"usd": 1, "window": "fortnight"},
+        {"usd": 1, "window": "0s"},
         {"usd": 1, "time_zone": "Mars/Olympus"},
         {"usd": 1, "on_limit": "downgrade"},
         {"usd": -1},
@@ -527,6 +528,11 @@ async def test_a_stream_within_its_reservation_is_never_cut():
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValidationError):
         Budget.Options.model_validate(options)
+
+
+def test_a_window_without_a_unit_is_told_as_a_duration_is():
+    with pytest.raises(ValidationError, match=r"hour, day, week, month or a duration: a number with a unit"):
+        Budget.Options.model_validate({"usd": 1, "window": 90})
 
 
 async def test_waiting_is_first_come_first_served_also_for_newcomers():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from proxy.accounting.charge import ASSUMED_OUTPUT
@@ -16,6 +16,19 @@ from proxy.policy import PolicyOptions
 __all__ = ["BudgetOptions", "Downgrade"]
 
 _DIMENSIONS = ("principal", "project", "model", "task", "ip", "key", "upstream", "all")
+
+
+def _window(value: Any) -> Any:
+    if value in CALENDAR:
+        return value
+    try:
+        seconds = parse_duration(value)
+    except PydanticCustomError as error:
+        said = error.message().removeprefix("must be ")
+        raise PydanticCustomError("config", "must be hour, day, week, month or {said}", {"said": said}) from None
+    if not seconds:
+        raise PydanticCustomError("config", "must be longer than 0")
+    return value
 
 
 class Downgrade(PolicyOptions):
@@ -41,7 +54,9 @@ class BudgetOptions(PolicyOptions):
     usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(default=None, description="Limit in USD.")
     tokens: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in tokens, both ways.")
     calls: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Limit in requests sent upstream.")
-    window: str = Field(default="day", description="hour, day, week or month of the calendar, or a duration: rolling.")
+    window: Annotated[str, BeforeValidator(_window)] = Field(
+        default="day", description="hour, day, week or month of the calendar, or a duration: rolling."
+    )
     time_zone: str = Field(default="UTC", description="Time zone of the calendar, such as Europe/Berlin.")
     warn_at: tuple[Ratio, ...] = Field(default=(), description="Shares of the limit at which an alert is raised.")
     on_limit: Literal["reject", "downgrade"] = Field(default="reject", description="What happens when it is spent.")
@@ -70,7 +85,5 @@ class BudgetOptions(PolicyOptions):
                 )
         if (self.on_limit == "downgrade") != (self.downgrade is not None):
             raise PydanticCustomError("budget", "on_limit: downgrade and downgrade: {model: ...} belong together")
-        if self.window not in CALENDAR:
-            parse_duration(self.window)
         zone(self.time_zone)
         return self

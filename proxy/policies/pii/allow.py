@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-import re2
+from proxy.policies.pii.program import written
 
 _NETWORKS: Final = tuple(
     ipaddress.ip_network(n)
@@ -44,14 +44,14 @@ class Allow:
                 self._documentation = True
             elif len(entry) > 2 and entry[0] == entry[-1] == "/":
                 try:
-                    re2.compile(entry[1:-1])
-                except re2.error as error:
+                    written(entry[1:-1])
+                except ValueError as error:
                     raise ValueError(f"allow: the pattern {entry} does not compile: {error}") from None
                 patterns.append(f"(?:{entry[1:-1]})")
             else:
                 values.add(entry.casefold())
         self._values = frozenset(values)
-        self._pattern = re2.compile("|".join(patterns)) if patterns else None
+        self._pattern = written("|".join(patterns)) if patterns else None
 
     def __bool__(self) -> bool:
         return bool(self._values or self._pattern is not None or self._documentation)

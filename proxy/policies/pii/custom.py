@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import re2
-
 from proxy.policies.pii.found import BARE, CHECKSUM, CONTEXT
+from proxy.policies.pii.program import written
 from proxy.policies.pii.recognizers import stdnum_check
 from proxy.policies.pii.recognizers.iban import mod_97
 from proxy.policies.pii.recognizers.luhn import luhn
@@ -89,8 +88,8 @@ class CustomEntities:
         rows = []
         for one in entities:
             try:
-                pattern = re2.compile(one.pattern)
-            except re2.error as error:
+                pattern = written(one.pattern)
+            except ValueError as error:
                 raise ValueError(f"custom entity {one.type}: the pattern does not compile: {error}") from None
             if pattern.match("") is not None:
                 raise ValueError(f"custom entity {one.type}: the pattern matches the empty text")

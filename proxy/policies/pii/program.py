@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import re2
 from re2 import _re2
 
 UNANCHORED: Final = _re2.RE2.Anchor.UNANCHORED
 _MEMORY: Final = 8 << 20
+
+
+def written(pattern: str) -> Any:
+    """A pattern of the configuration, compiled. ValueError says what is wrong with it; RE2 itself writes nothing."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        said = error.args[0] if error.args else ""
+        raise ValueError(said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)) from None
 
 
 def program(pattern: bytes, memory: int = _MEMORY) -> _re2.RE2:

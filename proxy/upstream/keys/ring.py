@@ -354,7 +354,8 @@ class KeyRing:
         for key in self.keys:
             note = self.state.read(key.off)
             if note is not None:
-                key.life.switched = note == b"on"
+                # Another replica may have a secret for it where this one has none.
+                key.life.switched = note == b"on" and bool(key.reveal())
         self._guard()
 
     def _guard(self) -> None:

@@ -49,6 +49,10 @@ class KeyRings:
         """The ring of a pool."""
         return self.rings.get(pool)
 
+    def key(self, key_id: str) -> Key | None:
+        """A key by id."""
+        return next((ring.by_id[key_id] for ring in self.rings.values() if key_id in ring.by_id), None)
+
     def switch(self, key_id: str, *, on: bool) -> bool:
         """Enables or disables a key by id; False when there is none."""
         return any(ring.switch(key_id, on=on) for ring in self.rings.values())

@@ -2,6 +2,7 @@
 
 import pytest
 
+from proxy.policies.pii.allow import Allow
 from proxy.policies.pii.custom import CustomEntity, validator
 from proxy.policies.pii.detector import Detector
 
@@ -53,6 +54,17 @@ def test_examples_are_verified() -> None:
 )
 def test_what_is_wrong_is_said(entity: CustomEntity, said: str) -> None:
     assert said in entity.problems()[0]
+
+
+@pytest.mark.parametrize("made", [lambda: CustomEntity("TAG", "(").problems(), lambda: Allow(["/(/"])])
+def test_a_bad_pattern_is_said_once_and_in_words(made, capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        said = str(made())
+    except ValueError as error:
+        said = str(error)
+    assert "does not compile: missing ): (" in said
+    assert "b'" not in said
+    assert capfd.readouterr() == ("", "")  # RE2 writes its own lines unless it is told not to
 
 
 def test_luhn_and_mod97_are_validators() -> None:
