@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import openai
@@ -12,6 +11,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from proxy.accounting.usage import Usage
 from proxy.dialects import openai_chat
 from proxy.dialects.base import NOTHING, Bound, Opaque
+from proxy.dialects.merge import joined, merge
 from proxy.errors import ProxyError
 from proxy.stream.sse import Event
 
@@ -318,22 +318,15 @@ def test_a_late_chunk_with_an_empty_frame_blanks_nothing(events: Any) -> None:
     assert whole["prompt_filter_results"] == [{"prompt_index": 0}]
 
 
-@pytest.mark.parametrize("field", ["arguments", "text"])
-def test_adding_up_costs_as_much_as_the_bytes(field: str, events: Any) -> None:
-    """Four times the events: four times the work, not sixteen."""
-
-    def work(count: int) -> float:
-        piece = "x" * 2000
-        one = {"index": 0, "text": piece} if field == "text" else choice({"tool_calls": [call(0, piece)]})
-        stream = events(*[chunk([one])] * count, chunk([choice({}, finish="stop")]), done=True)
-        for event in stream:
-            openai_chat.read(event)
-        before = time.process_time()
-        assert openai_chat.collect(stream)
-        return time.process_time() - before
-
-    work(100)
-    assert work(6_000) < 12 * min(work(1_500), work(1_500))
+def test_what_grows_is_listed_and_joined_once() -> None:
+    """Or the work would grow with the square of the pieces."""
+    whole: dict[str, Any] = {}
+    for _ in range(1000):
+        merge(whole, {"tool_calls": [{"index": 0, "function": {"arguments": "x"}}], "text": "y"})
+    assert len(whole["tool_calls"][0]["function"]["arguments"]) == len(whole["text"]) == 1000
+    assert not isinstance(whole["text"], str)
+    assert joined(whole)["tool_calls"][0]["function"]["arguments"] == "x" * 1000
+    assert whole["text"] == "y" * 1000
 
 
 def test_an_incomplete_stream_or_one_with_an_error_is_not_collected(events: Any) -> None:
