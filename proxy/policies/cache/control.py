@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
-    from proxy.exchange import Request
+    from proxy.exchange import Exchange, Request
 
 
 class Control(NamedTuple):
@@ -35,6 +35,15 @@ def of(request: Request) -> Control:
         return parse(request.edits[_NAME])
     said = [value for name, value in request.headers.items() if name.lower() == _NAME]
     return parse(", ".join(said) if said else None)
+
+
+def overheard(exchange: Exchange, label: str) -> Control:
+    """The same for a cache that only looks on, and must refuse nothing. label: the policy's, for its notes."""
+    try:
+        return of(exchange.request)._replace(only_cached=False)
+    except ProxyError as error:
+        exchange.note(label, f"would have refused: {error.message}")
+        return DEFAULT
 
 
 def parse(header: str | None) -> Control:

@@ -18,26 +18,26 @@ or for an answer, is a coroutine.
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
-from proxy.match import any_glob
 from proxy.policies.cache import control as controls
-from proxy.policies.cache import keeping, serve, stores
+from proxy.policies.cache import forms, keeping, serve, stores
 from proxy.policies.cache.call import CURABLE, Call, curable, not_cached
 from proxy.policies.cache.entry import MAX_TAGS, packed
 from proxy.policies.cache.figures import Figures
 from proxy.policies.cache.following import follow
 from proxy.policies.cache.lru import START
 from proxy.policies.cache.options import CacheOptions
-from proxy.policies.cache.selection import Selection
+from proxy.policies.cache.selection import Selection, sent_for
 from proxy.policies.cache.shelf import Shelf
 from proxy.policy import Policy, called
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from proxy.below import Below
     from proxy.dialects.base import Dialect
@@ -107,23 +107,10 @@ class Cache(Policy):
         model: as a call asks for it or as it is sent, the one that a route sends in its place included. project: of the
         call whose answer was stored. An answer that is under way meanwhile is given to who waits for it and not stored.
         """
-        models = () if model is None else (model, *self._sent_for(model))
+        models = () if model is None else (model, *sent_for(model, self.services.config))
         return await self.shelf.store.clear(
             Selection.of(self.shelf.keys, models=models, project=project, tags=tags, key_prefix=key_prefix)
         )
-
-    def _sent_for(self, model: str) -> Iterator[str]:
-        """What may be sent instead of a model."""
-        config = self.services.config
-        if model in config.models:
-            yield config.models[model].model
-        for route in config.routes:
-            if (
-                route.enabled
-                and route.model is not None
-                and (not route.match.model or any_glob(route.match.model)(model))
-            ):
-                yield route.model
 
     def stats(self) -> dict[str, Any]:
         """Figures of this policy and of its store, as a plain object."""
@@ -139,7 +126,7 @@ class Cache(Policy):
 
     def on_flight(self, exchange: Exchange, below: Below) -> Later[Answer | None]:
         dialect, request = exchange.dialect, exchange.request
-        control = controls.of(request) if not self.observe else self._overheard(exchange)
+        control = controls.of(request) if not self.observe else controls.overheard(exchange, self.label)
         document = request.body
         if dialect is None or document is None or dialect.name not in CACHED:
             return self._not_cached(exchange, control, "answers of this API are not cached")
@@ -178,17 +165,7 @@ class Cache(Policy):
             if store.far and not control.fetch:
                 return self._ask_further(call)
             return self._answer(call, None) if self.observe or control.only_cached else self.fly(call)
-        return (
-            self._answer_unpacked(call, found) if packed(found, START) else self._answer(call, shelf.read(name, found))
-        )
-
-    def _overheard(self, exchange: Exchange) -> Control:
-        """What the client says, for a cache that only looks on and must refuse nothing."""
-        try:
-            return controls.of(exchange.request)._replace(only_cached=False)
-        except ProxyError as error:
-            exchange.note(self.label, f"would have refused: {error.message}")
-            return controls.DEFAULT
+        return self._answer_unpacked(call, found) if packed(found, START) else self._read(call, shelf.read(name, found))
 
     def _not_cached(self, exchange: Exchange, control: Control, why: str) -> Answer | None:
         if control.only_cached:
@@ -199,10 +176,34 @@ class Cache(Policy):
 
     async def _ask_further(self, call: Call) -> Answer | None:
         """For a store that has more than memory."""
-        return await called(self._answer(call, await self.shelf.find(call.name)))
+        return await called(self._read(call, await self.shelf.find(call.name)))
 
     async def _answer_unpacked(self, call: Call, found: bytes) -> Answer | None:
-        return await called(self._answer(call, await self.shelf.unpacked(call.name, found)))
+        return await called(self._read(call, await self.shelf.unpacked(call.name, found)))
+
+    def _read(self, call: Call, entry: Entry | None) -> Later[Answer | None]:
+        if entry is not None and entry.events and len(entry.body) > forms.ON_LOOP:
+            as_it_came = serve.as_it_came(call.exchange, call.dialect, entry, new_ids=self._new_ids)
+            if not as_it_came and not self.observe:
+                return self._answer_added_up(call, entry)
+        return self._answer(call, entry)
+
+    async def _answer_added_up(self, call: Call, entry: Entry) -> Answer | None:
+        """For long events that are not given as they came."""
+        added: Entry | None = entry
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, serve.add_up, entry, call.dialect)
+        except (ValueError, TypeError):
+            self.shelf.damaged(call.name)
+            added = None
+        else:
+            self._keep_added_up(call, entry, max(0.0, self._now() - entry.stored_at))
+        return await called(self._answer(call, added))
+
+    def _keep_added_up(self, call: Call, entry: Entry, age: float) -> None:
+        """For the next, who most likely asks in the same way."""
+        if call.epoch == self.shelf.store.epoch:
+            self.shelf.keep(call.name, entry, entry.tags, age)
 
     def _answer(self, call: Call, entry: Entry | None) -> Later[Answer | None]:
         """What is known decides. entry: what is stored, fresh or not."""
@@ -283,9 +284,8 @@ class Cache(Policy):
             exchange.saved_usage = None
             self.shelf.damaged(call.name)
             return None
-        if keep and came_as_events and not entry.events and call.epoch == self.shelf.store.epoch:
-            # Added up for this caller: kept so for the next, who most likely asks in the same way.
-            self.shelf.keep(call.name, entry, entry.tags, age)
+        if keep and came_as_events and not entry.events:
+            self._keep_added_up(call, entry, age)
         return answer
 
     # --- asking the provider -------------------------------------------------------------------

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxy.match import any_glob
 from proxy.policies.cache.entry import EntryError, tags_of
 
 if TYPE_CHECKING:
+    from proxy.config.model import Config
     from proxy.policies.cache.key import Keyer
 
-__all__ = ["EVERYTHING", "Selection"]
+__all__ = ["EVERYTHING", "Selection", "sent_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,16 @@ class Selection:
             return self.tags <= has and not (self.models and self.models.isdisjoint(has))
         except EntryError:
             return True
+
+
+def sent_for(model: str, config: Config) -> Iterator[str]:
+    """What an alias or a route may send instead of a model."""
+    if model in config.models:
+        yield config.models[model].model
+    for route in config.routes:
+        told = route.match.model
+        if route.enabled and route.model is not None and (not told or any_glob(told)(model)):
+            yield route.model
 
 
 EVERYTHING = Selection()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from random import Random
 
 import orjson
 import pytest
 from openai import AsyncOpenAI
 
+from proxy.policies.cache import serve
 from proxy.testing import FakeUpstream, chat_answer, chat_events, collect_sse, events, reply
 
 CALLS = [{"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"where": "Lisbon"}'}}]
@@ -268,3 +270,19 @@ async def test_a_large_answer_is_there_at_once_though_it_is_still_being_packed(c
         assert [(await caller.say()).cache for _ in range(4)] == ["miss", "hit", "hit", "hit"]
         await caller.until(lambda: caller.cache.stats()["bytes"] < 350_000)
         assert (await caller.say()).cache == "hit"
+
+
+async def test_long_events_are_added_up_without_keeping_the_loop(cached, monkeypatch):
+    """Once: who asks for the whole answer after that is given what was added up."""
+    where = []
+    add_up = serve.add_up
+    monkeypatch.setattr(serve, "add_up", lambda *args: (where.append(threading.current_thread()), add_up(*args))[1])
+    async with FakeUpstream(default=events(*chat_events(["word "] * 1000))) as upstream:
+        caller = await cached(upstream)
+        await caller.say(stream=True)
+        for _ in range(2):
+            got = await caller.say()
+            assert (got.cache, got.content) == ("hit", "word " * 1000)
+        assert len(where) == 1
+        assert where[0] is not threading.main_thread()
+        assert len(upstream.calls) == 1
