@@ -106,6 +106,7 @@ class Cache(Policy):
 
         model: as a call asks for it or as it is sent, the one that a route sends in its place included. project: of the
         call whose answer was stored. An answer that is under way meanwhile is given to who waits for it and not stored.
+        Raises UnclearedError.
         """
         models = () if model is None else (model, *sent_for(model, self.services.config))
         return await self.shelf.store.clear(

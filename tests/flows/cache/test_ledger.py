@@ -110,8 +110,9 @@ async def test_who_left_before_anything_was_sent_is_no_call(cached):
 async def test_a_crash_after_the_first_has_left_finds_his_call_abandoned_once(cached):
     async with FakeUpstream(hang()) as up:
         caller = await cached(up, above=ACCOUNT)
-        first, second = (asyncio.create_task(caller.say()) for _ in range(2))
+        first = asyncio.create_task(caller.say())
         await up.call()
+        second = asyncio.create_task(caller.say())
         await caller.until(lambda: len(caller.proxy.app.snapshot.in_flight) == 2)
         await leave(first)
         await caller.until(lambda: caller.proxy.app.snapshot.flights)
