@@ -1,31 +1,39 @@
 """A request or answer as a list of texts to inspect, and the same places written back.
 
 Tool arguments are JSON inside a string: they are taken apart, judged leaf by leaf with their key as context, and
-written anew only if something changed.
+written anew only if something changed. Other texts are judged as they stand, also those that are JSON (a tool's
+result): what was found is replaced in its place, and a value that an escape was written into is kept without it.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
-
-import orjson
+import re
+from typing import Any, Final
 
 from proxy.dialects.base import Slot
 from proxy.policies.pii.detector import Detector
 from proxy.policies.pii.found import Found
 
+_OPENS: Final = frozenset('{["')
+_BRACKETS: Final = re.compile(r"[\[\]{}]")
+_NESTED: Final = 200
+"""Brackets that may be open at once in JSON that is taken apart."""
+_INFINITE: Final = float("inf")
+
 
 class Part:
-    """One text that was judged: where it stands, and what was found in it."""
+    """One text that was judged: where it stands, and what was found in it. `escaped`: the text is JSON, and a value in
+    it is written with an escape."""
 
-    __slots__ = ("found", "holder", "key", "text")
+    __slots__ = ("escaped", "found", "holder", "key", "text")
 
     def __init__(self, holder: Any, key: Any, text: str, found: list[Found]) -> None:
         self.holder = holder
         self.key = key
         self.text = text
         self.found = found
+        self.escaped = bool(found) and "\\" in text and _holds_escapes(text, found)
 
 
 class Inspected:
@@ -40,7 +48,12 @@ class Inspected:
 
     def written(self) -> str:
         """The slot's JSON text after its parts were edited."""
-        return orjson.dumps(self.tree[0]).decode()
+        said = json.dumps(self.tree[0], ensure_ascii=False, separators=(",", ":"))
+        try:
+            said.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, which only an escape can say
+            return json.dumps(self.tree[0], separators=(",", ":"))
+        return said
 
 
 def inspect(slot: Slot, detector: Detector) -> Inspected | None:
@@ -76,12 +89,38 @@ def texts_of(slot: Slot) -> list[str]:
 
 
 def _parsed(text: str) -> list[Any] | None:
-    """The JSON in `text` inside a list (so that the top has a holder too); None if it is none or ambiguous."""
+    """The JSON in `text` inside a list (so that the top has a holder too); None if it is none or ambiguous, or cannot
+    be written again as it is."""
+    if text.count("[") + text.count("{") > _NESTED and not _is_flat(text):
+        return None
     try:
-        tree = json.loads(text, object_pairs_hook=_pairs)
+        tree = json.loads(text, object_pairs_hook=_pairs, parse_float=_float)
     except (ValueError, RecursionError):
         return None
-    return [tree] if isinstance(tree, dict | list) else None
+    return [tree]
+
+
+def _is_flat(text: str) -> bool:
+    """Whether what is nested in `text` can be written by a parser that calls itself."""
+    depth = 0
+    for bracket in _BRACKETS.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _NESTED:
+            return False
+    return True
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (_INFINITE, -_INFINITE):
+        raise ValueError("beyond what a float holds")
+    return value
+
+
+def _holds_escapes(text: str, found: list[Found]) -> bool:
+    if not any("\\" in text[one.start : one.end] for one in found):
+        return False
+    return text.lstrip()[:1] in _OPENS and _parsed(text) is not None
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class Pii(Policy):
             edits = []
             for part in one.parts:
                 if part.found:
-                    text = self.actions.apply(part.text, part.found, vault)
+                    text = self.actions.apply(part.text, part.found, vault, escaped=part.escaped)
                     if text is not part.text:
                         edits.append((part, text))
             write(edits)
