@@ -159,6 +159,23 @@ def test_which_dialect_a_path_speaks(path: str, name: str | None) -> None:
     assert (found.name if found else None) == name
 
 
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/v1/threads/t1/messages", True),
+        ("/openai/v1/threads", True),
+        ("/v1/conversations/c1/items", True),
+        ("/v1/assistants/a1", True),
+        ("/v1/moderations", False),
+        ("/v1/threadsafe", False),
+    ],
+)
+def test_a_path_that_names_what_the_provider_keeps_is_state(path: str, kept: bool) -> None:
+    found = resolve("POST", path, "openai")
+    assert found is not None
+    assert found.stateful({}) is kept
+
+
 def test_requests_without_a_body_have_no_dialect() -> None:
     assert resolve("GET", "/v1/models", "openai") is None
 

@@ -44,7 +44,7 @@ def masked(exchange: Exchange, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("before", ["\n", "\t", "\r", '"', "\b", "<", "é", "😀"], ids=ascii)
+@pytest.mark.parametrize("before", ["\n", "\t", "\r", '"', "\b", "<", "😀"], ids=ascii)
 def test_a_value_behind_an_escape_is_found_as_it_is(detector: Detector, value: str, before: str) -> None:
     text = json.dumps({"body": f"x{before}{value}\n"}).replace("<", "\\u003c")
     found = [text[one.start : one.end] for one in detector.detect(text)]
