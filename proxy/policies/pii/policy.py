@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from proxy.errors import ProxyError
+from proxy.place import place
 from proxy.policies.pii.actions import Actions
 from proxy.policies.pii.allow import Allow
 from proxy.policies.pii.detector import Detector
@@ -92,7 +93,7 @@ class Pii(Policy):
                 clean = sum(map(bool, prose[:clean]))  # `texts` leaves out empty ones
         opaque = list(dialect.opaque(tree))
         if opaque:
-            self._opaque(exchange, [f"{one.kind} at {_place(one.path)}" for one in opaque])
+            self._opaque(exchange, [f"{one.kind} at {place(one.path)}" for one in opaque])
         slots: list[Slot] = list(dialect.texts(tree))
         hashed: list[Slot] = []
         if self.options.described:
@@ -277,10 +278,3 @@ def _without_ner(entities: str | Sequence[str]) -> str | list[str]:
     if isinstance(entities, str):
         return entities
     return [e for e in entities if e not in ("LOCATION", "ORGANIZATION")]
-
-
-def _place(path: tuple[str | int, ...]) -> str:
-    out = ""
-    for step in path:
-        out += f"[{step}]" if isinstance(step, int) else f".{step}" if out else step
-    return out

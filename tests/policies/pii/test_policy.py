@@ -302,3 +302,10 @@ def test_a_finding_behind_clean_and_empty_messages_is_masked(before: list[str]) 
     assert exchange.tree is not None
     said = [message["content"] for message in exchange.tree["messages"]]
     assert said == [*before, "write to <EMAIL_1>", "", "and <EMAIL_2>"]
+
+
+def test_a_refusal_names_no_key_that_is_a_value() -> None:
+    exchange = exchange_builder({"data": {"ann@x.io": {"card": "4111111111111111"}}}, dialect=dialect_named("generic"))
+    with pytest.raises(ProxyError) as caught:
+        pii(actions={"CREDIT_CARD": "block"}).on_request(exchange)
+    assert caught.value.message == "The request holds CREDIT_CARD at data.?.card."
