@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from proxy.errors import ProxyError
@@ -112,8 +113,8 @@ class Pii(Policy):
         nonce = new_nonce() if dialect.stateful(tree) else None
         if dialect.operation == "embeddings":
             # Each input is a document of its own: its vector must not depend on its neighbours.
-            for one in judged:
-                self._replace((one,), Vault(nonce))
+            for _, item in groupby(judged, _item):
+                self._replace(list(item), Vault(nonce))
         else:
             vault = Vault(nonce)
             if judged:
@@ -271,6 +272,12 @@ class Pii(Policy):
     def on_done(self, exchange: Exchange) -> None:
         """Forget the originals."""
         exchange.local.pop(self, None)
+
+
+def _item(one: Inspected) -> tuple[str | int, ...]:
+    """Where the input stands that a text is part of."""
+    path = one.slot.path
+    return path[: 2 if len(path) > 1 and isinstance(path[1], int) else 1]
 
 
 def _without_ner(entities: str | Sequence[str]) -> str | list[str]:
