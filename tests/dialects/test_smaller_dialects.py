@@ -18,7 +18,7 @@ from proxy.dialects import (
 )
 from proxy.dialects.base import Bound, Opaque
 from proxy.dialects.counts import anthropic_usage, any_usage, openai_usage
-from proxy.dialects.leaves import is_name
+from proxy.dialects.leaves import is_name, walk
 from proxy.dialects.size import estimate_input
 from proxy.stream.sse import Event
 
@@ -112,6 +112,36 @@ def test_a_key_alone_hides_nothing() -> None:
     assert not is_name("patient_id", "123-45-6789")
     assert not is_name("url", "mail to Ann")
     assert not is_name("signature", "Ann, with love")
+
+
+SEAL = "c2lnbmVk" * 8
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"type": "reasoning", "encrypted_content": SEAL}, []),
+        ({"type": "web_search_result", "encrypted_content": SEAL}, []),
+        ({"type": "note", "signature": SEAL}, [SEAL]),
+        ({"type": "reasoning", "signature": "4111111111111111"}, ["4111111111111111"]),
+        ({"signature": "4111111111111111"}, ["4111111111111111"]),
+    ],
+)
+def test_a_seal_is_long_and_stands_beside_reasoning(body: dict[str, Any], found: list[str]) -> None:
+    assert [slot.text for slot in walk([body], 0, "user", ()) if slot.key != "type"] == found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ({"media_type": "text/plain", "data": "4111111111111111"}, ["4111111111111111"]),
+        ({"type": "text", "mime_type": "text/csv", "data": "4" * 300}, ["4" * 300]),
+        ({"type": "base64", "media_type": "text/plain", "data": "4111111111111111"}, []),
+        ({"media_type": "image/png", "data": "4111111111111111"}, []),
+    ],
+)
+def test_data_of_a_text_type_is_text(source: dict[str, Any], found: list[str]) -> None:
+    assert [slot.text for slot in walk([{"source": source}], 0, "user", ()) if slot.key == "data"] == found
 
 
 def test_unknown_streams_grow_by_path() -> None:
