@@ -98,9 +98,8 @@ class PiiOptions(PolicyOptions):
         for kind in sorted({*ENTITY_TYPES, *NER_TYPES, *own}):
             other = alike.setdefault(kind.replace("_", ""), kind)
             if other != kind:  # models drop `_` from placeholders, and then one would mean the other's value
-                raise ValueError(
-                    f"custom entity {kind if kind in own else other} differs from {other if kind in own else kind} in _ alone"
-                )
+                mine, theirs = (kind, other) if kind in own else (other, kind)
+                raise ValueError(f"custom entity {mine} differs from {theirs} in _ alone")
         Allow(self.allow)
         problems = [problem for c in self.custom for problem in c.entity().problems()]
         if problems:

@@ -313,12 +313,12 @@ def test_a_refusal_names_no_key_that_is_a_value() -> None:
 
 @pytest.mark.parametrize("name", ["E_MAIL", "CREDITCARD", "US_S_SN"])
 def test_a_type_that_differs_from_another_in_underscores_alone_is_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"{name} differs from .* in _ alone"):
+    with pytest.raises(ValidationError, match=rf"{name} differs from \w+ in _ alone"):
         pii(custom=[{"type": name, "pattern": r"E-[0-9]{6}"}])
 
 
 def test_two_own_types_that_differ_in_underscores_alone_are_refused() -> None:
-    with pytest.raises(ValidationError, match="STAFF_ID differs from STAFFID|STAFFID differs from STAFF_ID"):
+    with pytest.raises(ValidationError, match=r"STAFF_?ID differs from STAFF_?ID in _ alone"):
         pii(custom=[{"type": name, "pattern": "E-[0-9]{6}"} for name in ("STAFF_ID", "STAFFID")])
 
 
