@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from proxy.policies.pii.escapes import unescaped
 from proxy.policies.pii.fake import fake
 from proxy.policies.pii.found import Found
 from proxy.policies.pii.vault import Vault
@@ -39,10 +37,8 @@ class Actions:
         """Those of `found` for which the call must be refused."""
         return [one for one in found if self.of(one.type) == "block"]
 
-    def apply(self, text: str, found: list[Found], vault: Vault, *, escaped: bool = False) -> str:
-        """The text with each found piece replaced as its action says; the same object if nothing is replaced.
-
-        escaped: the text is JSON, so the value is what its piece says, and a stand-in is escaped."""
+    def apply(self, text: str, found: list[Found], vault: Vault) -> str:
+        """The text with each found piece replaced as its action says; the same object if nothing is replaced."""
         parts: list[str] = []
         at = 0
         for one in found:
@@ -51,11 +47,7 @@ class Actions:
                 continue
             value = text[one.start : one.end]
             parts.append(text[at : one.start])
-            if escaped:
-                stand_in = self.replacement(action, one.type, unescaped(value), vault)
-                parts.append(json.dumps(stand_in, ensure_ascii=False)[1:-1])
-            else:
-                parts.append(self.replacement(action, one.type, value, vault))
+            parts.append(self.replacement(action, one.type, value, vault))
             at = one.end
         if not parts:
             return text

@@ -2,13 +2,12 @@
 
 A text may be JSON (a tool's result, arguments that do not parse), hold some, or only have a backslash in it, and nobody
 says which. What is searched is a copy in which escapes are what they stand for. Short ones leave a blank where the
-backslash was, so that offsets stay; `\\/` and `\\u0040` stand within values, so there the copy is shorter,
-and `Copy.at` leads back. Texts without a backslash pay nothing.
+backslash was, so that offsets stay; `\\"`, `\\/` and `\\u0040` stand within values and beside them, so there the copy
+is shorter, and `Copy.at` leads back. Texts without a backslash pay nothing.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
 
@@ -16,12 +15,11 @@ _BLANKED = (
     (b"\\n", b" \n"),
     (b"\\t", b" \t"),
     (b"\\r", b" \r"),
-    (b'\\"', b' "'),
     (b"\\b", b"  "),
     (b"\\f", b"  "),
 )
-_INNER = re.compile(rb"\\(?:/|u([0-9a-fA-F]{4}))")
-"""One backslash, not a run of them: where JSON stands in JSON, the others are of no account."""
+_INNER = re.compile(rb'(?<!\\)\\++(?:(["/])|u([0-9a-fA-F]{4}))')
+"""A run of backslashes counts as one: so it is where JSON stands in JSON."""
 _LINES = (0x0A, 0x0D)
 
 
@@ -33,7 +31,7 @@ class Copy:
     def __init__(self, data: bytes) -> None:
         self._ends: list[int] = []
         self._removed: list[int] = []
-        if b"\\/" in data or b"\\u" in data:
+        if b'\\"' in data or b"\\/" in data or b"\\u" in data:
             data = self._shortened(data)
         self.shorter = bool(self._ends)
         """Whether offsets in the copy are other offsets in the text."""
@@ -51,8 +49,7 @@ class Copy:
         last = size = removed = 0
         for match in _INNER.finditer(data):
             start, end = match.span()
-            code = match[1]
-            char = _char(int(code, 16)) if code else b"/"
+            char = match[1] or _char(int(match[2], 16))
             pieces += (data[last:start], char)
             size += start - last + len(char)
             removed += end - start - len(char)
@@ -74,12 +71,3 @@ def _char(code: int) -> bytes:
 def searched(data: bytes) -> bytes:
     """The copy alone, for who only asks whether there is anything."""
     return Copy(data).data if b"\\" in data else data
-
-
-def unescaped(value: str) -> str:
-    """What a piece of a JSON string says; the piece itself where it is cut within an escape."""
-    try:
-        said: str = json.loads(f'"{value}"', strict=False)
-    except ValueError:
-        return value
-    return said

@@ -176,7 +176,7 @@ class Pii(Policy):
             edits = []
             for part in one.parts:
                 if part.found:
-                    text = self.actions.apply(part.text, part.found, vault, escaped=part.escaped)
+                    text = self.actions.apply(part.text, part.found, vault)
                     if text is not part.text:
                         edits.append((part, text))
             write(edits)

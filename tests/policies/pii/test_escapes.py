@@ -11,7 +11,7 @@ from proxy.document import Document
 from proxy.exchange import Answer, Exchange
 from proxy.policies.pii.custom import CustomEntity
 from proxy.policies.pii.detector import Detector
-from proxy.policies.pii.escapes import Copy, unescaped
+from proxy.policies.pii.escapes import Copy
 from proxy.policies.pii.policy import Pii
 from proxy.policies.pii.stream_masker import StreamMasker
 from proxy.testing import exchange_builder, policy_builder
@@ -86,10 +86,6 @@ def test_offsets_of_a_copy_lead_back(text: str) -> None:
     assert copy.at(len(copy.data)) == len(text)
 
 
-def test_a_piece_cut_within_an_escape_is_itself() -> None:
-    assert unescaped("a\\u00") == "a\\u00"
-
-
 @pytest.mark.parametrize("value", VALUES)
 def test_a_tool_result_made_by_json_dumps_is_masked(value: str) -> None:
     text = masked(result(json.dumps({"body": f"Hello\n{value}\tbye"})))
@@ -144,3 +140,28 @@ def test_a_stream_of_arguments_is_searched_behind_escapes(detector: Detector) ->
     masker = StreamMasker(detector, lambda text, found: "?")
     text = "".join(map(masker.feed, json.dumps({"a": f"x\n{CARD}"}))) + masker.flush()
     assert CARD not in text
+
+
+def test_json_within_a_tool_result_is_judged_with_its_keys() -> None:
+    text = masked(result(json.dumps({"p": json.dumps({"password": "hunter2x", "n": "x\ny"})})))
+    assert json.loads(json.loads(text)["p"]) == {"password": "<PASSWORD_1>", "n": "x\ny"}
+
+
+def test_an_escape_within_json_within_json_is_read() -> None:
+    inner = '{"to":"ann.lee\\u0040acme.io"}'
+    text = masked(result(json.dumps({"p": inner, "q": json.dumps([inner])})))
+    said = json.loads(text)
+    assert [json.loads(said["p"]), json.loads(json.loads(said["q"])[0])] == [{"to": "<EMAIL_1>"}, {"to": "<EMAIL_1>"}]
+
+
+def test_json_in_which_nothing_is_found_stays_as_it_is() -> None:
+    clean = '{ "a" : "x\\ny" }'
+    assert json.loads(masked(result(json.dumps({"to": MAIL, "p": clean, "n": "\n"}))))["p"] == clean
+
+
+def test_json_without_escapes_keeps_its_form() -> None:
+    assert masked(result(f'{{ "to" : "{MAIL}" }}')) == '{ "to" : "<EMAIL_1>" }'
+
+
+def test_a_key_that_reads_like_a_placeholder_keeps_its_number() -> None:
+    assert masked(calling(json.dumps({"<EMAIL_1>": "x", "to": MAIL}))) == '{"<EMAIL_1>":"x","to":"<EMAIL_2>"}'
