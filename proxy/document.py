@@ -16,6 +16,7 @@ import orjson
 
 from proxy.errors import ProxyError
 from proxy.exact import slowly, written
+from proxy.place import step
 
 if TYPE_CHECKING:
     from proxy.dialects.base import Bound, Dialect, Finish
@@ -172,16 +173,17 @@ def _check_exactly(raw: bytes) -> None:
             seen: set[str] = set()
             for key, _ in items:
                 if key in seen:
-                    raise ProxyError(
-                        "invalid_json", f"The key {key[:80]!r} stands twice in one object.", param=key[:80]
-                    )
+                    name = step(key)  # never a value that stands there as a key
+                    raise ProxyError("invalid_json", f"The key {name!r} stands twice in one object.", param=name)
                 seen.add(key)
         return out
 
     def integer(text: str) -> int:
         # Length first: turning a million digits into an int is quadratic work.
         if len(text) > 20 or not _MIN_INT <= int(text) <= _MAX_INT:
-            raise ProxyError("invalid_value", f"The integer {text[:24]} does not fit into 64 bits.")
+            raise ProxyError(
+                "invalid_value", f"An integer of {len(text.lstrip('-'))} digits does not fit into 64 bits."
+            )
         return int(text)
 
     def constant(text: str) -> NoReturn:

@@ -220,7 +220,7 @@ class Snapshot:
             self.take_body(exchange, raw)
         else:
             chain = self.match(exchange)
-            if exchange.dialect is not generic:
+            if exchange.dialect is None or exchange.dialect.name != generic.name:
                 # A known API called without a body: whoever reads it finds that it is no JSON.
                 request.body, request.raw_body = Document(b""), b""
         if self._aliases or request.path.startswith(_OWN):
@@ -239,7 +239,7 @@ class Snapshot:
         request = exchange.request
         kind = request.headers.get(hdrs.CONTENT_TYPE)
         dialect = dialect_for(request.method, request.path)
-        if dialect is None or (dialect is generic and kind is not None):
+        if dialect is None or (dialect.name == generic.name and kind is not None):
             # An endpoint that is not known: JSON is read by the generic dialect, anything else is streamed.
             return kind is not None and "json" in kind.lower() and "multipart" not in kind.lower()
         return kind is None or not kind.startswith("multipart/")

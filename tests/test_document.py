@@ -193,3 +193,23 @@ def test_what_bounds_the_answer_follows_every_edit():
     assert document.bound(openai_chat).tokens == 7
     document.replace({"model": "m", "n": 2})
     assert (document.bound(openai_chat).tokens, document.bound(openai_chat).choices) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"4111111111111111":1,"4111111111111111":2}',
+        b'{"a":41111111111111114111111111}',
+        b'{"a":-41111111111111114111}',
+    ],
+)
+def test_an_error_shows_no_value(raw: bytes) -> None:
+    with pytest.raises(ProxyError) as caught:
+        Document(raw).strict()
+    assert "4111" not in caught.value.message + (caught.value.param or "")
+
+
+def test_an_error_names_the_field_that_stands_twice() -> None:
+    with pytest.raises(ProxyError) as caught:
+        Document(b'{"model":1,"model":2}').strict()
+    assert caught.value.param == "model"

@@ -11,7 +11,7 @@ from typing import Final
 
 from proxy.dialects.anthropic_messages import anthropic_messages
 from proxy.dialects.base import Dialect
-from proxy.dialects.generic import generic
+from proxy.dialects.generic import generic, kept
 from proxy.dialects.openai_chat import openai_chat
 from proxy.dialects.openai_completions import openai_completions
 from proxy.dialects.openai_embeddings import openai_embeddings
@@ -57,6 +57,8 @@ _BYTES: Final = re.compile(
     r"(?:audio/(?:transcriptions|translations)|files|uploads|realtime|images/(?:edits|variations)|videos"
     r"|containers/.*/files)(?:/|$)"
 )
+_KEPT: Final = re.compile(r"(?:threads|conversations|assistants)(?:/|$)")
+"""What stands in an older message is another call's: its placeholders mean another person."""
 _READS_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -80,4 +82,4 @@ def resolve(method: str, path: str, api: str) -> Dialect | None:
         return openai_chat
     if not rest or _BYTES.match(rest):
         return None
-    return generic
+    return kept if _KEPT.match(rest) else generic

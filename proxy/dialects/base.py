@@ -12,6 +12,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from proxy.place import place
+
 if TYPE_CHECKING:
     from proxy.accounting.usage import Usage
     from proxy.errors import ProxyError
@@ -54,11 +56,8 @@ class Slot:
 
     @property
     def place(self) -> str:
-        """The path as a caller reads it: ``messages[2].content``."""
-        out = ""
-        for part in self.path:
-            out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
-        return out
+        """The path as a caller reads it: ``messages[2].content``, without keys that may be values."""
+        return place(self.path)
 
 
 @dataclass(slots=True)

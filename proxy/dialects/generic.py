@@ -17,7 +17,7 @@ from proxy.dialects.leaves import walk
 from proxy.dialects.prompts import prompt_texts
 from proxy.stream.sse import Event
 
-__all__ = ["Generic", "generic"]
+__all__ = ["Generic", "generic", "kept"]
 
 
 class Generic(Family):
@@ -77,4 +77,13 @@ class Generic(Family):
         return Event.made(body, like.name)
 
 
+class _Kept(Generic):
+    """An API whose path names what the provider keeps (a thread, a conversation): what the body says is added to it."""
+
+    def stateful(self, body: Json) -> bool:
+        return True
+
+
 generic = Generic()
+kept = _Kept()
+"""The same dialect for calls that are stateful whatever they say."""

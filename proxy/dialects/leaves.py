@@ -38,6 +38,15 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}
 _URL: Final = re.compile(r"(?:https?|wss?|gs|s3)://\S*|data:[\w.+/-]*(?:;[\w.=-]+)*,\S*")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/=_\r\n-]*")
 _SEALED: Final = frozenset({"signature", "encrypted_content"})
+_SEALING: Final = frozenset(
+    {
+        "thinking", "redacted_thinking", "reasoning", "reasoning.text", "reasoning.summary", "reasoning.encrypted",
+        "compaction", "compaction_summary", "web_search_result", "signature_delta",
+    }
+)  # fmt: skip
+"""Types of what a provider seals. A seal elsewhere is a field of that name."""
+_SEAL: Final = 64
+"""Characters of the shortest seal: a card or an account has fewer."""
 _PROSE: Final = frozenset(
     {"text", "content", "refusal", "thinking", "summary", "reasoning_content", "reasoning", "output"}
 )
@@ -75,8 +84,6 @@ def is_name(key: str, value: str, names: frozenset[str] = NAMES) -> bool:
         return False
     if key in names or key.endswith(("_id", "_ids")):
         return _IDENTIFIER.fullmatch(value) is not None or _UUID.fullmatch(value) is not None
-    if key in _SEALED:
-        return _is_base64(value)
     return key.endswith(("url", "uri", "URL")) and _URL.fullmatch(value) is not None
 
 
@@ -98,15 +105,19 @@ def walk(
     reasoning alone.
     """
     own_data = not names
-    stack: list[tuple[Any, Any, Path, str, bool]] = [(holder, key, path, _nearest_name(path), False)]
+    stack: list[tuple[Any, Any, Path, str, bool, bool]] = [(holder, key, path, _nearest_name(path), False, False)]
     while stack:
-        holder, key, path, name, media = stack.pop()
+        holder, key, path, name, media, said = stack.pop()
         value = holder[key]
         kind = type(value)
         if kind is str:
-            if not value or is_name(name, value, names):
+            if (
+                not value
+                or is_name(name, value, names)
+                or (name in _SEALED and not own_data and _is_seal(holder, value))
+            ):
                 continue
-            if name in _DATA_KEYS and not own_data and (media or len(value) > _LONG) and _is_base64(value):
+            if name in _DATA_KEYS and not own_data and not said and (media or len(value) > _LONG) and _is_base64(value):
                 continue
             slot_kind: Kind = "text" if name in _PROSE and not own_data else "leaf"
             yield Slot(holder, key, slot_kind, role, path)
@@ -115,15 +126,16 @@ def walk(
             media = not own_data and (
                 name in _MEDIA or value.get("type") in _MEDIA_TYPES or not _MEDIA_KEYS.isdisjoint(value)
             )
+            said = media and _is_plain(value)
             grow = len(path) < _DEPTH
             for inner in reversed(value):
                 if inner not in held:
-                    stack.append((value, inner, (*path, inner) if grow else path, inner, media))
+                    stack.append((value, inner, (*path, inner) if grow else path, inner, media, said))
         elif kind is list:
             grow = len(path) < _DEPTH
             for index in range(len(value) - 1, -1, -1):
                 if type(value[index]) not in _SCALARS:
-                    stack.append((value, index, (*path, index) if grow else path, name, media))
+                    stack.append((value, index, (*path, index) if grow else path, name, media, said))
 
 
 class _Keys:
@@ -212,6 +224,20 @@ def _is_text_document(part: dict[str, Any]) -> bool:
     """Anthropic's documents may hold plain text, which is inspected like any other."""
     source = part.get("source")
     return part.get("type") == "document" and type(source) is dict and source.get("type") in ("text", "content")
+
+
+def _is_seal(holder: Any, value: str) -> bool:
+    if len(value) < _SEAL or type(holder) is not dict:
+        return False
+    kind = holder.get("type")
+    return type(kind) is str and kind in _SEALING and _is_base64(value)
+
+
+def _is_plain(part: dict[str, Any]) -> bool:
+    """Whether the media that ``part`` describes are text as it stands, not base64."""
+    if part.get("type") == "base64":
+        return False
+    return any(str(part.get(key, "")).startswith("text/") for key in ("media_type", "mime_type"))
 
 
 def _is_base64(value: str) -> bool:

@@ -52,6 +52,13 @@ class OpenAIResponses(Family):
         else:
             yield from walk(body, key, "input", (key,))
 
+    def stateful(self, body: Json) -> bool:
+        """True also where an item of an earlier response is referred to by its id."""
+        if super().stateful(body):
+            return True
+        items = as_dict(body).get("input")
+        return type(items) is list and any(as_dict(item).get("type") == "item_reference" for item in items)
+
     def add_system(self, body: Json, text: str) -> None:
         if type(body) is dict:
             said = text_of(body.get("instructions"))

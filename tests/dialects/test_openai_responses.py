@@ -114,6 +114,10 @@ def test_what_bounds_and_steers_a_request() -> None:
     assert dialect.stateful({"store": True})
 
 
+def test_an_item_that_is_referred_to_is_state() -> None:
+    assert dialect.stateful({"input": [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": "msg_1"}]})
+
+
 @pytest.mark.parametrize(
     ("family", "key", "kind"),
     [

@@ -18,7 +18,7 @@ from proxy.dialects import (
 )
 from proxy.dialects.base import Bound, Opaque
 from proxy.dialects.counts import anthropic_usage, any_usage, openai_usage
-from proxy.dialects.leaves import is_name
+from proxy.dialects.leaves import is_name, walk
 from proxy.dialects.size import estimate_input
 from proxy.stream.sse import Event
 
@@ -114,6 +114,36 @@ def test_a_key_alone_hides_nothing() -> None:
     assert not is_name("signature", "Ann, with love")
 
 
+SEAL = "c2lnbmVk" * 8
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"type": "reasoning", "encrypted_content": SEAL}, []),
+        ({"type": "web_search_result", "encrypted_content": SEAL}, []),
+        ({"type": "note", "signature": SEAL}, [SEAL]),
+        ({"type": "reasoning", "signature": "4111111111111111"}, ["4111111111111111"]),
+        ({"signature": "4111111111111111"}, ["4111111111111111"]),
+    ],
+)
+def test_a_seal_is_long_and_stands_beside_reasoning(body: dict[str, Any], found: list[str]) -> None:
+    assert [slot.text for slot in walk([body], 0, "user", ()) if slot.key != "type"] == found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ({"media_type": "text/plain", "data": "4111111111111111"}, ["4111111111111111"]),
+        ({"type": "text", "mime_type": "text/csv", "data": "4" * 300}, ["4" * 300]),
+        ({"type": "base64", "media_type": "text/plain", "data": "4111111111111111"}, []),
+        ({"media_type": "image/png", "data": "4111111111111111"}, []),
+    ],
+)
+def test_data_of_a_text_type_is_text(source: dict[str, Any], found: list[str]) -> None:
+    assert [slot.text for slot in walk([{"source": source}], 0, "user", ()) if slot.key == "data"] == found
+
+
 def test_unknown_streams_grow_by_path() -> None:
     event = Event.made({"type": "x.delta", "words": "hello you", "items": [{"note": "of Ann"}]}, "x.delta")
     reading = generic.read(event)
@@ -157,6 +187,23 @@ def test_unknown_streams_grow_by_path() -> None:
 def test_which_dialect_a_path_speaks(path: str, name: str | None) -> None:
     found = resolve("POST", path, "openai")
     assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/v1/threads/t1/messages", True),
+        ("/openai/v1/threads", True),
+        ("/v1/conversations/c1/items", True),
+        ("/v1/assistants/a1", True),
+        ("/v1/moderations", False),
+        ("/v1/threadsafe", False),
+    ],
+)
+def test_a_path_that_names_what_the_provider_keeps_is_state(path: str, kept: bool) -> None:
+    found = resolve("POST", path, "openai")
+    assert found is not None
+    assert found.stateful({}) is kept
 
 
 def test_requests_without_a_body_have_no_dialect() -> None:

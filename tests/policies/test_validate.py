@@ -389,6 +389,13 @@ def test_texts_of_the_client_are_not_shown() -> None:
     assert "bob" not in error.message
 
 
+@pytest.mark.parametrize("card", [4111111111111111, 4111111111111111.0])
+def test_long_numbers_of_the_client_are_not_shown(card: float) -> None:
+    error = run("chat", with_fields("chat", temperature=card))
+    assert error is not None
+    assert "41111111" not in error.message
+
+
 def test_nothing_is_edited() -> None:
     exchange = asking("chat", GOOD["chat"])
     assert policy_builder(Validate).on_request(exchange) is None

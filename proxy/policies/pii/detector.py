@@ -7,6 +7,7 @@ How it stays fast and linear:
 - A recognizer looks only at a window around its candidate and counts what it looks at (`Scan.spend`). Beyond a limit
   that grows linearly with the text, `WorkExceededError` is raised: the caller refuses the text.
 - Offsets are bytes until the end; a text of pure ASCII needs no mapping at all.
+- Where a text has a backslash, a copy without JSON's escapes is searched (`escapes`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from proxy.policies.pii.allow import Allow
 from proxy.policies.pii.custom import CustomEntities, CustomEntity
+from proxy.policies.pii.escapes import Copy, searched
 from proxy.policies.pii.found import ENTITY_TYPES, OFF_BY_DEFAULT, Found, resolve
 from proxy.policies.pii.keys import key_prefix, whole_value
 from proxy.policies.pii.program import UNANCHORED, program
@@ -78,7 +80,7 @@ class Detector:
             return 0
         # NUL is no letter and no space: what is a candidate in a text is one between two of them as well.
         joined = "\0".join(texts)
-        data = joined.encode("utf-8", "surrogatepass")
+        data = searched(joined.encode("utf-8", "surrogatepass"))
         start = self._find(UNANCHORED, data, 0, len(data))[0][0]
         if start < 0:
             count = len(texts)
@@ -103,7 +105,11 @@ class Detector:
         """As `detect`, and the window bytes that were looked at, for tests of the linear bound."""
         if not text:
             return [], 0
-        data = text.encode("utf-8", "surrogatepass")
+        raw = data = text.encode("utf-8", "surrogatepass")
+        copy = None
+        if b"\\" in raw:
+            copy = Copy(raw)
+            data = copy.data
         floor = 0
         if context is not None:
             prefix = key_prefix(context)
@@ -121,11 +127,27 @@ class Detector:
         if self._custom is not None:
             self._custom.run(scan)
         found = resolve(scan.found)
-        if found and (floor or len(data) != len(text)):
+        if copy is not None:
+            found = self._in_text(found, copy, floor, raw)
+            floor = 0
+            if found and len(raw) != len(text):
+                found = _to_code_points(found, raw, 0, False)
+        elif found and (floor or len(data) != len(text)):
             found = _to_code_points(found, data, floor, len(data) - floor == len(text))
         if found and self._allow is not None:
             found = [one for one in found if not self._allow(one.type, text[one.start : one.end])]
         return found, scan.work
+
+    def _in_text(self, found: list[Found], copy: Copy, floor: int, raw: bytes) -> list[Found]:
+        """What was found in the copy, where it stands in the text; and what own patterns find there, which may have a
+        backslash in them."""
+        if floor or copy.shorter:
+            found = [one._replace(start=copy.at(one.start - floor), end=copy.at(one.end - floor)) for one in found]
+        if self._custom is None:
+            return found
+        scan = Scan(raw)
+        self._custom.run(scan)
+        return resolve([*found, *scan.found]) if scan.found else found
 
     def _run(self, scan: Scan, find: Finder, start: int, end: int) -> None:
         """Have every candidate judged, from the first on, `start` to `end`; -1 if there is none."""

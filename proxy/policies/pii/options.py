@@ -94,6 +94,12 @@ class PiiOptions(PolicyOptions):
         clash = sorted(own & set(ENTITY_TYPES))
         if clash:
             raise ValueError(f"custom entity {', '.join(clash)} has the name of a built-in type")
+        alike: dict[str, str] = {}
+        for kind in sorted({*ENTITY_TYPES, *NER_TYPES, *own}):
+            other = alike.setdefault(kind.replace("_", ""), kind)
+            if other != kind:  # models drop `_` from placeholders, and then one would mean the other's value
+                mine, theirs = (kind, other) if kind in own else (other, kind)
+                raise ValueError(f"custom entity {mine} differs from {theirs} in _ alone")
         Allow(self.allow)
         problems = [problem for c in self.custom for problem in c.entity().problems()]
         if problems:

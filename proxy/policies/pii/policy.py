@@ -11,9 +11,11 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from proxy.errors import ProxyError
+from proxy.place import place
 from proxy.policies.pii.actions import Actions
 from proxy.policies.pii.allow import Allow
 from proxy.policies.pii.detector import Detector
@@ -92,7 +94,7 @@ class Pii(Policy):
                 clean = sum(map(bool, prose[:clean]))  # `texts` leaves out empty ones
         opaque = list(dialect.opaque(tree))
         if opaque:
-            self._opaque(exchange, [f"{one.kind} at {_place(one.path)}" for one in opaque])
+            self._opaque(exchange, [f"{one.kind} at {place(one.path)}" for one in opaque])
         slots: list[Slot] = list(dialect.texts(tree))
         hashed: list[Slot] = []
         if self.options.described:
@@ -111,8 +113,8 @@ class Pii(Policy):
         nonce = new_nonce() if dialect.stateful(tree) else None
         if dialect.operation == "embeddings":
             # Each input is a document of its own: its vector must not depend on its neighbours.
-            for one in judged:
-                self._replace((one,), Vault(nonce))
+            for _, item in groupby(judged, _item):
+                self._replace(list(item), Vault(nonce))
         else:
             vault = Vault(nonce)
             if judged:
@@ -272,15 +274,14 @@ class Pii(Policy):
         exchange.local.pop(self, None)
 
 
+def _item(one: Inspected) -> tuple[str | int, ...]:
+    """Where the input stands that a text is part of."""
+    path = one.slot.path
+    return path[: 2 if len(path) > 1 and isinstance(path[1], int) else 1]
+
+
 def _without_ner(entities: str | Sequence[str]) -> str | list[str]:
     """The types that patterns find; LOCATION and ORGANIZATION come from a model alone."""
     if isinstance(entities, str):
         return entities
     return [e for e in entities if e not in ("LOCATION", "ORGANIZATION")]
-
-
-def _place(path: tuple[str | int, ...]) -> str:
-    out = ""
-    for step in path:
-        out += f"[{step}]" if isinstance(step, int) else f".{step}" if out else step
-    return out

@@ -19,6 +19,8 @@ Check = Callable[[Json, str, Limits], None]
 
 MAX_NAME: Final = 256
 _WORD: Final = re.compile(r"[A-Za-z_]{1,24}")
+_PLAIN: Final = 10_000_000
+"""Numbers from here on may be those of a card or an account."""
 
 
 def shown(value: Json) -> str:
@@ -26,8 +28,10 @@ def shown(value: Json) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case int() if not -_PLAIN < value < _PLAIN:
+            return f"a number of {len(str(abs(value)))} digits"
         case int() | float():
-            return str(value)[:24]
+            return f"{value:g}" if type(value) is float else str(value)
         case str():
             return f"{value!r}" if _WORD.fullmatch(value) else "a string" if value else "an empty string"
         case list():

@@ -302,3 +302,28 @@ def test_a_finding_behind_clean_and_empty_messages_is_masked(before: list[str]) 
     assert exchange.tree is not None
     said = [message["content"] for message in exchange.tree["messages"]]
     assert said == [*before, "write to <EMAIL_1>", "", "and <EMAIL_2>"]
+
+
+def test_a_refusal_names_no_key_that_is_a_value() -> None:
+    exchange = exchange_builder({"data": {"ann@x.io": {"card": "4111111111111111"}}}, dialect=dialect_named("generic"))
+    with pytest.raises(ProxyError) as caught:
+        pii(actions={"CREDIT_CARD": "block"}).on_request(exchange)
+    assert caught.value.message == "The request holds CREDIT_CARD at data.?.card."
+
+
+@pytest.mark.parametrize("name", ["E_MAIL", "CREDITCARD", "US_S_SN"])
+def test_a_type_that_differs_from_another_in_underscores_alone_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{name} differs from \w+ in _ alone"):
+        pii(custom=[{"type": name, "pattern": r"E-[0-9]{6}"}])
+
+
+def test_two_own_types_that_differ_in_underscores_alone_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"STAFF_?ID differs from STAFF_?ID in _ alone"):
+        pii(custom=[{"type": name, "pattern": "E-[0-9]{6}"} for name in ("STAFF_ID", "STAFFID")])
+
+
+def test_values_of_one_embeddings_item_have_one_numbering() -> None:
+    items = [{"title": "ann@x.io", "text": "bob@y.io"}, {"title": "eve@z.io"}]
+    exchange = exchange_builder({"model": "m", "input": items}, dialect=dialect_named("openai_embeddings"))
+    pii().on_request(exchange)
+    assert sent(exchange)["input"] == [{"title": "<EMAIL_1>", "text": "<EMAIL_2>"}, {"title": "<EMAIL_1>"}]
