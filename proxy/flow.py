@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.accounting.usage import Usage, answers, estimate_tokens_from_size
 from proxy.dialects.counts import greater
+from proxy.dialects.paid import works
 from proxy.errors import ProxyError
 from proxy.exchange import Answer
 from proxy.lockstep import NEXT_TURN
@@ -184,14 +185,21 @@ class Flow:
     def _count(self, attempt: Attempt) -> None:
         """The attempt's usage: the provider's word, else an estimate of what was sent and received. What a provider
         had counted of a stream that was cut is behind what it had sent: of the two the greater output stands."""
-        pipe = self.pipe
+        pipe, request = self.pipe, self.exchange.request
+        if request.method != "POST" and request.upgrade is None:
+            attempt.usage = None  # what is only read was paid when it was made
+            return
         if pipe is not None and pipe.usage is not None:
             streamed = Usage(output=estimate_tokens_from_size(pipe.chars), estimated=True)
             attempt.usage = pipe.usage if pipe.counted else greater(pipe.usage, streamed)
         if attempt.usage is None:
-            if not answers(attempt.status) or not attempt.sent or self.exchange.request.body is None:
+            if not answers(attempt.status) or not attempt.sent or request.body is None:
+                return
+            if not works(request.method, request.path):
                 return
             attempt.usage = estimate(self.exchange, attempt, pipe.chars if pipe is not None else attempt.received_bytes)
+            if self.exchange.dialect is not None and self.exchange.dialect.operation == "embeddings":
+                attempt.usage.output = 0  # vectors are no tokens
         if pipe is not None and pipe.service:
             attempt.usage.service = pipe.service
 

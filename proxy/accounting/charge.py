@@ -11,6 +11,7 @@ from proxy.accounting.prices import ASKABLE, FOREVER, PriceBook
 from proxy.accounting.rates import Price, Rates, Unpriced
 from proxy.accounting.record import ESTIMATED, canonical_tags
 from proxy.accounting.usage import Usage, answers, estimate_tokens_from_size
+from proxy.dialects.paid import works
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
@@ -207,11 +208,16 @@ def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
         return attempt.usage
     if not attempt.sent or attempt.outcome == "vetoed":
         return None
-    if attempt.outcome == "failed" and attempt.failure not in _CUT_OFF:
+    # What came as an answer and cannot be read may have been worked for as any other.
+    unreadable = attempt.failure == "invalid_response" and attempt.status is not None
+    if attempt.outcome == "failed" and attempt.failure not in _CUT_OFF and not unreadable:
         return None
     if not answers(attempt.status):
         return None
-    form = exchange.request.form
+    request = exchange.request
+    if request.upgrade is None and not works(request.method, request.path):
+        return None
+    form = request.form
     if form is not None:
         if form.model is None and attempt.target.model is None:
             return None  # a file that no model has seen
@@ -220,9 +226,14 @@ def used(exchange: Exchange, attempt: Attempt) -> Usage | None:
         return usage
     return Usage(
         input=input_estimate(exchange),
-        output=estimate_tokens_from_size(attempt.received_bytes),
+        output=0 if _makes_vectors(exchange) else estimate_tokens_from_size(attempt.received_bytes),
         estimated=True,
     )
+
+
+def _makes_vectors(exchange: Exchange) -> bool:
+    """Whether the answer holds no tokens."""
+    return exchange.dialect is not None and exchange.dialect.operation == "embeddings"
 
 
 def input_estimate(exchange: Exchange) -> int:

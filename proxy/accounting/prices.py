@@ -1,4 +1,4 @@
-"""Which price a call pays: the key's own, else the YAML's, else the bundled list's, else none (``Unpriced``).
+"""Which price a call pays: the key's own over the YAML's over the bundled list's, else none (``Unpriced``).
 
 ``prices:`` in the YAML is USD per million tokens, and USD apiece for ``image``, ``minute``, ``request``, ``search``::
 
@@ -7,6 +7,9 @@
       gpt-4o:     {input: 2.25, batch: 0.5}                      # the rest from the bundled list; batch at half
       my-long:    {input: 1, output: 4, tiers: [{above: 200000, input: 2, output: 6}]}
       "local-*":  {input: 0, output: 0}                          # * is any run of characters
+
+An entry with both input and output stands alone. Anything less lies over what is below it; for a model that has no
+price below, it is none, unless it names what such a model is paid by: pictures, minutes, or requests alone.
 
 A name without ``*`` goes before one with, then the order of the file. What is found is kept; a call costs one
 dictionary look-up.
@@ -129,22 +132,34 @@ class PriceBook:
             free = Price(model, Rates({}), source=source, version=f"{source}#free", free=True, service=service)
             return free, FOREVER
         own = self._keys.get(key)
-        override = (own.find(model) if own is not None else None) or self._models.find(model)
-        if override is not None and override.whole:
-            return override.price(model, service, None), FOREVER
-        catalog = self.catalog()
+        entries = [names.find(model) for names in (own, self._models) if names is not None]
+        return self._layered([entry for entry in entries if entry is not None], model, base_url, service)
+
+    def _layered(
+        self, entries: Sequence[_Override], model: str, base_url: str, service: str
+    ) -> tuple[Price | Unpriced, float]:
+        """The first entry over the others, and all of them over the bundled list, down to one that stands alone."""
+        if not entries:
+            return self._listed(model, base_url, service)
+        entry = entries[0]
+        if entry.whole:
+            return entry.price(model, service, None), FOREVER
         # What the YAML says of a service class is about the standard price, not on top of the list's own discount.
-        own_service = override is not None and service in override.services
-        listed = catalog.find(model, base_url, "standard" if own_service else service, self._clock())
+        below = "standard" if service in entry.services else service
+        under, until = self._layered(entries[1:], model, base_url, below)
+        if isinstance(under, Price):
+            return entry.price(model, service, under), until
+        if entry.apiece:
+            return entry.price(model, service, None), until
+        return Unpriced(model, f"{entry.source} has no input and output, and {under.reason}"), until
+
+    def _listed(self, model: str, base_url: str, service: str) -> tuple[Price | Unpriced, float]:
+        catalog = self.catalog()
+        listed = catalog.find(model, base_url, service, self._clock())
         if isinstance(listed, str):
-            if override is not None:
-                return override.price(model, service, None), FOREVER
             return Unpriced(model, f"{listed}; give it one under prices: {model!r}"), FOREVER
         source = f"genai-prices {catalog.version} {listed.provider}/{listed.model}"
-        bundled = _price(listed.model, listed.base, listed.tiers, source, listed.note, service)
-        if override is not None:
-            return override.price(model, service, bundled), listed.until
-        return bundled, listed.until
+        return _price(listed.model, listed.base, listed.tiers, source, listed.note, service), listed.until
 
 
 class _Names:
@@ -170,7 +185,7 @@ class _Names:
 class _Override:
     """One entry under ``prices:`` or the price of one key, checked and turned into integers."""
 
-    __slots__ = ("named", "services", "source", "tiers", "whole")
+    __slots__ = ("apiece", "named", "services", "source", "tiers", "whole")
 
     def __init__(self, fields: Mapping[str, Any], path: str) -> None:
         if not isinstance(fields, Mapping) or not fields:
@@ -186,8 +201,11 @@ class _Override:
                 self.services[name] = _service(value, f"{path}.{name}")
             else:
                 self.named[name] = nano_per_million(name, value, path)
-        # A price that names both sides stands alone; anything less lies over the bundled list.
-        self.whole = {"input", "output"} <= self.named.keys() or bool(self.named.keys() & _PER_PIECE)
+        # A price that names both sides stands alone; anything less lies over the bundled list. Where that has nothing,
+        # a price of a picture, a minute or a request alone is enough: such a model is not paid by its output.
+        self.whole = {"input", "output"} <= self.named.keys()
+        named = self.named.keys()
+        self.apiece = bool(named & {"image", "minute"}) or ("request" in named and named <= _PER_PIECE)
 
     def price(self, model: str, service: str, under: Price | None) -> Price:
         """This entry over the bundled price ``under`` (of ``service``; the standard one if this names the service)."""

@@ -100,11 +100,19 @@ class Rates:
                 parent = PARENTS.get(kind)
                 rate = getattr(self, parent) if parent else 0
             setattr(self, kind, rate)
-        # What a token may cost at most: a cache write cannot be known before, reasoning may be dearer than output.
-        self.dearest_input = max(self.input, self.cache_write)
-        self.dearest_output = max(self.output, self.reasoning)
+        # What a token may cost at most: a cache write cannot be known before, reasoning may be dearer than output, and
+        # nobody has looked at what is heard or seen.
+        self.dearest_input = max(self.input, self.cache_write, self.cache_write_1h, self.audio_input, self.image_input)
+        self.dearest_output = max(self.output, self.reasoning, self.audio_output, self.image_output)
         common = gcd(
-            PER_MILLION, self.input, self.cached_input, self.cache_write, self.output, self.reasoning, self.request
+            PER_MILLION,
+            self.input,
+            self.cached_input,
+            self.output,
+            self.reasoning,
+            self.request,
+            self.dearest_input,
+            self.dearest_output,
         )
         self._unit = PER_MILLION // common
         self._half = self._unit // 2

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proxy.accounting.books import Store
     from proxy.accounting.charge import Bill, Tariff
     from proxy.clock import Clock
-    from proxy.exchange import Attempt, Exchange, Outcome
+    from proxy.exchange import Attempt, Exchange, Outcome, Target
 
 __all__ = ["FROM_CACHE", "TICKET", "Desk", "Ticket"]
 
@@ -66,11 +66,11 @@ class Desk:
 
 class Ticket:
     """See the module's text. ``below``: the exchange that sends the call's requests, once one is about to go out.
-    ``reached``: whether the call's row says that it reached an upstream. One is made for every call, hence without a
-    constructor: ``Desk.ticket`` fills it in.
+    ``target``: of the begin that stands. ``reached``: whether the call's row says that it reached an upstream. One is
+    made for every call, hence without a constructor: ``Desk.ticket`` fills it in.
     """
 
-    __slots__ = ("begun", "below", "desk", "ended", "number", "reached")
+    __slots__ = ("begun", "below", "desk", "ended", "number", "reached", "target")
 
     desk: Desk
     number: int
@@ -78,17 +78,22 @@ class Ticket:
     ended: bool
     reached: bool
     below: Exchange | None
+    target: Target
 
     def begin(self, exchange: Exchange, attempt: Attempt) -> None:
         """A request is about to go out: money may be spent from here, so it stands in the journal first (a slow or full
-        disk is not waited for). Only the first is written; ``exchange`` is the call's own, or the flight's.
+        disk is not waited for). Only the first is written, and one for another target, which takes its place: a call
+        that dies is the last one's. ``exchange`` is the call's own, or the flight's.
         """
-        if self.begun:
+        if self.begun and (attempt.target == self.target or attempt.hedge_of is not None):
             return
         desk = self.desk
-        if self.ended:  # a revalidation, or a flight that others still wait for: it is no part of that row any more
+        if (
+            self.ended and not self.begun
+        ):  # a revalidation, or a flight that others still wait for: it is no part of that row any more
             self.number = desk.next_number()
         self.begun = True
+        self.target = attempt.target
         self.below = exchange
         bill = attempt.bill or desk.tariff.bill(exchange, attempt)
         asked = bill.asked

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "MOST_TOKENS",
     "PACKED",
     "TOKENS_PER_IMAGE",
     "Usage",
@@ -30,6 +31,9 @@ __all__ = [
 
 TOKENS_PER_IMAGE = 1_000
 """A round figure for one image in a prompt: the providers' own rules give 85 to 1,600 by size and detail."""
+
+MOST_TOKENS = 1_000_000_000
+"""No call has more of one kind: a greater count is a mistake of the provider's or an attack on the ledger's sums."""
 
 PACKED = (
     "input",

@@ -95,7 +95,7 @@ Service = Annotated[
 
 
 class Price(PriceKinds):
-    """What a model costs, in USD per million tokens. With both input and output, or a price apiece, it stands alone;
+    """What a model costs, in USD per million tokens. With both input and output it stands alone;
     anything less lies over the bundled price of the model."""
 
     tiers: tuple[PriceTier, ...] = Field(default=(), description="Other prices for calls with a long input.")

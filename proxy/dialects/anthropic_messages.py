@@ -122,10 +122,10 @@ class AnthropicMessages(Family):
             return Reading(closes=((index,),))
         if kind == "message_start":
             message = as_dict(body.get("message"))
-            return Reading(usage=anthropic_usage(message.get("usage")), model=text_of(message.get("model")))
+            return Reading(usage=anthropic_usage(message.get("usage"), part=True), model=text_of(message.get("model")))
         if kind == "message_delta":
             finish = text_of(as_dict(body.get("delta")).get("stop_reason"))
-            usage = anthropic_usage(body.get("usage"))
+            usage = anthropic_usage(body.get("usage"), part=True)
             return Reading(closes=None, commits=finish is not None, finish=finish, usage=usage)
         if kind == "message_stop":
             return Reading(closes=None, final=True)

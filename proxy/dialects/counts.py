@@ -6,29 +6,42 @@ leaves out what was read from and written to the cache, so both are added to the
 
 APIs that are paid by the piece say so in other places: pictures are counted in ``data``, seconds of speech stand in
 ``usage`` (``{"type": "duration", "seconds": 12}``) or beside a verbose transcript (``duration``).
+
+What cannot be a count of one call (no integer, below zero, above ``MOST_TOKENS``) is never taken for 0, which would
+make the call free: if it is the input or the output, there is no usage, and the call is estimated. Of the parts it is
+left out: the tokens stand in their total all the same.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.accounting.usage import Usage
+from proxy.accounting.usage import MOST_TOKENS, Usage
 
 __all__ = ["anthropic_usage", "any_usage", "greater", "media_usage", "openai_usage", "service_of"]
 
-_MOST: Final = 2**62
+_MOST: Final = MOST_TOKENS
+_DIGITS: Final = 10
+_SIDES: Final = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
 _LONGEST: Final = 1e9  # seconds
 _NONE: Final[dict[str, Any]] = {}
 _SERVICES: Final = {"auto": "", "flex": "flex", "priority": "priority", "fast": "fast", "batch": "batch"}
 
 
-def _count(value: Any) -> int:
-    """A token count; 0 for what is none."""
+def _whole(value: Any) -> int | None:
+    """An integer of 0 to ``MOST_TOKENS``, also written with a point or as a string; else None."""
     if type(value) is int:
-        return value if 0 <= value <= _MOST else 0
-    if type(value) is float and 0 <= value <= _MOST:
-        return int(value)
-    return 0
+        return value if 0 <= value <= _MOST else None
+    if type(value) is float:
+        return int(value) if 0 <= value <= _MOST and value.is_integer() else None
+    if type(value) is str and len(value) <= _DIGITS and value.isascii() and value.isdigit():
+        return _whole(int(value))
+    return None
+
+
+def _count(value: Any) -> int:
+    """A part of a count; 0 for what is none."""
+    return value if type(value) is int and 0 <= value <= _MOST else _whole(value) or 0
 
 
 def _details(counts: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -59,12 +72,17 @@ def openai_usage(counts: Any, service: Any = None) -> Usage | None:
     if given is None and made is None:
         given = counts.get("input_tokens")
         made = counts.get("output_tokens")
-        if given is None and made is None:
-            # Only a total: it can be charged as input at least.
-            given = counts.get("total_tokens")
-            if given is None:
-                return None
-    usage = Usage(input=_count(given), output=_count(made))
+    total = counts.get("total_tokens")
+    if type(given) is int and type(made) is int and 0 <= given <= _MOST and 0 <= made <= _MOST:
+        # As nearly always. Some count reasoning beside the completion and in the total only; it is output, too.
+        usage = Usage(input=given, output=made)
+        if type(total) is int and given + made < total <= _MOST:
+            usage.output = total - given
+    else:
+        found = _sides(counts, given, made, total)
+        if found is None:
+            return None
+        usage = Usage(input=found[0], output=found[1])
     if service is not None:
         usage.service = service_of(service)
     inputs = _details(counts, "prompt_tokens_details", "input_tokens_details", "input_token_details")
@@ -83,11 +101,41 @@ def openai_usage(counts: Any, service: Any = None) -> Usage | None:
     return usage
 
 
-def anthropic_usage(counts: Any) -> Usage | None:
-    """``usage`` of the messages API; ``input`` is all input, cache reads and writes included."""
+def _sides(counts: dict[str, Any], given: Any, made: Any, total: Any) -> tuple[int, int] | None:
+    """Input and output where they are not two plain integers; None when one of them is there and is no count.
+
+    One that is left out is nothing (embeddings have no output). One that is null is what the total leaves for it, and
+    a total alone is charged as input at least.
+    """
+    asked, put_out, whole = _whole(given), _whole(made), _whole(total)
+    if (given is not None and asked is None) or (made is not None and put_out is None):
+        return None
+    if asked is None and put_out is None:
+        return None if whole is None else (whole, 0)
+    null = None in (asked, put_out) and any(counts.get(name, 0) is None for name in _SIDES)
+    if asked is not None and put_out is None and not null:
+        return asked, 0
+    if whole is None:
+        return None if null else (asked or 0, put_out or 0)
+    if asked is None:
+        return max(0, whole - (put_out or 0)), put_out or 0
+    return asked, max(put_out or 0, whole - asked)
+
+
+def anthropic_usage(counts: Any, *, part: bool = False) -> Usage | None:
+    """``usage`` of the messages API; ``input`` is all input, cache reads and writes included.
+
+    part: of an event of a stream, which may tell one of the two alone and write null for the other.
+    """
     if type(counts) is not dict or not counts:
         return None
-    if counts.get("input_tokens") is None and counts.get("output_tokens") is None:
+    given, made = counts.get("input_tokens"), counts.get("output_tokens")
+    if given is None and made is None:
+        return None
+    asked, put_out = _whole(given), _whole(made)
+    if (asked is None and (given is not None or (not part and "input_tokens" in counts))) or (
+        put_out is None and (made is not None or (not part and "output_tokens" in counts))
+    ):
         return None
     read = _count(counts.get("cache_read_input_tokens"))
     written = _count(counts.get("cache_creation_input_tokens"))
@@ -96,11 +144,11 @@ def anthropic_usage(counts: Any) -> Usage | None:
         written = sum(_count(value) for value in by_age.values())
     details = _details(counts, "output_tokens_details")
     return Usage(
-        input=_count(counts.get("input_tokens")) + read + written,
+        input=(asked or 0) + read + written,
         cached_input=read,
         cache_write=written,
         cache_write_1h=min(written, _count(by_age.get("ephemeral_1h_input_tokens"))),
-        output=_count(counts.get("output_tokens")),
+        output=put_out or 0,
         reasoning=_count(details.get("thinking_tokens")) or _count(details.get("reasoning_tokens")),
         searches=_count(_details(counts, "server_tool_use").get("web_search_requests")),
         service="fast" if counts.get("speed") == "fast" else service_of(counts.get("service_tier")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.dialects.base import NOTHING, Finish, Json, Opaque, Reading, Slot
+from proxy.dialects.base import NOTHING, Bound, Finish, Json, Opaque, Reading, Slot
 from proxy.dialects.family import Family, as_dict
 from proxy.dialects.leaves import walk
 from proxy.dialects.prompts import prompt_texts, token_arrays
@@ -29,6 +29,10 @@ class OpenAIEmbeddings(Family):
     def opaque(self, body: Json) -> Iterator[Opaque]:
         yield from token_arrays(as_dict(body), "input")
         yield from super().opaque(body)
+
+    def bound(self, body: Json) -> Bound:
+        """Vectors are no tokens."""
+        return Bound(0)
 
     def answer_texts(self, body: Json) -> Iterator[Slot]:
         return iter(())

@@ -193,7 +193,25 @@ def test_a_keys_own_price_goes_before_all():
     assert prices.price("gpt-4o", key="flat").cost(Usage(input=10, output=10)) == 2_000_000
     assert prices.price("whatever", key="flat").priced
     assert prices.price("gpt-4o", key="other").cost(Usage(input=10)) == 10_000
-    assert prices.price("gpt-4o", key="deal").cost(Usage(input=10, output=1)) == 5_000 + 10_000
+    assert prices.price("gpt-4o", key="deal").cost(Usage(input=10, output=1)) == 5_000 + 1_000
+
+
+@pytest.mark.parametrize("kind", ["search", "image", "request"])
+def test_a_price_apiece_leaves_the_lists_price_of_tokens(kind):
+    prices = book({"gpt-4o": {kind: 0.01}})
+    assert prices.price("gpt-4o").cost(Usage(input=1000, output=500)) >= 7_500_000
+
+
+@pytest.mark.parametrize("entry", [{"cached_input": 1}, {"input": 1}, {"search": 0.01}, {"input": 1, "request": 1}])
+def test_half_a_price_of_a_model_that_nobody_lists_is_none(entry):
+    price = book({"own": entry}).price("own")
+    assert isinstance(price, Unpriced)
+    assert "prices.own has no input and output" in price.reason
+
+
+def test_a_keys_half_price_lies_over_the_yamls():
+    prices = book({"own": {"input": 5, "output": 10}}, key_prices={"k": {"own": {"cached_input": 1}}})
+    assert prices.price("own", key="k").cost(Usage(input=2, cached_input=1, output=1)) == 5_000 + 1_000 + 10_000
 
 
 def test_a_free_tier_key_costs_nothing_and_says_so():
@@ -362,7 +380,10 @@ def test_the_short_ways_of_the_sum_give_what_the_formula_says(named, counts):
         + (usage.audio_ms * rates.minute + 30_000) // 60_000
     )
     assert rates.cost(usage) == round_millionths(total)
-    dearest = max(rates.input, rates.cache_write), max(rates.output, rates.reasoning)
+    dearest = (
+        max(rates.input, rates.cache_write, rates.cache_write_1h, rates.audio_input, rates.image_input),
+        max(rates.output, rates.reasoning, rates.audio_output, rates.image_output),
+    )
     worst = usage.input * dearest[0] + usage.output * dearest[1] + rates.request
     assert rates.worst_case(usage.input, usage.output) == round_millionths(worst)
     plain = Usage(input=usage.input, output=usage.output)

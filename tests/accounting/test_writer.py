@@ -14,7 +14,7 @@ from proxy.accounting import record
 from proxy.accounting.books import Store
 from proxy.accounting.journal import Journal
 from proxy.accounting.ledger.base import Conflict, Position, ask_histogram, ask_totals
-from proxy.accounting.ledger.batch import Batch
+from proxy.accounting.ledger.batch import MOST_COST, Batch
 from proxy.accounting.ledger.postgres import PostgresLedger
 from proxy.accounting.ledger.sqlite import SqliteLedger
 from proxy.accounting.writer import Writer
@@ -115,6 +115,26 @@ async def test_hostile_values_hold_nobody_up(journal, ledger, call):
     await journal.flushed()
     await drained(journal, ledger)
     assert await total(ledger) == 2
+
+
+async def test_a_cost_out_of_all_bounds_is_cut_and_its_sums_can_be_read(journal, ledger, call):
+    for _ in range(3):
+        call(journal, cost=5 * 10**18)
+    await journal.flushed()
+    await drained(journal, ledger)
+    assert await total(ledger, "cost") == 3 * MOST_COST
+
+
+async def test_a_sum_that_is_full_holds_up_no_row_behind_it(journal, ledger, call):
+    for _ in range(3):
+        call(journal, usage=(1 << 62, 1), model="huge")
+        await journal.flushed()
+        await drained(journal, ledger)
+    call(journal, usage=(7, 1), model="small")
+    await journal.flushed()
+    writer = await drained(journal, ledger)
+    assert not writer.error
+    assert await total(ledger, "calls") == 4
 
 
 async def test_damaged_lines_are_skipped_and_said(journal, ledger, call, caplog):

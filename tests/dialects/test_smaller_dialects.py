@@ -220,9 +220,49 @@ def test_no_counts_are_no_usage(counts: Any) -> None:
     assert anthropic_usage(counts) is None
 
 
-def test_odd_counts_are_zero() -> None:
-    counts = {"prompt_tokens": "many", "completion_tokens": -4, "prompt_tokens_details": {"cached_tokens": True}}
-    assert openai_usage(counts) == Usage()
+@pytest.mark.parametrize("odd", ["many", "-4", True, -4, 1.5, 10**9 + 1, 4 * 10**18, 1e300, [1], {}])
+def test_a_main_count_that_is_none_is_no_usage(odd: Any) -> None:
+    assert openai_usage({"prompt_tokens": odd, "completion_tokens": 3}) is None
+    assert openai_usage({"prompt_tokens": 3, "completion_tokens": odd}) is None
+    assert anthropic_usage({"input_tokens": 3, "output_tokens": odd}) is None
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": None, "completion_tokens": 3}, {"prompt_tokens": 3, "completion_tokens": None}]
+)
+def test_null_for_one_of_two_counts_is_no_usage(usage: Any) -> None:
+    assert openai_usage(usage) is None
+    assert anthropic_usage({"input_tokens": 3, "output_tokens": None}) is None
+    assert anthropic_usage({"input_tokens": None, "output_tokens": 3}) is None
+
+
+def test_null_for_one_of_two_counts_is_what_the_total_leaves() -> None:
+    assert openai_usage({"prompt_tokens": None, "completion_tokens": 3, "total_tokens": 9}) == Usage(input=6, output=3)
+    assert openai_usage({"prompt_tokens": 6, "completion_tokens": None, "total_tokens": 9}) == Usage(input=6, output=3)
+
+
+def test_counts_as_digits_or_with_a_point_are_read() -> None:
+    assert openai_usage({"prompt_tokens": "9", "completion_tokens": "3"}) == Usage(input=9, output=3)
+    assert openai_usage({"prompt_tokens": 9.0, "completion_tokens": 3.0}) == Usage(input=9, output=3)
+
+
+def test_a_part_that_is_no_count_is_left_out() -> None:
+    counts = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": True}}
+    assert openai_usage(counts) == Usage(input=9, output=3)
+
+
+def test_an_event_of_a_stream_may_tell_one_count_alone() -> None:
+    assert anthropic_usage({"input_tokens": None, "output_tokens": 3}, part=True) == Usage(output=3)
+
+
+def test_reasoning_that_stands_in_the_total_only_is_output() -> None:
+    counts = {
+        "prompt_tokens": 100,
+        "completion_tokens": 500,
+        "total_tokens": 900,
+        "completion_tokens_details": {"reasoning_tokens": 300},
+    }
+    assert openai_usage(counts) == Usage(input=100, output=800, reasoning=300)
 
 
 def test_anthropics_words_tell_its_way_of_counting() -> None:

@@ -105,6 +105,18 @@ async def test_the_row_names_the_key_also_if_the_price_was_asked_for_before_it_w
     assert {line[4].rpartition("\t")[2] for line in records(books)} == {"key-1"}
 
 
+async def test_an_attempt_at_another_target_is_begun_anew(account, books):
+    exchange = exchange_builder(id="req-1")
+    await called(account.on_request(exchange))
+    first = attempt_of(exchange, outcome=None)
+    second = attempt_of(exchange, number=2, outcome=None, model="gpt-4o")
+    for attempt in (first, first, second):
+        exchange.before_send(exchange, attempt)
+    begun = records(books)
+    assert [line[4].split("\t")[6] for line in begun] == ["gpt-4o-mini", "gpt-4o"]
+    assert begun[0][1] == begun[1][1]
+
+
 async def test_callers_of_one_model_and_key_are_told_apart(account, books):
     callers = [("alice", "red", {}), ("bob", "red", {}), ("alice", None, {}), ("alice", "red", {"task": "mail"})]
     for principal, project, tags in callers * 2:

@@ -20,7 +20,18 @@ from typing import Any
 from proxy.accounting.histogram import bucket_of
 from proxy.accounting.record import CACHED, DIMENSIONS, ESTIMATED, FREE, OUTCOMES, UNPRICED
 
-__all__ = ["CALL_COLUMNS", "GROUP_COLUMNS", "HOUR", "NOTHING_MORE", "PLAIN", "SUMS", "Batch", "group_number"]
+__all__ = [
+    "CALL_COLUMNS",
+    "GROUP_COLUMNS",
+    "HOUR",
+    "MOST_COST",
+    "MOST_SUM",
+    "NOTHING_MORE",
+    "PLAIN",
+    "SUMS",
+    "Batch",
+    "group_number",
+]
 
 GROUP_COLUMNS = (
     "id",
@@ -60,6 +71,14 @@ PLAIN = 12
 """So many of ``CALL_COLUMNS`` say all of most calls; the others are ``NOTHING_MORE`` then, which need not be bound."""
 
 NOTHING_MORE = (0, 0, 0, None, 0)
+
+MOST_COST = 10**14
+"""Nano-dollars of one row at most: no call costs 100,000 USD, and what says so must not spoil the sums it is in."""
+
+MOST_SUM = 1 << 53
+"""What a roll-up says at most, in nano-dollars (9 million USD an hour), tokens or milliseconds: a thousand such rows
+can still be added up, and a row that is out of all bounds holds up none behind it.
+"""
 
 REACHED = 16  # a call: it reached an upstream or was served from a cache
 REFUSED = 32  # refused here, no upstream saw it
@@ -150,6 +169,7 @@ class Batch:
                 self.costs[place] = self.costs.get(place, 0) + 1
         if len(usage) == 2 and not saved:  # as most are
             asked, given = usage
+            cost = _possible(cost)
             self.plain.append((at, group, request, outcome, status, flags, ms, first_ms, attempts, asked, given, cost))
         else:
             known = (at, group, request, outcome, status, flags, ms, first_ms, attempts)
@@ -165,6 +185,7 @@ class Batch:
 
     def _row(self, known: tuple[Any, ...], usage: Sequence[int], cost: int, saved: int) -> None:
         asked, given, *counts = [*usage[:5], 0, 0, 0, 0, 0][:5]
+        cost, saved = _possible(cost), _possible(saved)
         more = (*counts, ",".join(map(str, usage[5:])) or None, saved)
         if more == NOTHING_MORE:
             self.plain.append((*known, asked, given, cost))
@@ -250,7 +271,12 @@ def _sums(rows: list[tuple[Any, ...]]) -> list[int]:
     flags = Counter(columns[_FLAGS]).items()
     counted = [sum(count for value, count in flags if value & bit) for bit in _BITS.values()]
     added = [sum(columns[place]) if place < len(columns) else 0 for place in _SUMMED]
-    return [min(value, _LARGEST) for value in (*counted, *added)]
+    return [min(value, MOST_SUM) for value in (*counted, *added)]
+
+
+def _possible(cost: Any) -> Any:
+    """At most ``MOST_COST``; what is no integer is left to ``mend``."""
+    return MOST_COST if type(cost) is int and cost > MOST_COST else cost
 
 
 def _mended(value: Any, limit: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from proxy.accounting.ledger.batch import CALL_COLUMNS, DAY, GROUP_COLUMNS, HOUR, NOTHING_MORE, PLAIN, SUMS
+from proxy.accounting.ledger.batch import CALL_COLUMNS, DAY, GROUP_COLUMNS, HOUR, MOST_SUM, NOTHING_MORE, PLAIN, SUMS
 
 __all__ = ["DAY", "HOUR", "PARTS", "SPREADS", "TABLES", "Dialect", "fresh_tables", "schema"]
 
@@ -87,24 +87,26 @@ class Dialect:
             return ", ".join([f"({', '.join('?' * columns)}{more})"] * rows)
         return ", ".join(f"({self.marks(columns, row * columns + 1)}{more})" for row in range(rows))
 
-    @staticmethod
-    def _roll_up(table: str, hours: int) -> str:
+    def _bounded(self, sum_of: str) -> str:
+        """At most ``MOST_SUM``."""
+        return f"{'MIN' if self._mark == '?' else 'LEAST'}({sum_of}, {MOST_SUM})"
+
+    def _roll_up(self, table: str, hours: int) -> str:
         names = ", ".join(SUMS)
-        sums = ", ".join(f"SUM({name})" for name in SUMS)
-        added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)
+        sums = ", ".join(self._bounded(f"SUM({name})") for name in SUMS)
+        added = ", ".join(f"{name} = {self._bounded(f'{table}.{name} + excluded.{name}')}" for name in SUMS)
         # ordered, so that two replicas lock the rows they share in the same order
         return (
             f"INSERT INTO {table} (slot, grp, {names}) SELECT slot / {hours}, grp, {sums} FROM fresh WHERE TRUE "
             f"GROUP BY 1, 2 ORDER BY 1, 2 ON CONFLICT (slot, grp) DO UPDATE SET {added}"
         )
 
-    @staticmethod
-    def parts_of(source: str) -> str:
+    def parts_of(self, source: str) -> str:
         """The statement that adds sums by hour and group (``fresh``, or all ``hours``) to ``parts``. One for all
         dimensions: each statement is a few turns of the interpreter's lock."""
         names = ", ".join(SUMS)
-        sums = ", ".join(f"SUM({name})" for name in SUMS)
-        added = ", ".join(f"{name} = parts.{name} + excluded.{name}" for name in SUMS)
+        sums = ", ".join(self._bounded(f"SUM({name})") for name in SUMS)
+        added = ", ".join(f"{name} = {self._bounded(f'parts.{name} + excluded.{name}')}" for name in SUMS)
         selected = " UNION ALL ".join(
             f"SELECT {place}, slot, {name or repr('')}, {sums} FROM {source} JOIN groups ON groups.id = {source}.grp "
             "GROUP BY 2, 3"

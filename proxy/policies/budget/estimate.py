@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.accounting.charge import uploaded
+from proxy.dialects.paid import works
 
 if TYPE_CHECKING:
     from proxy.accounting.charge import Bill
@@ -24,10 +25,14 @@ def expected(exchange: Exchange, bill: Bill, assumed: int) -> Figures:
     itself stays on the bill, and so does what is doubted of it. ``assumed``: output tokens where the client sets no
     limit.
     """
+    request = exchange.request
+    if request.upgrade is None and not works(request.method, request.path):
+        bill.asked = bill.bound = bill.most = 0
+        return ONE_CALL
     asked = exchange.input_estimate()
     bound = longest = assumed
     pieces = 0
-    gauge, body, dialect = bill.gauge, exchange.request.body, exchange.dialect
+    gauge, body, dialect = bill.gauge, request.body, exchange.dialect
     limits = body.bound(dialect) if body is not None and dialect is not None else uploaded(exchange)
     if limits is not None:
         tokens, choices = limits.tokens, limits.choices
