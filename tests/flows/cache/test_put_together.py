@@ -33,7 +33,7 @@ async def test_a_batch_never_holds_vectors_of_two_models(cached):
         else:
             await reply(vectors(call.json["input"], size=4, model="small"))(call)
 
-    prices = {"embed-1": {"input": 1}, "small": {"input": 100}}
+    prices = {"embed-1": {"input": 1, "output": 0}, "small": {"input": 100, "output": 0}}
     async with FakeUpstream(default=step) as upstream:
         caller = await cached(upstream, above=["account"], below=SMALL, more={"prices": prices})
         await embed(caller, ["a", "b"])
