@@ -88,13 +88,12 @@ class Ticket:
         if self.begun and (attempt.target == self.target or attempt.hedge_of is not None):
             return
         desk = self.desk
-        if (
-            self.ended and not self.begun
-        ):  # a revalidation, or a flight that others still wait for: it is no part of that row any more
-            self.number = desk.next_number()
+        if not self.begun:
+            if self.ended:  # a revalidation, or a flight that others still wait for: it is no part of that row any more
+                self.number = desk.next_number()
+            self.below = exchange
         self.begun = True
         self.target = attempt.target
-        self.below = exchange
         bill = attempt.bill or desk.tariff.bill(exchange, attempt)
         asked = bill.asked
         if asked:
